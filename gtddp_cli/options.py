@@ -1,0 +1,62 @@
+"""What can be said on the command line.
+
+Names are spelt out here, not read from the library's tables, because those come with jax; a test
+keeps the two equal. Numbers are checked by the library's own classes, which use them.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+DatasetName = Literal["digits"]
+OptimizerName = Literal["sgd", "rmsprop", "adam"]
+RolloutName = Literal["linear", "nonlinear"]
+TerminalName = Literal["line", "projected", "gradient"]
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a small residual network with a base optimizer and with its GT-DDP form, side by side.
+
+    Both start from the same parameters and see the same batches. A table closes the run; curves
+    (PNG) and every epoch's scores (JSON) are in a new folder, which the last line names.
+    Ctrl-C stops after the running epoch and keeps what there is.
+    """
+
+    dataset: DatasetName = "digits"
+    """Images to learn: scikit-learn's 8x8 handwritten digits."""
+
+    optimizer: OptimizerName = "adam"
+    """Base optimizer, in optax's form (SGD with momentum 0.9)."""
+
+    base_only: bool = False
+    """Train with the base optimizer alone."""
+
+    learning_rate: Annotated[
+        float | None,
+        tyro.conf.arg(metavar="FLOAT", help_behavior_hint="(default: 0.001, for sgd 0.01)"),
+    ] = None
+    """Learning rate of both."""
+
+    epochs: int = 8
+    """Passes over the training images."""
+
+    seeds: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT [INT ...]")] = (0,)
+    """Seeds of initial parameters and batches; both methods are trained once for each."""
+
+    batch_size: int = 8
+    """Images in a batch."""
+
+    rollout: RolloutName = "linear"
+    """GT-DDP's forward pass: predicted to first order, or computed again."""
+
+    terminal: TerminalName = "line"
+    """GT-DDP's model of the loss at the network's outputs."""
+
+    max_shift: float = 1.0
+    """How far --terminal line may assume the outputs to move; inf for no limit."""
+
+    out: Path = Path("runs")
+    """Folder in which the run makes its own."""

@@ -1,0 +1,127 @@
+"""GT-DDP optimizers named after their base method, in optax's argument order.
+
+Each takes every keyword of `gtddp` (`feedback`, `terminal`, `rollout`, `axis_name`) and is, with
+`feedback=False`, the optax optimizer of its name.
+"""
+
+from typing import Any
+
+import optax
+
+from gtddp_jax import curvature
+from gtddp_jax.network import Network
+from gtddp_jax.optimizer import Loss, gtddp
+
+
+def sgd(
+    net: Network,
+    loss: Loss,
+    learning_rate: Any,
+    momentum: Any = None,
+    nesterov: bool = False,
+    accumulator_dtype: Any = None,
+    **game: Any,
+) -> optax.GradientTransformationExtraArgs:
+    """GT-DDP-SGD: `gtddp` with `curvature.identity`.
+
+    Args:
+        net: the network.
+        loss: `loss(outputs, targets) -> [B]`.
+        learning_rate: a number or an optax schedule.
+        momentum: decay of the momentum, or None.
+        nesterov: whether the momentum is Nesterov's.
+        accumulator_dtype: dtype of the momentum, or None.
+        **game: keywords of `gtddp`.
+
+    Example:
+        >>> import flax.linen as nn, gtddp_jax as gt, optax
+        >>> net = gt.Network([nn.Dense(2)])
+        >>> tx = gt.sgd(net, optax.softmax_cross_entropy_with_integer_labels, 1e-2, momentum=0.9)
+    """
+    base = curvature.identity(learning_rate, momentum, nesterov, accumulator_dtype)
+    return gtddp(net, loss, base, **game)
+
+
+def rmsprop(
+    net: Network,
+    loss: Loss,
+    learning_rate: Any,
+    decay: Any = 0.9,
+    eps: Any = 1e-8,
+    initial_scale: Any = 0.0,
+    eps_in_sqrt: bool = True,
+    momentum: Any = None,
+    nesterov: bool = False,
+    bias_correction: bool = False,
+    **game: Any,
+) -> optax.GradientTransformationExtraArgs:
+    """GT-DDP-RMSprop: `gtddp` with `curvature.rmsprop`, whose arguments these are.
+
+    Example:
+        >>> import flax.linen as nn, gtddp_jax as gt, optax
+        >>> net = gt.Network([nn.Dense(2)])
+        >>> tx = gt.rmsprop(net, optax.softmax_cross_entropy_with_integer_labels, 1e-3)
+    """
+    base = curvature.rmsprop(
+        learning_rate,
+        decay,
+        eps,
+        initial_scale,
+        eps_in_sqrt,
+        momentum,
+        nesterov,
+        bias_correction,
+    )
+    return gtddp(net, loss, base, **game)
+
+
+def adam(
+    net: Network,
+    loss: Loss,
+    learning_rate: Any,
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    eps: Any = 1e-8,
+    eps_root: Any = 0.0,
+    mu_dtype: Any = None,
+    *,
+    nesterov: bool = False,
+    **game: Any,
+) -> optax.GradientTransformationExtraArgs:
+    """GT-DDP-Adam: `gtddp` with `curvature.adam`, whose arguments these are.
+
+    Example:
+        >>> import flax.linen as nn, gtddp_jax as gt, optax
+        >>> net = gt.Network([nn.Dense(2)])
+        >>> tx = gt.adam(net, optax.softmax_cross_entropy_with_integer_labels, 1e-3)
+    """
+    base = curvature.adam(learning_rate, b1, b2, eps, eps_root, mu_dtype, nesterov)
+    return gtddp(net, loss, base, **game)
+
+
+def adamw(
+    net: Network,
+    loss: Loss,
+    learning_rate: Any,
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    eps: Any = 1e-8,
+    eps_root: Any = 0.0,
+    mu_dtype: Any = None,
+    weight_decay: Any = 1e-4,
+    mask: Any = None,
+    *,
+    nesterov: bool = False,
+    **game: Any,
+) -> optax.GradientTransformationExtraArgs:
+    """GT-DDP-AdamW: `gtddp` with `curvature.adam` and decoupled weight decay.
+
+    Example:
+        >>> import flax.linen as nn, gtddp_jax as gt, optax
+        >>> net = gt.Network([nn.Dense(2)])
+        >>> tx = gt.adamw(net, optax.softmax_cross_entropy_with_integer_labels, 1e-3)
+    """
+    base = curvature.adam(
+        learning_rate, b1, b2, eps, eps_root, mu_dtype, nesterov, weight_decay, mask
+    )
+    return gtddp(net, loss, base, **game)

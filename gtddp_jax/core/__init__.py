@@ -1,0 +1,1 @@
+"""What the sequential and the implicit game share: sums over samples, safety, reports."""

@@ -1,0 +1,56 @@
+"""The sample axis: one array axis, and optionally a mapped axis over devices (DESIGN §8)."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+Tree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """Reductions over all samples of a step.
+
+    Attributes:
+        local: number of samples on this device.
+        axis_name: the mapped axis (or axes) over devices, or None.
+    """
+
+    local: int
+    axis_name: Any = None
+
+    @property
+    def count(self) -> Any:
+        """Number of samples on all devices."""
+        if self.axis_name is None:
+            return self.local
+        return self.local * jax.lax.psum(1, self.axis_name)
+
+    def total(self, tree: Tree) -> Tree:
+        """Adds what every device has summed over its own samples."""
+        return tree if self.axis_name is None else jax.lax.psum(tree, self.axis_name)
+
+    def mean_of_sums(self, tree: Tree) -> Tree:
+        """`(1/B) sum` of a tree of local sums."""
+        count = self.count
+        return jax.tree.map(lambda leaf: leaf / count, self.total(tree))
+
+    def mean(self, x: jax.Array) -> jax.Array:
+        """The mean of `x` [local] over all samples."""
+        return self.total(x.sum()) / self.count
+
+    def min(self, x: jax.Array) -> jax.Array:
+        """The minimum over all samples."""
+        low = x.min()
+        return low if self.axis_name is None else jax.lax.pmin(low, self.axis_name)
+
+    def max(self, x: jax.Array) -> jax.Array:
+        """The maximum over all samples."""
+        high = x.max()
+        return high if self.axis_name is None else jax.lax.pmax(high, self.axis_name)
+
+    def all(self, flag: jax.Array) -> jax.Array:
+        """Whether `flag` holds on every device."""
+        return flag if self.axis_name is None else self.min(flag.astype(jnp.int32)) > 0

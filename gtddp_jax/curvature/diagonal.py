@@ -1,0 +1,91 @@
+"""Curvatures with a diagonal P: an optax chain makes the open gain, its state tells P."""
+
+import abc
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import optax
+
+from gtddp_jax.curvature.base import Curvature, Move, Policy, State, Tree
+from gtddp_jax.players import SampleGradients
+
+Rate = Any  # float | array | schedule
+LearningRateState = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class DiagonalPolicy(Policy):
+    """`k - P (q_closed - q_open)`: momentum is in k, the feedback term uses P alone (DESIGN §3)."""
+
+    open_gain: Tree
+    state: State
+    diagonal: Tree
+
+    def quadratic(self, samples: Mapping[str, SampleGradients]) -> jax.Array:
+        """See `Policy`."""
+        parts = [samples[name].square(self.diagonal[name]) for name in samples]
+        return sum(parts[1:], parts[0])
+
+    def respond(self, q_open: Tree, q_closed: Tree) -> tuple[Tree, State]:
+        """See `Policy`."""
+
+        def step(k: jax.Array, p: jax.Array, before: jax.Array, after: jax.Array) -> jax.Array:
+            return (k - p * (after - before)).astype(k.dtype)
+
+        return jax.tree.map(step, self.open_gain, self.diagonal, q_open, q_closed), self.state
+
+
+class DiagonalCurvature(Curvature):
+    """Shared by identity, RMSprop and Adam: subclasses give a chain and read P from its state."""
+
+    @property
+    @abc.abstractmethod
+    def base(self) -> optax.GradientTransformationExtraArgs:
+        """The optax chain whose update on Q_u is the open gain."""
+
+    @abc.abstractmethod
+    def diagonal(self, state: State, rate: Rate, params: Tree) -> Tree:
+        """P as a tree of parameter shapes.
+
+        Args:
+            state: the chain's state *after* the update.
+            rate: the learning rate of this step.
+            params: the stage's parameters.
+        """
+
+    @abc.abstractmethod
+    def rate(self, state: State) -> Rate:
+        """The learning rate of this step, from the chain's state *before* the update."""
+
+    def init(self, params: Tree) -> State:
+        """See `Curvature`."""
+        return self.base.init(params)
+
+    def policy(
+        self, q: Tree, state: State, params: Tree, moves: Mapping[str, Move], alpha: jax.Array
+    ) -> Policy:
+        """See `Curvature`."""
+        del moves, alpha
+        step, after = self.base.update(q, state, params)
+        return DiagonalPolicy(step, after, self.diagonal(after, self.rate(state), params))
+
+
+def rate_now(learning_rate: Rate, state: LearningRateState) -> Rate:
+    """The value of `learning_rate`, given the state of `optax.scale_by_learning_rate`."""
+    return learning_rate(state.count) if callable(learning_rate) else learning_rate
+
+
+def check_rate(method: str, learning_rate: Rate) -> None:
+    """Refuses what is neither a non-negative number, an array nor a schedule."""
+    if callable(learning_rate) or isinstance(learning_rate, jax.Array):
+        return
+    try:
+        good = float(learning_rate) >= 0
+    except (TypeError, ValueError):
+        good = False
+    if not good:
+        raise ValueError(
+            f"{method}(learning_rate={learning_rate!r}): give a number >= 0 or an optax schedule."
+        )

@@ -1,0 +1,87 @@
+"""Any optax transformation as a base method (DESIGN §5, last row)."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gtddp_jax.curvature.base import Curvature, Move, Policy, State, Tree
+from gtddp_jax.players import SampleGradients
+
+
+@dataclasses.dataclass(frozen=True)
+class BasePolicy(Policy):
+    """The base's update on Q_u is the open gain; its update on the closed gradient is the step."""
+
+    open_gain: Tree
+    state: State
+    base: optax.GradientTransformationExtraArgs
+    before: State
+    params: Tree
+    metric: Tree
+
+    def quadratic(self, samples: Mapping[str, SampleGradients]) -> jax.Array:
+        """See `Policy`."""
+        parts = [samples[name].square(self.metric[name]) for name in samples]
+        return sum(parts[1:], parts[0])
+
+    def respond(self, q_open: Tree, q_closed: Tree) -> tuple[Tree, State]:
+        """See `Policy`."""
+        del q_open
+        return self.base.update(q_closed, self.before, self.params)
+
+
+@dataclasses.dataclass(frozen=True)
+class from_optax(Curvature):  # noqa: N801  (a constructor, named as optax names its own)
+    """Takes the updates of an optax transformation for -P Q_u.
+
+    P itself, which only rho needs, is taken as one number a player: the Rayleigh quotient
+    `-q.(u(q) - u(0)) / q.q` of the base's update u along the stage's gradient, at least 0. That is
+    exact for SGD (momentum included); for the others prefer the curvature of their name, if there
+    is one.
+
+    The transformation sees one stage at a time. One that looks across layers (clipping by the
+    global norm) belongs outside: `optax.chain(optax..., gt.gtddp(...), optax...)`.
+
+    Args:
+        base: the transformation, learning rate included.
+
+    Example:
+        >>> import gtddp_jax as gt, optax
+        >>> curvature = gt.curvature.from_optax(optax.lion(3e-4))
+    """
+
+    base: optax.GradientTransformation
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.base, optax.GradientTransformation):
+            raise ValueError(
+                f"curvature.from_optax({self.base!r}): give an optax.GradientTransformation."
+            )
+        object.__setattr__(self, "base", optax.with_extra_args_support(self.base))
+
+    def init(self, params: Tree) -> State:
+        """See `Curvature`."""
+        return self.base.init(params)
+
+    def policy(
+        self, q: Tree, state: State, params: Tree, moves: Mapping[str, Move], alpha: jax.Array
+    ) -> Policy:
+        """See `Curvature`."""
+        del moves, alpha
+        step, after = self.base.update(q, state, params)
+        rest, _ = self.base.update(jax.tree.map(jnp.zeros_like, q), state, params)
+        metric = {
+            name: _rayleigh(q[name], step[name], rest[name], params[name]) for name in params
+        }
+        return BasePolicy(step, after, self.base, state, params, metric)
+
+
+def _rayleigh(q: Tree, step: Tree, rest: Tree, params: Tree) -> Tree:
+    square = optax.tree.vdot(q, q)
+    along = optax.tree.vdot(q, optax.tree.sub(rest, step))
+    quotient = jnp.where(square > 0, jnp.maximum(along, 0) / jnp.where(square > 0, square, 1), 0)
+    return jax.tree.map(lambda p: jnp.full_like(p, quotient), params)

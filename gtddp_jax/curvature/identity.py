@@ -1,0 +1,54 @@
+"""GT-DDP-SGD: Q_uu = (1/eta) I (DESIGN §5, Table 1; paper Eq. 2)."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gtddp_jax.curvature.diagonal import DiagonalCurvature, Rate, check_rate, rate_now
+
+Tree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class identity(DiagonalCurvature):  # noqa: N801  (a constructor, named as optax names its own)
+    """`P = eta I`. With feedback off: `optax.sgd`.
+
+    Args:
+        learning_rate: eta, a number or an optax schedule.
+        momentum: decay of the momentum in the open gain, or None.
+        nesterov: whether the momentum is Nesterov's.
+
+    Example:
+        >>> import gtddp_jax as gt
+        >>> curvature = gt.curvature.identity(1e-2, momentum=0.9)
+    """
+
+    learning_rate: Rate
+    momentum: Any = None
+    nesterov: bool = False
+    accumulator_dtype: Any = None
+
+    def __post_init__(self) -> None:
+        check_rate("curvature.identity", self.learning_rate)
+
+    @property
+    def base(self) -> optax.GradientTransformationExtraArgs:
+        """See `DiagonalCurvature`."""
+        trace = (
+            optax.identity()
+            if self.momentum is None
+            else optax.trace(self.momentum, self.nesterov, self.accumulator_dtype)
+        )
+        return optax.chain(trace, optax.scale_by_learning_rate(self.learning_rate))
+
+    def rate(self, state: Any) -> Rate:
+        """See `DiagonalCurvature`."""
+        return rate_now(self.learning_rate, state[1])
+
+    def diagonal(self, state: Any, rate: Rate, params: Tree) -> Tree:
+        """See `DiagonalCurvature`."""
+        del state
+        return jax.tree.map(lambda p: jnp.full_like(p, rate), params)

@@ -1,0 +1,1 @@
+"""The sequential game: adjoints, policies backward, answers forward."""

@@ -1,0 +1,103 @@
+"""Ordinary forward and backward pass that keep what the game needs (DESIGN §1: x, g).
+
+The backward pass is plain backpropagation of each sample's own loss: the adjoint of a state that
+is read by several stages adds up, so the live edges of a residual network need no extra care.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from gtddp_jax.network.program import Op, Params, Stage, Value
+from gtddp_jax.players.base import wide
+
+Pullback = Callable[[jax.Array], tuple[jax.Array, ...]]
+
+
+class Trajectory(NamedTuple):
+    """A forward pass.
+
+    Attributes:
+        values: every value by identifier, [B, ...] each.
+        pullbacks: how adjoints pass each operation, by the identifier of its target.
+        outputs: x_T.
+    """
+
+    values: dict[Value, jax.Array]
+    pullbacks: dict[Value, Pullback]
+    outputs: jax.Array
+
+
+class Adjoints(NamedTuple):
+    """A backward pass.
+
+    Attributes:
+        moves: the adjoint g_h of each player's output, [B, ...], by the identifier of that output.
+        states: for each stage, the adjoints g_t of its input states (None for the network input,
+            which does not change).
+    """
+
+    moves: dict[Value, jax.Array]
+    states: tuple[tuple[jax.Array | None, ...], ...]
+
+
+def _differentiable(op: Op, given: Value) -> tuple[int, ...]:
+    return tuple(i for i, source in enumerate(op.sources) if source != given)
+
+
+def forward(stages: tuple[Stage, ...], params: Params, x: jax.Array) -> Trajectory:
+    """Runs the network on inputs `x` [B, ...]."""
+    given = stages[0].inputs[0]
+    values: dict[Value, jax.Array] = {given: x}
+    pullbacks: dict[Value, Pullback] = {}
+    for stage in stages:
+        for op in stage.ops:
+            xs = [values[v] for v in op.sources]
+            free = _differentiable(op, given)
+
+            def f(*moved: jax.Array, op: Op = op, xs: list = xs, free: tuple = free) -> jax.Array:
+                full = list(xs)
+                for i, value in zip(free, moved, strict=True):
+                    full[i] = value
+                return op(params, *full)
+
+            values[op.target], pullbacks[op.target] = jax.vjp(f, *(xs[i] for i in free))
+    (last,) = stages[-1].outputs
+    return Trajectory(values, pullbacks, values[last])
+
+
+def backward(stages: tuple[Stage, ...], trajectory: Trajectory, g: jax.Array) -> Adjoints:
+    """Propagates the output gradients `g` [B, ...] to every player and every live state."""
+    given = stages[0].inputs[0]
+    total: dict[Value, jax.Array] = {stages[-1].outputs[0]: g}
+    states: list[tuple[jax.Array | None, ...]] = []
+    for stage in reversed(stages):
+        for op in reversed(stage.ops):
+            free = _differentiable(op, given)
+            parts = trajectory.pullbacks[op.target](total[op.target])
+            for i, part in zip(free, parts, strict=True):
+                source = op.sources[i]
+                total[source] = total[source] + part if source in total else part
+        states.append(tuple(None if v == given else total[v] for v in stage.inputs))
+    moves = {act.target: total[act.target] for stage in stages for act in stage.acts}
+    return Adjoints(moves, tuple(reversed(states)))
+
+
+def state_change(
+    adjoints: tuple[jax.Array | None, ...],
+    new: tuple[jax.Array, ...],
+    old: tuple[jax.Array, ...],
+) -> jax.Array:
+    """`g_t . (x'_t - x_t)` over all live states, [B], in at least float32."""
+    parts = [
+        (wide(g) * (wide(a) - wide(b))).sum(range(1, g.ndim))
+        for g, a, b in zip(adjoints, new, old, strict=True)
+        if g is not None
+    ]
+    return sum(parts[1:], parts[0])
+
+
+def stage_states(stage: Stage, values: Mapping[Value, Any]) -> tuple[Any, ...]:
+    """The live states before a stage."""
+    return tuple(values[v] for v in stage.inputs)

@@ -1,0 +1,162 @@
+"""The rollout: every stage answers to what the stages before it have changed (DESIGN §3).
+
+What has changed is read as `delta_phi_t = sum g_t . dx_t` [B], in one of two ways:
+
+- `linear`: `delta_phi_{t+1} = delta_phi_t + G_t . du_t`; no second forward pass.
+- `nonlinear`: the stages run again with the new parameters (paper Alg. 1), and g . dx is summed
+  over all live states.
+"""
+
+import abc
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gtddp_jax.core.samples import Samples
+from gtddp_jax.game.adjoints import Adjoints, Trajectory, stage_states, state_change
+from gtddp_jax.game.backward import StagePlan, dot, stage_gradient
+from gtddp_jax.network.program import Stage
+from gtddp_jax.terminal import Expansion
+
+Tree = Any
+
+
+class Rolled(NamedTuple):
+    """The outcome of a rollout.
+
+    Attributes:
+        steps: the change of the parameters, `{player: tree}`.
+        states: the curvature's next states, one a stage.
+        weights: w [T, B], the weights of the samples' gradients in each stage.
+        delta_phi: change of each sample's loss, to first order in the outputs, [B].
+        outputs: the network's outputs with the new parameters if the rollout ran it, else None.
+        closed: for each stage, the closed gradient `l_u + (1/B) sum w G`, `{player: tree}`.
+    """
+
+    steps: Tree
+    states: tuple[Any, ...]
+    weights: jax.Array
+    delta_phi: jax.Array
+    outputs: jax.Array | None
+    closed: tuple[Tree, ...]
+
+
+class Observer(abc.ABC):
+    """Sees the steps of the stages, in order, and tells what they change.
+
+    Args:
+        stages: the stages.
+        params: all parameters before the step.
+        trajectory: the forward pass.
+        adjoints: the backward pass.
+        terminal: the terminal model, which holds the output gradients.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        params: Tree,
+        trajectory: Trajectory,
+        adjoints: Adjoints,
+        terminal: Expansion,
+    ) -> None:
+        self._stages, self._params = stages, params
+        self._trajectory, self._adjoints, self._terminal = trajectory, adjoints, terminal
+
+    @abc.abstractmethod
+    def see(self, t: int, plan: StagePlan, step: Tree) -> jax.Array:
+        """delta_phi_{t+1} [B] once stage t has taken its step."""
+
+    @property
+    def outputs(self) -> jax.Array | None:
+        """The new outputs of the network, where they are known."""
+        return None
+
+
+class Linear(Observer):
+    """Adds up directional derivatives."""
+
+    _delta: jax.Array | None = None
+
+    def see(self, t: int, plan: StagePlan, step: Tree) -> jax.Array:
+        """See `Observer`."""
+        change = dot(plan.moves, step)
+        self._delta = change if self._delta is None else self._delta + change
+        return self._delta
+
+
+class Nonlinear(Observer):
+    """Runs the stages again."""
+
+    _states: tuple[jax.Array, ...] | None = None
+
+    def see(self, t: int, plan: StagePlan, step: Tree) -> jax.Array:
+        """See `Observer`."""
+        stage, values = self._stages[t], self._trajectory.values
+        states = stage_states(stage, values) if self._states is None else self._states
+        own = {name: self._params[name] for name in stage.players}
+        self._states = stage(optax.apply_updates(own, step), states)
+        if t + 1 < len(self._stages):
+            before = stage_states(self._stages[t + 1], values)
+            return state_change(self._adjoints.states[t + 1], self._states, before)
+        line = self._terminal.line
+        return state_change((line.gradient,), self._states, (line.outputs,))
+
+    @property
+    def outputs(self) -> jax.Array | None:
+        """See `Observer`."""
+        return None if self._states is None else self._states[0]
+
+
+ROLLOUTS: dict[str, type[Observer]] = {"linear": Linear, "nonlinear": Nonlinear}
+"""All rollouts by name."""
+
+
+def roll(
+    plans: Sequence[StagePlan],
+    params: Tree,
+    terminal: Expansion,
+    samples: Samples,
+    observer: Observer,
+) -> Rolled:
+    """The closed-loop steps of all stages.
+
+    Nothing changes before the first stage, so its step is its open gain.
+    """
+    steps: Tree = {}
+    states, weights, closed = [], [], []
+    delta: jax.Array | None = None
+    for t, plan in enumerate(plans):
+        if delta is None:
+            w, q = terminal.slope(plan.pi), plan.q
+            step, state = plan.policy.open_gain, plan.policy.state
+        else:
+            own = {name: params[name] for name in plan.moves}
+            w = terminal.slope(plan.pi + plan.d * delta)
+            q = stage_gradient(plan.moves, w, own, plan.running, samples)
+            step, state = plan.policy.respond(plan.q, q)
+        delta = observer.see(t, plan, step)
+        steps.update(step)
+        states.append(state)
+        weights.append(w)
+        closed.append(q)
+    assert delta is not None
+    return Rolled(
+        steps, tuple(states), jnp.stack(weights), delta, observer.outputs, tuple(closed)
+    )
+
+
+def open_loop(plans: Sequence[StagePlan]) -> Rolled:
+    """Feedback off: the open gains, all weights 1, no prediction for single samples (zeros)."""
+    ones = jnp.ones((len(plans), *plans[0].pi.shape), plans[0].pi.dtype)
+    return Rolled(
+        steps={name: step for plan in plans for name, step in plan.policy.open_gain.items()},
+        states=tuple(plan.policy.state for plan in plans),
+        weights=ones,
+        delta_phi=jnp.zeros_like(plans[0].pi),
+        outputs=None,
+        closed=tuple(plan.q for plan in plans),
+    )

@@ -1,0 +1,80 @@
+"""What a user writes: blocks of layers. Specifications only; `lowering` turns them into stages."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from gtddp_jax.network.errors import NetworkError
+
+Function = Callable[[jax.Array], jax.Array]
+Layer = Any  # nn.Module | Function | Residual | Cooperative
+
+
+def as_layers(layers: Any) -> tuple[Layer, ...]:
+    """A single layer or a sequence of layers, as a tuple."""
+    return tuple(layers) if isinstance(layers, (list, tuple)) else (layers,)
+
+
+@dataclasses.dataclass(frozen=True)
+class Residual:
+    """`body(x) + shortcut(x)`: a block with a skip connection (paper Sec. 3.1, 3.2).
+
+    Args:
+        body: the layers of the trunk; any number, blocks included.
+        shortcut: `None` for the identity, else a layer or a sequence of layers. A parametric layer
+            on the shortcut is a second player that acts beside the trunk (Eq. 13).
+        at: beside which parametric stage of the body (counted from 0, stages of nested blocks
+            included) the first parametric layer of the shortcut acts; further ones act beside the
+            stages that follow. Different placements are different games (paper Sec. 3.2). A
+            shortcut without parameters is evaluated in stage `at`.
+
+    Example:
+        >>> import flax.linen as nn
+        >>> import gtddp_jax as gt
+        >>> block = gt.Residual([nn.Dense(8), nn.tanh, nn.Dense(4)], shortcut=nn.Dense(4), at=1)
+    """
+
+    body: Sequence[Layer]
+    shortcut: Layer | Sequence[Layer] | None = None
+    at: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "body", as_layers(self.body))
+        shortcut = () if self.shortcut is None else as_layers(self.shortcut)
+        object.__setattr__(self, "shortcut", shortcut)
+        if not self.body:
+            raise NetworkError("Residual(body=[]): the body is empty; give it at least one layer.")
+        if not isinstance(self.at, int) or isinstance(self.at, bool):
+            raise NetworkError(f"Residual(at={self.at!r}): `at` must be an int, a body stage.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Cooperative:
+    """Players that see the same input and add their outputs (the module of paper Fig. 7a).
+
+    Args:
+        players: two or more parametric linen modules whose outputs have the same shape.
+
+    Example:
+        >>> import flax.linen as nn
+        >>> import gtddp_jax as gt
+        >>> block = gt.Cooperative([nn.Dense(64), nn.Dense(64)])
+    """
+
+    players: Sequence[nn.Module]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "players", as_layers(self.players))
+        if len(self.players) < 2:
+            raise NetworkError(
+                f"Cooperative with {len(self.players)} player(s): give it two or more modules."
+            )
+        for player in self.players:
+            if not isinstance(player, nn.Module):
+                raise NetworkError(
+                    f"Cooperative: {player!r} is not a flax.linen module. Its members are players; "
+                    "put parameter-free functions before or after the block."
+                )

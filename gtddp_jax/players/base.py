@@ -1,0 +1,76 @@
+"""What the game needs from one player: three operations on its per-sample gradients (DESIGN §6).
+
+| symbol  | meaning                                            | shape                       |
+|---------|----------------------------------------------------|-----------------------------|
+| G_i     | gradient of sample i's loss by the player's params | tree of parameter shapes    |
+| w       | one number a sample                                | [B]                         |
+| k       | a change of the parameters                         | tree of parameter shapes    |
+| d       | the diagonal of a preconditioner                   | tree of parameter shapes    |
+
+No implementation holds more than a budgeted number of per-sample-and-per-weight values.
+"""
+
+import abc
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+Tree = Any
+
+
+def wide(x: jax.Array) -> jax.Array:
+    """`x` in at least float32, the precision of all sums over samples (DESIGN §7)."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def per_sample(w: jax.Array, x: jax.Array) -> jax.Array:
+    """`w` [B] shaped for multiplication with `x` [B, ...]."""
+    return w.reshape(w.shape + (1,) * (x.ndim - 1))
+
+
+class SampleGradients(abc.ABC):
+    """The gradients G_i of one player, one for each sample of the batch."""
+
+    @abc.abstractmethod
+    def weighted(self, w: jax.Array | None) -> Tree:
+        """`sum_i w_i G_i` in at least float32; `w=None` means ones."""
+
+    @abc.abstractmethod
+    def dot(self, k: Tree) -> jax.Array:
+        """`G_i . k` for every sample, [B]."""
+
+    @abc.abstractmethod
+    def square(self, d: Tree) -> jax.Array:
+        """`G_i^T diag(d) G_i` for every sample, [B]."""
+
+
+class Kept(SampleGradients):
+    """Per-sample gradients held in memory, B numbers a parameter."""
+
+    def __init__(self, gradients: Tree) -> None:
+        self.gradients = jax.tree.map(wide, gradients)
+
+    def weighted(self, w: jax.Array | None) -> Tree:
+        """See `SampleGradients`."""
+        if w is None:
+            return jax.tree.map(lambda g: g.sum(0), self.gradients)
+        return jax.tree.map(lambda g: jnp.tensordot(w.astype(g.dtype), g, 1), self.gradients)
+
+    def dot(self, k: Tree) -> jax.Array:
+        """See `SampleGradients`."""
+        return _leaf_sum(lambda g, v: _flat(g) @ v.astype(g.dtype).ravel(), self.gradients, k)
+
+    def square(self, d: Tree) -> jax.Array:
+        """See `SampleGradients`."""
+        return _leaf_sum(
+            lambda g, v: jnp.square(_flat(g)) @ v.astype(g.dtype).ravel(), self.gradients, d
+        )
+
+
+def _flat(x: jax.Array) -> jax.Array:
+    return x.reshape(x.shape[0], -1)
+
+
+def _leaf_sum(f: Any, gradients: Tree, other: Tree) -> jax.Array:
+    return sum(jax.tree.leaves(jax.tree.map(f, gradients, other)), jnp.zeros(()))

@@ -1,0 +1,95 @@
+"""Convolutional players, normalised to `[batch, position, feature]` before any mathematics."""
+
+import itertools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from gtddp_jax.network.program import Act
+from gtddp_jax.players.base import wide
+
+
+def _tuple(value: Any, length: int) -> tuple[int, ...]:
+    return (value,) * length if value is None or isinstance(value, int) else tuple(value)
+
+
+def _kernel(module: nn.Conv) -> tuple[int, ...]:
+    return (module.kernel_size,) if isinstance(module.kernel_size, int) else module.kernel_size
+
+
+def _pads(module: nn.Conv, spatial: tuple[int, ...]) -> list[tuple[int, int]] | None:
+    """Explicit zero padding of each spatial axis, or None for a kind that has no such form."""
+    size = _kernel(module)
+    if isinstance(module.padding, str):
+        if module.padding not in ("SAME", "VALID"):
+            return None
+        reach = [
+            (k - 1) * d + 1
+            for k, d in zip(size, _tuple(module.kernel_dilation or 1, len(size)), strict=True)
+        ]
+        strides = _tuple(module.strides or 1, len(size))
+        return [tuple(p) for p in lax.padtype_to_pads(spatial, reach, strides, module.padding)]
+    pads = _tuple(module.padding, len(size)) if isinstance(module.padding, int) else module.padding
+    return [(p, p) if isinstance(p, int) else tuple(p) for p in pads]
+
+
+def is_conv(module: nn.Module, shape: tuple[int, ...]) -> bool:
+    """Whether the module is a plain convolution with zero padding on [B, spatial..., features]."""
+    if type(module) is not nn.Conv:
+        return False
+    size = _kernel(module)
+    return (
+        len(shape) == len(size) + 2
+        and module.mask is None
+        and module.conv_general_dilated is None
+        and module.conv_general_dilated_cls is None
+        and all(d == 1 for d in _tuple(module.input_dilation or 1, len(size)))
+        and _pads(module, shape[1:-1]) is not None
+    )
+
+
+def per_sample_gradients(act: Act, x: jax.Array, g: jax.Array) -> dict[str, Any]:
+    """`G_i[offset] = sum_s x_i[s + offset] g_i[s]^T` for every kernel offset.
+
+    The offsets along the last spatial axis are laid side by side as features, those along the
+    others are separate products: fewer copies of the input than full patches, larger products than
+    one for each offset.
+
+    Args:
+        act: the move of an `nn.Conv` for which `is_conv` holds.
+        x: inputs [B, spatial..., features].
+        g: output adjoints [B, spatial..., features].
+
+    Returns:
+        `{"kernel": [B, *kernel, features in a group, features], "bias": [B, features]}`.
+    """
+    module = act.module
+    x, g = wide(x), wide(g)
+    size, groups = _kernel(module), module.feature_group_count
+    strides = _tuple(module.strides or 1, len(size))
+    dilation = _tuple(module.kernel_dilation or 1, len(size))
+    pads = _pads(module, x.shape[1:-1])
+    assert pads is not None
+    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((lo, hi, 0) for lo, hi in pads), (0,) * 3])
+    batch, *out, features = g.shape
+
+    def window(start: int, axis: int) -> slice:
+        first = start * dilation[axis]
+        return slice(first, first + (out[axis] - 1) * strides[axis] + 1, strides[axis])
+
+    last = len(size) - 1
+    rows = jnp.stack([x[..., window(j, last), :] for j in range(size[last])], axis=-2)
+    g = g.reshape(batch, -1, groups, features // groups)
+    products = []
+    for start in itertools.product(*(range(n) for n in size[:last])):
+        index = (slice(None), *(window(i, axis) for axis, i in enumerate(start)))
+        patch = rows[index].reshape(batch, g.shape[1], size[last], groups, -1)
+        products.append(jnp.einsum("bsjgc,bsgo->bjcgo", patch, g))
+    kernel = jnp.stack(products, axis=1)
+    tree = {"kernel": kernel.reshape(batch, *size, -1, features)}
+    if module.use_bias:
+        tree["bias"] = g.sum(1).reshape(batch, features)
+    return tree

@@ -1,0 +1,21 @@
+"""Slow, literal versions of the algorithm: what every fast path is tested against."""
+
+from gtddp_jax.reference.dense import (
+    DenseStep,
+    Gains,
+    ddp_step,
+    preconditioned,
+    with_own_curvature,
+)
+from gtddp_jax.reference.hessians import HESSIANS
+from gtddp_jax.reference.slopes import line_step
+
+__all__ = [
+    "HESSIANS",
+    "DenseStep",
+    "Gains",
+    "ddp_step",
+    "line_step",
+    "preconditioned",
+    "with_own_curvature",
+]

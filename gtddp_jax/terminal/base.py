@@ -1,0 +1,128 @@
+"""The terminal contract: a model of each sample's loss along its own gradient (DESIGN §4).
+
+| symbol  | meaning                                                         | shape    |
+|---------|-----------------------------------------------------------------|----------|
+| phi_i   | loss of sample i                                                | [B]      |
+| g_i     | its gradient by the outputs                                     | [B, ...] |
+| psi_i   | psi_i(s) = phi_i(x + s g_i / |g_i|^2), s in units of loss change | [B]      |
+| h_i     | curvature of the model at s = 0                                 | [B]      |
+
+`slope` is psi'; psi'(0) = 1. A sample without a gradient has slope 1 and curvature 0.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from gtddp_jax.players.base import per_sample, wide
+
+PerSampleLoss = Callable[[jax.Array], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """The losses of a batch along their own gradients.
+
+    Attributes:
+        loss: outputs [B, ...] -> [B].
+        outputs: the network's outputs x_T [B, ...].
+        value: phi_i [B].
+        gradient: g_i [B, ...], the dtype of the outputs.
+        direction: g_i / |g_i|^2, zero where |g_i| vanishes.
+        norm: |g_i| [B].
+    """
+
+    loss: PerSampleLoss
+    outputs: jax.Array
+    value: jax.Array
+    gradient: jax.Array
+    direction: jax.Array
+    norm: jax.Array
+
+    @property
+    def alive(self) -> jax.Array:
+        """Which samples have a gradient, [B]."""
+        return self.norm > 0
+
+    def along(self, s: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """psi(s) and psi'(s), each [B]; the slope is 1 where there is no gradient."""
+        x = wide(self.outputs) + per_sample(s, self.direction) * self.direction
+        value, slope = jax.jvp(self.loss, (x,), (self.direction,))
+        return value, jnp.where(self.alive, slope, 1.0)
+
+    def bend(self) -> jax.Array:
+        """psi''(0) = g^T H g / |g|^4 [B]; 0 where there is no gradient."""
+        zero = jnp.zeros_like(self.norm)
+        _, bend = jax.jvp(lambda s: self.along(s)[1], (zero,), (jnp.ones_like(zero),))
+        return jnp.where(self.alive, bend, 0.0)
+
+
+def line_of(loss: PerSampleLoss, outputs: jax.Array) -> Line:
+    """The losses and gradients at `outputs` [B, ...].
+
+    Raises:
+        ValueError: `loss` does not return one number a sample.
+    """
+    value, pullback = jax.vjp(loss, outputs)
+    if value.shape != outputs.shape[:1]:
+        raise ValueError(
+            f"loss(outputs, targets) returned shape {value.shape} for outputs of shape "
+            f"{outputs.shape}; one loss a sample, shape {outputs.shape[:1]}, is needed (no mean "
+            "over the batch)."
+        )
+    (gradient,) = pullback(jnp.ones_like(value))
+    g = wide(gradient)
+    square = jnp.square(g).sum(range(1, g.ndim))
+    alive = square > jnp.finfo(square.dtype).tiny * 1e6
+    square = jnp.where(alive, square, 1.0)
+    direction = per_sample(jnp.where(alive, 1 / square, 0.0), g) * g
+    return Line(
+        loss, outputs, wide(value), gradient, direction, jnp.where(alive, jnp.sqrt(square), 0.0)
+    )
+
+
+class Expansion(abc.ABC):
+    """A terminal model at the outputs of one batch.
+
+    Attributes:
+        line: the losses along their gradients.
+        curvature: h_i [B], >= 0.
+    """
+
+    line: Line
+    curvature: jax.Array
+
+    @abc.abstractmethod
+    def slope(self, s: jax.Array) -> jax.Array:
+        """psi'(s) of the model, [B]; 1 at s = 0."""
+
+    @abc.abstractmethod
+    def change(self, s: jax.Array) -> jax.Array:
+        """psi(s) - psi(0) of the model, [B]."""
+
+
+class Terminal(abc.ABC):
+    """A terminal model: immutable, holds its options, expands the losses of a batch."""
+
+    @abc.abstractmethod
+    def expand(self, loss: PerSampleLoss, outputs: jax.Array) -> Expansion:
+        """The model at `outputs` [B, ...]; `loss` maps outputs to [B]."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tangent(Expansion):
+    """The straight slope 1 + h s of a quadratic model."""
+
+    line: Line
+    curvature: jax.Array
+
+    def slope(self, s: jax.Array) -> jax.Array:
+        """See `Expansion`."""
+        return 1 + self.curvature * s
+
+    def change(self, s: jax.Array) -> jax.Array:
+        """See `Expansion`."""
+        return s + 0.5 * self.curvature * jnp.square(s)

@@ -1,0 +1,61 @@
+"""Slopes of the true loss along the gradient (DESIGN §4)."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from gtddp_jax.terminal.base import Expansion, Line, PerSampleLoss, Terminal, line_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Slopes(Expansion):
+    """psi' itself, with the shift of the outputs bounded."""
+
+    line: Line
+    curvature: jax.Array
+    max_shift: float | None
+
+    def _bounded(self, s: jax.Array) -> jax.Array:
+        if self.max_shift is None:
+            return s
+        reach = self.max_shift * self.line.norm
+        return jnp.clip(s, -reach, reach)
+
+    def slope(self, s: jax.Array) -> jax.Array:
+        """See `Expansion`."""
+        return self.line.along(self._bounded(s))[1]
+
+    def change(self, s: jax.Array) -> jax.Array:
+        """See `Expansion`."""
+        return self.line.along(self._bounded(s))[0] - self.line.value
+
+
+@dataclasses.dataclass(frozen=True)
+class line(Terminal):  # noqa: N801  (a constructor)
+    """Weights are slopes of the true loss; for a convex loss they saturate instead of exploding.
+
+    Args:
+        max_shift: how far, in units of the outputs (Euclidean norm), the outputs of a sample may
+            be assumed to move; None for no bound.
+
+    Raises:
+        ValueError: `max_shift` is not positive.
+
+    Example:
+        >>> import gtddp_jax as gt
+        >>> terminal = gt.terminal.line(max_shift=1.0)
+    """
+
+    max_shift: float | None = 1.0
+
+    def __post_init__(self) -> None:
+        if self.max_shift is not None and not self.max_shift > 0:
+            raise ValueError(
+                f"terminal.line(max_shift={self.max_shift!r}): give a number > 0, or None."
+            )
+
+    def expand(self, loss: PerSampleLoss, outputs: jax.Array) -> Slopes:
+        """See `Terminal`."""
+        along = line_of(loss, outputs)
+        return Slopes(along, jnp.maximum(along.bend(), 0.0), self.max_shift)

@@ -1,0 +1,161 @@
+"""What trains a network: every base optimizer, alone and inside a game.
+
+A method is one entry of ``OPTIMIZERS`` (SGD, RMSprop, Adam) played by the rules of one entry of
+``GAMES`` (none, GT-DDP). A new game is one more entry; every optimizer then has it.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import optax
+
+import gtddp_jax as gt
+from gtddp_jax.training.steps import Loss, StepMaker, game_step, gradient_step
+from gtddp_jax.training.tables import look_up
+
+TERMINALS: dict[str, Callable[[float], Any]] = {
+    "line": lambda max_shift: gt.terminal.line(max_shift=max_shift),
+    "projected": lambda max_shift: gt.terminal.projected(),
+    "gradient": lambda max_shift: gt.terminal.gradient(),
+}
+"""Terminal models by name, each a function of the maximal shift (only ``line`` has one)."""
+
+ROLLOUTS = ("linear", "nonlinear")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a method's optimizer is built from; the base optimizer reads the learning rate only.
+
+    Attributes:
+        learning_rate: Step size, positive.
+        rollout: One of ``ROLLOUTS``.
+        terminal: Key in ``TERMINALS``.
+        max_shift: How far the terminal model ``line`` may assume the outputs to move, in units of
+            the outputs; positive, ``inf`` for no limit.
+    """
+
+    learning_rate: float
+    rollout: str
+    terminal: str
+    max_shift: float
+
+    def __post_init__(self) -> None:
+        """Checks names and ranges.
+
+        Raises:
+            ValueError: If a name is unknown or a number out of range.
+        """
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise ValueError(
+                f"learning_rate must be positive and finite, got {self.learning_rate}."
+            )
+        if not self.max_shift > 0:
+            raise ValueError(f"max_shift must be positive, got {self.max_shift}.")
+        if self.rollout not in ROLLOUTS:
+            raise ValueError(
+                f"Invalid rollout: {self.rollout!r}. Supported: {', '.join(ROLLOUTS)}."
+            )
+        look_up(TERMINALS, self.terminal, "terminal")
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """A base optimizer and its GT-DDP form.
+
+    Attributes:
+        label: Name for people.
+        learning_rate: Default learning rate.
+        plain: Builds the optax optimizer from a learning rate.
+        feedback: Builds the GT-DDP form from a network, a loss and a learning rate, with the
+            keywords ``rollout`` and ``terminal``.
+    """
+
+    label: str
+    learning_rate: float
+    plain: Callable[..., optax.GradientTransformation]
+    feedback: Callable[..., optax.GradientTransformationExtraArgs]
+
+
+OPTIMIZERS: dict[str, Optimizer] = {
+    "sgd": Optimizer("SGD", 0.01, partial(optax.sgd, momentum=0.9), partial(gt.sgd, momentum=0.9)),
+    "rmsprop": Optimizer("RMSprop", 0.001, optax.rmsprop, gt.rmsprop),
+    "adam": Optimizer("Adam", 0.001, optax.adam, gt.adam),
+}
+
+
+@dataclass(frozen=True)
+class Game:
+    """Rules by which an optimizer's layers act together.
+
+    Attributes:
+        name: Template of a method's name, filled with the optimizer's key.
+        label: Template of a method's label, filled with the optimizer's label.
+        build: Builds the optimizer.
+        step: Makes the training step that fits what ``build`` returns.
+    """
+
+    name: str
+    label: str
+    build: Callable[[Optimizer, gt.Network, Loss, Settings], optax.GradientTransformation]
+    step: StepMaker
+
+
+def _plain(
+    optimizer: Optimizer, net: gt.Network, loss: Loss, settings: Settings
+) -> optax.GradientTransformation:
+    return optimizer.plain(settings.learning_rate)
+
+
+def _feedback(
+    optimizer: Optimizer, net: gt.Network, loss: Loss, settings: Settings
+) -> optax.GradientTransformation:
+    return optimizer.feedback(
+        net,
+        loss,
+        settings.learning_rate,
+        rollout=settings.rollout,
+        terminal=TERMINALS[settings.terminal](settings.max_shift),
+    )
+
+
+GAMES: dict[str, Game] = {
+    "none": Game("{}", "{}", _plain, gradient_step),
+    "gtddp": Game("gtddp-{}", "GT-DDP-{}", _feedback, game_step),
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """An optimizer inside a game.
+
+    Attributes:
+        name: Identifier in files: ``gtddp-adam``.
+        label: Name for people: ``GT-DDP-Adam``.
+        build: Builds the optimizer for a network, a loss and settings.
+        step: Makes the training step for the built optimizer.
+    """
+
+    name: str
+    label: str
+    build: Callable[[gt.Network, Loss, Settings], optax.GradientTransformation]
+    step: StepMaker
+
+
+def method(optimizer: str, game: str) -> Method:
+    """Puts the optimizer called ``optimizer`` into the game called ``game``.
+
+    Raises:
+        ValueError: If ``optimizer`` is not in ``OPTIMIZERS`` or ``game`` not in ``GAMES``.
+    """
+    base = look_up(OPTIMIZERS, optimizer, "optimizer")
+    rules = look_up(GAMES, game, "game")
+    return Method(
+        rules.name.format(optimizer),
+        rules.label.format(base.label),
+        partial(rules.build, base),
+        rules.step,
+    )
