@@ -15,7 +15,7 @@ from gtddp_jax.curvature import Curvature, Move
 from gtddp_jax.game import adjoints
 from gtddp_jax.game.backward import StagePlan, plan
 from gtddp_jax.game.rollout import ROLLOUTS, Rolled, open_loop, roll
-from gtddp_jax.game.summary import summarise
+from gtddp_jax.game.summary import first_order_changes, summarise
 from gtddp_jax.network import Network
 from gtddp_jax.players import sample_gradients
 from gtddp_jax.terminal import Expansion, Terminal, line
@@ -116,10 +116,8 @@ def gtddp(
             all_finite(
                 terminal_model.line.value,
                 rolled.weights,
-                rolled.closed,
+                first_order_changes(rolled),
                 rolled.states,
-                rolled.steps,
-                [p.q for p in plans],
             )
         )
         skipped = state.report.skipped_steps + (~ok).astype(jnp.int32)

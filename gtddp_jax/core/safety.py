@@ -9,10 +9,14 @@ Tree = Any
 
 
 def all_finite(*trees: Tree) -> jax.Array:
-    """Whether every floating-point number in the trees is finite; a scalar boolean."""
+    """Whether the floating-point numbers in the trees are finite; a scalar boolean.
+
+    One sum an array, which an infinity or NaN always spoils. Finite numbers so large that their
+    float32 sum overflows (beyond 1e30) are treated alike.
+    """
     leaves = [x for x in jax.tree.leaves(trees) if jnp.issubdtype(jnp.result_type(x), jnp.inexact)]
-    finite = [jnp.isfinite(x).all() for x in leaves]
-    return jnp.stack(finite).all() if finite else jnp.array(True)
+    sums = [jnp.sum(x, dtype=jnp.promote_types(x.dtype, jnp.float32)) for x in leaves]
+    return jnp.isfinite(jnp.stack([s.astype(jnp.float32) for s in sums])).all()
 
 
 def choose(ok: jax.Array, new: Tree, old: Tree) -> Tree:

@@ -84,4 +84,4 @@ def _rayleigh(q: Tree, step: Tree, rest: Tree, params: Tree) -> Tree:
     square = optax.tree.vdot(q, q)
     along = optax.tree.vdot(q, optax.tree.sub(rest, step))
     quotient = jnp.where(square > 0, jnp.maximum(along, 0) / jnp.where(square > 0, square, 1), 0)
-    return jax.tree.map(lambda p: jnp.full_like(p, quotient), params)
+    return jax.tree.map(lambda p: quotient.astype(p.dtype), params)

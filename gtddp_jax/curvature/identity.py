@@ -51,4 +51,4 @@ class identity(DiagonalCurvature):  # noqa: N801  (a constructor, named as optax
     def diagonal(self, state: Any, rate: Rate, params: Tree) -> Tree:
         """See `DiagonalCurvature`."""
         del state
-        return jax.tree.map(lambda p: jnp.full_like(p, rate), params)
+        return jax.tree.map(lambda p: jnp.asarray(rate, p.dtype), params)

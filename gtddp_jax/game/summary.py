@@ -11,6 +11,7 @@ from gtddp_jax.core.report import Report
 from gtddp_jax.core.samples import Samples
 from gtddp_jax.game.backward import StagePlan
 from gtddp_jax.game.rollout import Rolled
+from gtddp_jax.players.base import wide
 from gtddp_jax.terminal import Expansion
 
 Tree = Any
@@ -33,6 +34,24 @@ def double_counted(last: StagePlan) -> jax.Array:
     return (gap <= SAME * size) & (size > 0)
 
 
+def first_order_changes(rolled: Rolled) -> list[jax.Array]:
+    """Closed gradient times step, one number a stage; not finite if either of them is not."""
+    return [
+        optax.tree.vdot(
+            jax.tree.map(wide, q), {name: jax.tree.map(wide, rolled.steps[name]) for name in q}
+        )
+        for q in rolled.closed
+    ]
+
+
+def _feedback_ratio(plan: StagePlan, steps: Tree) -> jax.Array:
+    k = plan.policy.open_gain
+    size = _norm(k)
+    return _norm(optax.tree.sub({name: steps[name] for name in k}, k)) / jnp.where(
+        size > 0, size, 1.0
+    )
+
+
 def summarise(
     plans: Sequence[StagePlan],
     rolled: Rolled,
@@ -52,15 +71,11 @@ def summarise(
     w = rolled.weights
     stage_mean = jax.vmap(samples.mean)(w)
     variance = jax.vmap(samples.mean)(jnp.square(w - stage_mean[:, None]))
-    ratios, first_order = [], jnp.zeros(())
-    for plan in plans:
-        k = plan.policy.open_gain
-        step = {name: rolled.steps[name] for name in k}
-        size = _norm(k)
-        ratios.append(_norm(optax.tree.sub(step, k)) / jnp.where(size > 0, size, 1.0))
-        first_order = first_order + optax.tree.vdot(plan.q, k)
-    closed_loop = plans[0].alpha is not None
-    predicted = samples.mean(terminal.change(rolled.delta_phi)) if closed_loop else first_order
+    first_order = sum(first_order_changes(rolled), jnp.zeros(()))
+    predicted, ratios = first_order, jnp.zeros(len(plans))
+    if plans[0].alpha is not None:
+        predicted = samples.mean(terminal.change(rolled.delta_phi))
+        ratios = jnp.stack([_feedback_ratio(plan, rolled.steps) for plan in plans])
     known = rolled.outputs is not None
     value = terminal.line.value
     actual = samples.mean(loss(rolled.outputs) - value) if known else jnp.zeros(())
@@ -70,7 +85,7 @@ def summarise(
         "weight_mean": stage_mean.mean(),
         "weight_max": samples.max(w),
         "stage_weight_std": jnp.sqrt(variance),
-        "feedback_ratio": jnp.stack(ratios),
+        "feedback_ratio": ratios,
         "predicted_change": predicted,
         "actual_change": actual,
     }

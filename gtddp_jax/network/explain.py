@@ -32,7 +32,7 @@ def explain(net: "Network", params: Params, x: jax.Array | jax.ShapeDtypeStruct)
         live = " ".join(str(run[v].shape) for v in stage.outputs)
         for i, act in enumerate(stage.acts):
             count = parameter_count(params[act.name])
-            chosen = rule(act.module, run[act.source].shape, count, feedback=True)
+            chosen = rule(act.module, run[act.source], run[act.target], count, feedback=True)
             rows.append(
                 (
                     str(t) if i == 0 else "",

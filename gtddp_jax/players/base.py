@@ -5,7 +5,7 @@
 | G_i     | gradient of sample i's loss by the player's params | tree of parameter shapes    |
 | w       | one number a sample                                | [B]                         |
 | k       | a change of the parameters                         | tree of parameter shapes    |
-| d       | the diagonal of a preconditioner                   | tree of parameter shapes    |
+| d       | the diagonal of a preconditioner                   | same tree; leaves may be () |
 
 No implementation holds more than a budgeted number of per-sample-and-per-weight values.
 """
@@ -42,7 +42,7 @@ class SampleGradients(abc.ABC):
 
     @abc.abstractmethod
     def square(self, d: Tree) -> jax.Array:
-        """`G_i^T diag(d) G_i` for every sample, [B]."""
+        """`G_i^T diag(d) G_i` for every sample, [B]; a leaf of shape () scales its whole array."""
 
 
 class Kept(SampleGradients):
@@ -63,13 +63,17 @@ class Kept(SampleGradients):
 
     def square(self, d: Tree) -> jax.Array:
         """See `SampleGradients`."""
-        return _leaf_sum(
-            lambda g, v: jnp.square(_flat(g)) @ v.astype(g.dtype).ravel(), self.gradients, d
-        )
+        return _leaf_sum(_square, self.gradients, d)
 
 
 def _flat(x: jax.Array) -> jax.Array:
     return x.reshape(x.shape[0], -1)
+
+
+def _square(g: jax.Array, d: jax.Array) -> jax.Array:
+    d = d.astype(g.dtype)
+    squares = jnp.square(_flat(g))
+    return d * squares.sum(1) if d.ndim == 0 else squares @ d.ravel()
 
 
 def _leaf_sum(f: Any, gradients: Tree, other: Tree) -> jax.Array:

@@ -1,6 +1,7 @@
 """Convolutional players, normalised to `[batch, position, feature]` before any mathematics."""
 
 import itertools
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -10,6 +11,12 @@ from jax import lax
 
 from gtddp_jax.network.program import Act
 from gtddp_jax.players.base import wide
+
+
+WORKING_SET = {"cpu": 2**19}
+"""Numbers of patches held at once, by platform: what fits a processor's cache is several times as
+fast there as the whole batch (`benchmarks/step_time.py`). Elsewhere `LARGE_WORKING_SET`."""
+LARGE_WORKING_SET = 2**26
 
 
 def _tuple(value: Any, length: int) -> tuple[int, ...]:
@@ -52,11 +59,7 @@ def is_conv(module: nn.Module, shape: tuple[int, ...]) -> bool:
 
 
 def per_sample_gradients(act: Act, x: jax.Array, g: jax.Array) -> dict[str, Any]:
-    """`G_i[offset] = sum_s x_i[s + offset] g_i[s]^T` for every kernel offset.
-
-    The offsets along the last spatial axis are laid side by side as features, those along the
-    others are separate products: fewer copies of the input than full patches, larger products than
-    one for each offset.
+    """`G_i[offset] = sum_s x_i[s + offset] g_i[s]^T` for every kernel offset, in chunks of samples.
 
     Args:
         act: the move of an `nn.Conv` for which `is_conv` holds.
@@ -66,7 +69,25 @@ def per_sample_gradients(act: Act, x: jax.Array, g: jax.Array) -> dict[str, Any]
     Returns:
         `{"kernel": [B, *kernel, features in a group, features], "bias": [B, features]}`.
     """
-    module = act.module
+    patches = math.prod(g.shape[1:-1]) * math.prod(_kernel(act.module)) * x.shape[-1]
+    chunk = max(1, WORKING_SET.get(jax.default_backend(), LARGE_WORKING_SET) // patches)
+    if chunk >= x.shape[0]:
+        return _gradients(act.module, x, g)
+
+    def one(sample: tuple[jax.Array, jax.Array]) -> dict[str, Any]:
+        x, g = sample
+        return jax.tree.map(lambda v: v[0], _gradients(act.module, x[None], g[None]))
+
+    return lax.map(one, (x, g), batch_size=chunk)
+
+
+def _gradients(module: nn.Conv, x: jax.Array, g: jax.Array) -> dict[str, Any]:
+    """All samples at once.
+
+    The offsets along the last spatial axis are laid side by side as features, those along the
+    others are separate products: fewer copies of the input than full patches, larger products than
+    one for each offset.
+    """
     x, g = wide(x), wide(g)
     size, groups = _kernel(module), module.feature_group_count
     strides = _tuple(module.strides or 1, len(size))

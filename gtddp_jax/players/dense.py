@@ -37,13 +37,17 @@ class Factored(SampleGradients):
 
     def square(self, d: Tree) -> jax.Array:
         """See `SampleGradients`."""
-        return _bilinear(jnp.square(self._x), d, jnp.square(self._g))
+        x, g = jnp.square(self._x), jnp.square(self._g)
+        if d["kernel"].ndim:
+            return _bilinear(x, d, g)
+        size = d["kernel"].astype(x.dtype) * x.sum(-1)
+        return g.sum(-1) * (size + d["bias"].astype(x.dtype) if "bias" in d else size)
 
 
 def _bilinear(x: jax.Array, k: Tree, g: jax.Array) -> jax.Array:
     change = x @ k["kernel"].astype(x.dtype)
     if "bias" in k:
-        change = change + k["bias"].astype(x.dtype)
+        change = change + k["bias"].astype(x.dtype)[None]
     return (g * change).sum(-1)
 
 

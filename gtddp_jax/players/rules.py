@@ -3,13 +3,14 @@
 | rule         | when                                              | held                             |
 |--------------|---------------------------------------------------|----------------------------------|
 | `factored`   | dense with one position a sample                  | nothing                          |
-| `kept`       | feedback on and B x parameters <= KEEP_LIMIT      | B numbers a parameter            |
+| `kept`       | feedback on, B x parameters <= `keep_limit`       | B numbers a parameter            |
 | `recomputed` | otherwise, and always with feedback off           | one chunk during quadratic forms |
 
 A new kind of layer is one file with its per-sample gradients and one entry in `KINDS`.
 """
 
 import functools
+import math
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -21,9 +22,10 @@ from gtddp_jax.players.base import Kept, SampleGradients, Tree
 from gtddp_jax.players.dense import Factored
 from gtddp_jax.players.recomputed import PerSample, Recomputed, by_vjp, chunk_size
 
-KEEP_LIMIT = 2**23
-"""Numbers (B x parameters) up to which a player's per-sample gradients are kept."""
+ALWAYS_KEPT = 2**20
+"""Numbers (B x parameters) up to which a player's per-sample gradients are kept in any case."""
 
+Shaped = jax.Array | jax.ShapeDtypeStruct
 Gradients = Callable[[Act, jax.Array, jax.Array], Tree]
 
 KINDS: dict[str, tuple[Callable[[nn.Module, tuple[int, ...]], bool], Gradients]] = {
@@ -41,11 +43,16 @@ def kind(module: nn.Module, shape: tuple[int, ...]) -> str:
     return GENERIC
 
 
-def rule(module: nn.Module, shape: tuple[int, ...], count: int, *, feedback: bool) -> str:
-    """The name of the cost rule for a player with `count` parameters and inputs of `shape`."""
-    if kind(module, shape) == "dense" and len(shape) == 2:
+def keep_limit(x: Shaped, g: Shaped) -> int:
+    """Numbers that a player's kept gradients may take: what its inputs and outputs take."""
+    return max(ALWAYS_KEPT, math.prod(x.shape) + math.prod(g.shape))
+
+
+def rule(module: nn.Module, x: Shaped, g: Shaped, count: int, *, feedback: bool) -> str:
+    """The cost rule of a player with `count` parameters, inputs like `x` and outputs like `g`."""
+    if kind(module, x.shape) == "dense" and len(x.shape) == 2:
         return "factored"
-    return "kept" if feedback and shape[0] * count <= KEEP_LIMIT else "recomputed"
+    return "kept" if feedback and x.shape[0] * count <= keep_limit(x, g) else "recomputed"
 
 
 def parameter_count(params: Tree) -> int:
@@ -71,10 +78,10 @@ def sample_gradients(
         feedback: whether more than one sum will be asked for.
     """
     count = parameter_count(params)
-    match rule(act.module, x.shape, count, feedback=feedback):
+    match rule(act.module, x, g, count, feedback=feedback):
         case "factored":
             return Factored(x, g, act.module.use_bias)
         case "kept":
             return Kept(_gradients(act, params, x.shape)(x, g))
-    chunk = chunk_size(count, KEEP_LIMIT)
+    chunk = chunk_size(count, keep_limit(x, g))
     return Recomputed(act, params, x, g, _gradients(act, params, x.shape), chunk)

@@ -64,17 +64,22 @@ def digits() -> Dataset:
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
-    pixels, labels = load_digits(return_X_y=True)  # [1797, 64] in 0..16, [1797]
-    images = (np.asarray(pixels) / 16.0).astype(np.float32).reshape(-1, 8, 8, 1)
-    train_images, validation_images, train_labels, validation_labels = train_test_split(
-        images,
-        np.asarray(labels, np.int32),
-        test_size=0.2,
-        stratify=labels,
-        random_state=SPLIT_SEED,
+    pixels, classes = map(np.asarray, load_digits(return_X_y=True))  # [1797, 64] in 0..16, [1797]
+    images = (pixels / 16.0).astype(np.float32).reshape(-1, 8, 8, 1)
+    labels = classes.astype(np.int32)
+    train, validation = map(
+        np.asarray,
+        train_test_split(
+            np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=SPLIT_SEED
+        ),
     )
     return Dataset(
-        "digits", train_images, train_labels, validation_images, validation_labels, classes=10
+        name="digits",
+        train_images=images[train],
+        train_labels=labels[train],
+        validation_images=images[validation],
+        validation_labels=labels[validation],
+        classes=10,
     )
 
 

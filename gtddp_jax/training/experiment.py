@@ -3,20 +3,22 @@
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.stages import Compiled
 
 import gtddp_jax as gt
 from gtddp_jax.training import data, loop, networks
 from gtddp_jax.training.methods import OPTIMIZERS, Method, Settings, method
 from gtddp_jax.training.steps import Params
 from gtddp_jax.training.tables import look_up
+
+LOSS = optax.softmax_cross_entropy_with_integer_labels
+"""Loss of one sample: outputs [batch, classes] and labels [batch] to [batch]."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,12 @@ class Experiment:
             raise ValueError(
                 f"seeds must be one or more different numbers from 0 on, got {self.seeds}."
             )
+
+    @property
+    def title(self) -> str:
+        """What all methods share, in a few words."""
+        rate = self.settings.learning_rate
+        return f"{self.dataset}, batch size {self.batch_size}, learning rate {rate:g}"
 
     def methods(self) -> tuple[Method, ...]:
         """The methods compared, in the order in which they are run."""
@@ -141,28 +149,26 @@ class Trainer:
                 f"batch_size must be at most {samples}, the training images of {dataset.name}, "
                 f"got {batch_size}."
             )
-        loss = optax.softmax_cross_entropy_with_integer_labels
         self.method = method
         self.compile_seconds = 0.0
         self._net, self._dataset, self._batch_size = net, dataset, batch_size
-        self._optimizer = method.build(net, loss, settings)
+        self._optimizer = method.build(net, LOSS, settings)
         self._train_part = (jnp.asarray(dataset.train_images), jnp.asarray(dataset.train_labels))
         self._validation_part = (
             jnp.asarray(dataset.validation_images),
             jnp.asarray(dataset.validation_labels),
         )
-        self._epoch = jax.jit(partial(loop.train_epoch, method.step(net, loss, self._optimizer)))
-        self._evaluate = jax.jit(partial(loop.evaluate, net, loss))
 
     def _order(self, seed: int, epoch: int) -> np.ndarray:
         return loop.batch_order(seed, epoch, len(self._dataset.train_labels), self._batch_size)
 
     @cached_property
-    def _compiled(self) -> Compiled:
-        start = time.perf_counter()
+    def _step(self) -> loop.BatchStep:
         params = initial_params(self._net, self._dataset, seed=0)
         state = self._optimizer.init(params)
-        compiled = self._epoch.lower(params, state, *self._train_part, self._order(0, 1)).compile()
+        step = jax.jit(loop.batch_step(self.method.step(self._net, LOSS, self._optimizer)))
+        start = time.perf_counter()
+        compiled = step.lower(params, state, *self._train_part, self._order(0, 1)[0]).compile()
         self.compile_seconds = time.perf_counter() - start
         return compiled
 
@@ -173,27 +179,27 @@ class Trainer:
             seed: Determines initial parameters and batches.
             epochs: Number of epochs.
         """
-        train_epoch = self._compiled
+        step = self._step
         params = initial_params(self._net, self._dataset, seed)
         state = self._optimizer.init(params)
         for epoch in range(1, epochs + 1):
             order = self._order(seed, epoch)
             start = time.perf_counter()
-            result = jax.block_until_ready(train_epoch(params, state, *self._train_part, order))
+            result = loop.train_epoch(step, params, state, *self._train_part, order)
             seconds = time.perf_counter() - start
             params, state = result.params, result.state
-            train = self._evaluate(params, *self._train_part)
-            validation = self._evaluate(params, *self._validation_part)
+            train = loop.evaluate(self._net, LOSS, params, *self._train_part)
+            validation = loop.evaluate(self._net, LOSS, params, *self._validation_part)
             yield EpochRecord(
                 method=self.method.name,
                 seed=seed,
                 epoch=epoch,
-                train_loss=float(train.loss),
-                average_loss=float(result.average_loss),
-                validation_loss=float(validation.loss),
-                validation_accuracy=float(validation.accuracy),
+                train_loss=train.loss,
+                average_loss=float(np.mean(result.losses)),
+                validation_loss=validation.loss,
+                validation_accuracy=validation.accuracy,
                 seconds=seconds,
-                report={name: np.asarray(value).tolist() for name, value in result.report.items()},
+                report=loop.reduce_reports(result.reports),
             )
 
 

@@ -31,6 +31,9 @@ class StepResult(NamedTuple):
     report: dict[str, jax.Array]
 
 
+NO_RUNNING_COST: Any = None
+"""In place of a gradient: games take that of the loss themselves, and add this one to it."""
+
 Step = Callable[[Params, Any, jax.Array, jax.Array], StepResult]
 """Maps (params, state, inputs [batch, ...], targets [batch]) to the step's result."""
 
@@ -57,7 +60,7 @@ def game_step(net: gt.Network, loss: Loss, tx: optax.GradientTransformation) -> 
     play = optax.with_extra_args_support(tx).update
 
     def step(params: Params, state: Any, inputs: jax.Array, targets: jax.Array) -> StepResult:
-        updates, state = play(None, state, params, batch=(inputs, targets))
+        updates, state = play(NO_RUNNING_COST, state, params, batch=(inputs, targets))
         report = state.report._asdict()
         value = report.pop("loss")
         return StepResult(optax.apply_updates(params, updates), state, value, report)

@@ -21,6 +21,8 @@ class Summary:
         validation_accuracy: Fraction of the validation part after the last epoch, in [0, 1].
         validation_error: Standard error of that over the seeds; None with a single seed.
         seconds: Wall time of a run's training steps.
+        skipped_steps: Steps of all runs together that the optimizer refused to take because a
+            number was not finite.
     """
 
     method: str
@@ -31,6 +33,7 @@ class Summary:
     validation_accuracy: float
     validation_error: float | None
     seconds: float
+    skipped_steps: int
 
 
 def runs(records: Iterable[EpochRecord]) -> dict[str, dict[int, list[EpochRecord]]]:
@@ -58,4 +61,5 @@ def _summary(method: str, runs: list[list[EpochRecord]]) -> Summary:
         validation_accuracy=float(accuracies.mean()),
         validation_error=error,
         seconds=float(np.mean([sum(r.seconds for r in run) for run in runs])),
+        skipped_steps=int(sum(run[-1].report.get("skipped_steps", 0) for run in runs)),
     )

@@ -1,0 +1,77 @@
+"""The networks that the benchmarks share, with a batch for each."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import gtddp_jax as gt
+
+
+class Case(NamedTuple):
+    """A network and the shape of its batch."""
+
+    net: gt.Network
+    shape: tuple[int, ...]
+
+
+def flatten(x: jax.Array) -> jax.Array:
+    """Features of a sample in one axis."""
+    return x.reshape(x.shape[0], -1)
+
+
+def pool(x: jax.Array) -> jax.Array:
+    """Global average over positions."""
+    return x.mean((1, 2))
+
+
+def block(width: int, strides: int = 1) -> gt.Residual:
+    """The paper's block: a skip connection over three 3x3 convolutions (Fig. 5)."""
+    body = [
+        nn.Conv(width, (3, 3), strides),
+        nn.relu,
+        nn.Conv(width, (3, 3)),
+        nn.relu,
+        nn.Conv(width, (3, 3)),
+    ]
+    return gt.Residual(body, shortcut=nn.Conv(width, (1, 1), strides) if strides > 1 else None)
+
+
+def one_block(width: int, size: int, channels: int, batch: int) -> Case:
+    """One residual block, the paper's network for DIGITS, MNIST and SVHN."""
+    layers = [nn.Conv(width, (3, 3)), nn.relu, block(width), nn.relu, flatten, nn.Dense(10)]
+    return Case(gt.Network(layers), (batch, size, size, channels))
+
+
+def four_blocks(batch: int) -> Case:
+    """Four residual blocks, the paper's network for CIFAR-10."""
+    layers: list[Any] = [nn.Conv(16, (3, 3)), nn.relu]
+    for width, strides in ((16, 1), (32, 2), (32, 1), (64, 2)):
+        layers += [block(width, strides), nn.relu]
+    return Case(gt.Network([*layers, pool, nn.Dense(10)]), (batch, 32, 32, 3))
+
+
+def mlp(batch: int) -> Case:
+    """A multilayer perceptron with one residual block."""
+    body = [nn.Dense(512), nn.relu, nn.Dense(512)]
+    layers = [nn.Dense(512), nn.relu, gt.Residual(body), nn.relu, nn.Dense(10)]
+    return Case(gt.Network(layers), (batch, 784))
+
+
+CASES: dict[str, Callable[[], Case]] = {
+    "digits 8x8x16, B=8": lambda: one_block(16, 8, 1, 8),
+    "mlp 784-512, B=128": lambda: mlp(128),
+    "1 block 28x28x16, B=128": lambda: one_block(16, 28, 1, 128),
+    "1 block 32x32x32, B=128": lambda: one_block(32, 32, 3, 128),
+    "4 blocks 32x32, B=128": lambda: four_blocks(128),
+}
+
+
+def batch_of(case: Case, seed: int = 0) -> tuple[jax.Array, jax.Array]:
+    """A random batch (inputs, integer labels)."""
+    rng = np.random.default_rng(seed)
+    inputs = jnp.asarray(rng.normal(size=case.shape), jnp.float32)
+    return inputs, jnp.asarray(rng.integers(0, 10, case.shape[0]))

@@ -1,0 +1,34 @@
+"""Interleaved timing of jitted steps: ratios from one run, medians over rounds."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def compiled(step: Callable[..., Any], *arguments: Any) -> tuple[Callable[[], Any], float]:
+    """A step bound to its arguments, and its peak memory in MiB as the compiler plans it."""
+    program = jax.jit(step).lower(*arguments).compile()
+    plan = program.memory_analysis()
+    peak = plan.temp_size_in_bytes + plan.argument_size_in_bytes + plan.output_size_in_bytes
+    return lambda: jax.block_until_ready(program(*arguments)), peak / 2**20
+
+
+def interleaved(steps: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, np.ndarray]:
+    """Seconds of each step in each round; all steps run once in every round."""
+    for step in steps.values():
+        step()
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(rounds):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            step()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: np.array(values) for name, values in seconds.items()}
+
+
+def ratio(of: np.ndarray, to: np.ndarray) -> float:
+    """The median over rounds of the ratio within a round."""
+    return float(np.median(of / to))
