@@ -1,6 +1,6 @@
 """Step time and memory of the sequential game against plain optax, interleaved.
 
-    python benchmarks/step_time.py [--rounds N] [--only TEXT] [--base NAME]
+python benchmarks/step_time.py [--rounds N] [--only TEXT] [--base NAME]
 """
 
 import argparse

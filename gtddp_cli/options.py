@@ -40,7 +40,7 @@ class Train:
     ] = None
     """Learning rate of both."""
 
-    epochs: int = 8
+    epochs: int = 15
     """Passes over the training images."""
 
     seeds: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT [INT ...]")] = (0,)

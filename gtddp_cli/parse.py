@@ -40,7 +40,7 @@ def parse(arguments: Sequence[str]) -> Train:
     except SystemExit as exit:
         if exit.code == 0:
             raise
-        raise UsageError(one_line(complaint.getvalue())) from None
+        raise UsageError(f"{one_line(complaint.getvalue())} See gtddp --help.") from None
 
 
 def one_line(box: str) -> str:

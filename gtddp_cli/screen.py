@@ -29,8 +29,7 @@ def progress(console: Console, experiment: Experiment) -> Iterator[Show]:
 def scores(record: EpochRecord) -> str:
     """Describes an epoch's scores in one short line."""
     return (
-        f"train loss {record.train_loss:.4f}  "
-        f"validation {100 * record.validation_accuracy:5.2f} %"
+        f"train loss {record.train_loss:.4f}  validation {100 * record.validation_accuracy:5.2f} %"
     )
 
 
@@ -72,17 +71,19 @@ def _bars(console: Console, experiment: Experiment) -> Iterator[Show]:
             for seed in experiment.seeds
             for name, label in labels.items()
         }
-        order = iter(tasks.values())
-        waiting = next(order)
-        bars.start_task(waiting)
-        bars.update(waiting, scores="compiling")
+        waiting = iter(tasks.values())
+
+        def start_next() -> None:
+            task = next(waiting, None)
+            if task is not None:
+                bars.start_task(task)
+                bars.update(task, scores="starting")
 
         def show(record: EpochRecord) -> None:
             task = tasks[record.method, record.seed]
             bars.update(task, completed=record.epoch, scores=scores(record))
             if record.epoch == experiment.epochs:
-                following = next(order, None)
-                if following is not None:
-                    bars.start_task(following)
+                start_next()
 
+        start_next()
         yield show

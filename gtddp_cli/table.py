@@ -10,7 +10,7 @@ from gtddp_jax.training.summary import Summary
 def table(experiment: Experiment, summaries: list[Summary]) -> Table:
     """Lays out one row per method: means over the seeds, ± standard error."""
     labels = {method.name: method.label for method in experiment.methods()}
-    layout = Table(title=_title(experiment), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    layout = Table(title=experiment.title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     layout.add_column("method", no_wrap=True)
     for heading in ("seeds", "epochs", "train loss", "run average", "validation %", "seconds"):
         layout.add_column(heading, justify="right", no_wrap=True)
@@ -27,15 +27,18 @@ def table(experiment: Experiment, summaries: list[Summary]) -> Table:
     return layout
 
 
+def warnings(experiment: Experiment, summaries: list[Summary]) -> list[str]:
+    """What the table's numbers do not say: which methods had to skip steps."""
+    labels = {method.name: method.label for method in experiment.methods()}
+    return [
+        f"{labels[summary.method]} skipped {summary.skipped_steps} steps: numbers were not finite."
+        for summary in summaries
+        if summary.skipped_steps
+    ]
+
+
 def _percent(summary: Summary) -> str:
     percent = f"{100 * summary.validation_accuracy:.2f}"
     if summary.validation_error is not None:
         percent += f" ± {100 * summary.validation_error:.2f}"
     return percent
-
-
-def _title(experiment: Experiment) -> str:
-    return (
-        f"{experiment.dataset}, batch size {experiment.batch_size}, "
-        f"learning rate {experiment.settings.learning_rate:g}"
-    )

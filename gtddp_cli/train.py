@@ -11,7 +11,7 @@ from gtddp_cli.interrupt import noted_interrupts
 from gtddp_cli.options import Train
 from gtddp_cli.parse import UsageError
 from gtddp_cli.screen import progress
-from gtddp_cli.table import table
+from gtddp_cli.table import table, warnings
 from gtddp_jax.training import results
 from gtddp_jax.training.experiment import (
     EpochRecord,
@@ -51,6 +51,7 @@ def train(options: Train) -> Outcome:
     folder = _new_folder(options.out, f"{experiment.dataset}-{experiment.optimizer}")
     console = Console()
     records: list[EpochRecord] = []
+    print(_headline(experiment), flush=True)
     with noted_interrupts() as interrupted:
         with progress(console, experiment) as show:
             for record in compare(experiment, trainers):
@@ -64,8 +65,11 @@ def train(options: Train) -> Outcome:
         status = "interrupted" if outcome.interrupted else "finished"
         _save(folder, experiment, trainers, records, status)
         labels = {trainer.method.name: trainer.method.label for trainer in trainers}
-        plot(folder / "curves.png", _title(experiment), labels, records)
-    console.print(table(experiment, summarise(records)))
+        plot(folder / "curves.png", experiment.title, labels, records)
+    summaries = summarise(records)
+    console.print(table(experiment, summaries))
+    for warning in warnings(experiment, summaries):
+        print(warning)
     print(f"Results in {folder}")
     return outcome
 
@@ -116,8 +120,7 @@ def _save(
     )
 
 
-def _title(experiment: Experiment) -> str:
-    return (
-        f"{experiment.dataset}, batch size {experiment.batch_size}, "
-        f"learning rate {experiment.settings.learning_rate:g}"
-    )
+def _headline(experiment: Experiment) -> str:
+    names = " and ".join(method.label for method in experiment.methods())
+    seeds = ", ".join(map(str, experiment.seeds))
+    return f"{names} on {experiment.title}, epochs {experiment.epochs}, seeds {seeds}"

@@ -3,12 +3,14 @@
 from gtddp_jax import curvature, reference, terminal
 from gtddp_jax.alias import adam, adamw, rmsprop, sgd
 from gtddp_jax.core.report import Report
+from gtddp_jax.implicit import ImplicitState, implicit, implicit_weights, weights
 from gtddp_jax.network import Cooperative, Network, NetworkError, Residual, Stage
 from gtddp_jax.optimizer import GTDDPState, gtddp, make_update
 
 __all__ = [
     "Cooperative",
     "GTDDPState",
+    "ImplicitState",
     "Network",
     "NetworkError",
     "Report",
@@ -18,9 +20,12 @@ __all__ = [
     "adamw",
     "curvature",
     "gtddp",
+    "implicit",
+    "implicit_weights",
     "make_update",
     "reference",
     "rmsprop",
     "sgd",
     "terminal",
+    "weights",
 ]

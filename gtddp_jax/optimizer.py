@@ -94,7 +94,7 @@ def gtddp(
         states = tuple(
             curvature.init({name: params[name] for name in stage.players}) for stage in net.stages
         )
-        return GTDDPState(states, empty_report(len(net.stages)))
+        return GTDDPState(states, empty_report(len(net.stages), ratios=len(net.stages)))
 
     def update(
         updates: Tree,
@@ -111,7 +111,6 @@ def gtddp(
         running = jax.tree.map(jnp.zeros_like, params) if updates is None else updates
         samples = Samples(inputs.shape[0], axis_name)
         plans, rolled, terminal_model = _step(inputs, targets, params, running, state, samples)
-        report = summarise(plans, rolled, terminal_model, loss_of(targets), samples)
         ok = samples.all(
             all_finite(
                 terminal_model.line.value,
@@ -120,8 +119,9 @@ def gtddp(
                 rolled.states,
             )
         )
-        skipped = state.report.skipped_steps + (~ok).astype(jnp.int32)
-        report = report._replace(skipped=~ok, skipped_steps=skipped)
+        report = summarise(
+            plans, rolled, terminal_model, loss_of(targets), samples, state.report, ~ok
+        )
         steps = {name: rolled.steps[name] for name in params}
         return zero_unless(ok, steps), GTDDPState(
             choose(ok, rolled.states, state.curvature), report
@@ -138,6 +138,7 @@ def gtddp(
         state: GTDDPState,
         samples: Samples,
     ) -> tuple[list[StagePlan], Rolled, Expansion]:
+        params = samples.local_copy(params)
         trajectory = adjoints.forward(net.stages, params, inputs)
         model = terminal.expand(loss_of(targets), trajectory.outputs)
         back = adjoints.backward(net.stages, trajectory, model.line.gradient)

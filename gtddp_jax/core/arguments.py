@@ -34,6 +34,18 @@ def refuse_masked(name: str, params: Any) -> None:
         )
 
 
+def transformation(name: str, base: Any) -> optax.GradientTransformationExtraArgs:
+    """`base` as an optax transformation that swallows extra arguments; MultiSteps included."""
+    if isinstance(base, optax.MultiSteps):
+        base = base.gradient_transformation()
+    if not isinstance(base, optax.GradientTransformation):
+        raise ValueError(
+            f"{name}: the base must be an optax.GradientTransformation, got {base!r}; for example "
+            "optax.adam(1e-3)."
+        )
+    return optax.with_extra_args_support(base)
+
+
 def split_batch(name: str, batch: Any) -> tuple[Any, Any]:
     """`(inputs, targets)`, or an error that shows the call."""
     if not isinstance(batch, (tuple, list)) or len(batch) != 2:

@@ -1,9 +1,15 @@
 """What each step tells about itself: always on, fixed shapes, never a host synchronisation."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
+
+from gtddp_jax.core.samples import Samples
+from gtddp_jax.core.trees import wide
+
+Tree = Any
 
 
 class Report(NamedTuple):
@@ -15,9 +21,10 @@ class Report(NamedTuple):
         weight_mean: mean weight.
         weight_max: largest weight.
         stage_weight_std: standard deviation of the weights over samples, [stages].
-        feedback_ratio: `|step - k| / |k|`, feedback against open gain, [stages].
+        feedback_ratio: `|step - k| / |k|`, feedback against open gain, [stages]; empty for the
+            implicit game, which has no open gain.
         predicted_change: change of the mean loss that the terminal model predicts for the step;
-            with feedback off its first-order part.
+            with feedback off, and in the implicit game, the step times its own gradient.
         actual_change: change of the mean loss of this batch, where `actual_change_known`, else 0.
         actual_change_known: bool; whether the step evaluated the new outputs (nonlinear rollout).
         skipped: bool; the step was not finite: parameters and curvature state stayed as they were.
@@ -40,17 +47,74 @@ class Report(NamedTuple):
     double_counted: jax.Array
 
 
-def empty_report(stages: int) -> Report:
-    """The report before the first step."""
-    zero, one, false = jnp.zeros(()), jnp.ones(()), jnp.array(False)
-    vector = jnp.zeros(stages)
+SAME = 1e-2
+"""Relative difference below which a running-cost gradient is taken for the loss gradient."""
+
+
+def norm(tree: Tree) -> jax.Array:
+    """The Euclidean norm of a tree, in at least float32."""
+    return optax.tree.norm(jax.tree.map(wide, tree))
+
+
+def same(gradient: Tree, running: Tree) -> jax.Array:
+    """Whether the running-cost gradient equals the gradient of the loss; a scalar boolean."""
+    gap = norm(jax.tree.map(lambda g, cost: g - cost.astype(g.dtype), gradient, running))
+    size = norm(gradient)
+    return (gap <= SAME * size) & (size > 0)
+
+
+def common_figures(
+    last: Report,
+    samples: Samples,
+    value: jax.Array,
+    weights: jax.Array,
+    *,
+    predicted: jax.Array,
+    skipped: jax.Array,
+    gradient: Tree,
+    running: Tree,
+) -> Report:
+    """The figures that both games have; the others stay as in `last`.
+
+    Args:
+        last: the report of the step before.
+        samples: the sample axis.
+        value: losses [B].
+        weights: [stages, B].
+        predicted: see `Report.predicted_change`.
+        skipped: whether the step is not taken.
+        gradient: a gradient of the mean loss (of some of the parameters).
+        running: the gradient of the running cost for the same parameters.
+    """
+    means = jax.vmap(samples.mean)(weights)
+    variances = jax.vmap(samples.mean)(jnp.square(weights - means[:, None]))
+    figures = {
+        "loss": samples.mean(value),
+        "weight_min": samples.min(weights),
+        "weight_mean": means.mean(),
+        "weight_max": samples.max(weights),
+        "stage_weight_std": jnp.sqrt(variances),
+        "predicted_change": predicted,
+    }
+    return last._replace(
+        **{name: x.astype(jnp.float32) for name, x in figures.items()},
+        skipped=skipped,
+        skipped_steps=last.skipped_steps + skipped.astype(jnp.int32),
+        double_counted=same(gradient, running),
+    )
+
+
+def empty_report(stages: int, ratios: int) -> Report:
+    """The report before the first step, with so many stages and feedback ratios."""
+    zero, one = jnp.zeros((), jnp.float32), jnp.ones((), jnp.float32)
+    false = jnp.array(False)
     return Report(
         loss=zero,
         weight_min=one,
         weight_mean=one,
         weight_max=one,
-        stage_weight_std=vector,
-        feedback_ratio=vector,
+        stage_weight_std=jnp.zeros(stages, jnp.float32),
+        feedback_ratio=jnp.zeros(ratios, jnp.float32),
         predicted_change=zero,
         actual_change=zero,
         actual_change_known=false,

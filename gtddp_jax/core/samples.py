@@ -28,6 +28,21 @@ class Samples:
             return self.local
         return self.local * jax.lax.psum(1, self.axis_name)
 
+    def local_copy(self, tree: Tree) -> Tree:
+        """The tree as this device's own, so that derivatives by it are this device's share.
+
+        Under `shard_map` a derivative by a replicated value is summed over the axis already.
+        """
+        if self.axis_name is None:
+            return tree
+        names = self.axis_name if isinstance(self.axis_name, tuple) else (self.axis_name,)
+
+        def cast(x: jax.Array) -> jax.Array:
+            missing = tuple(n for n in names if n not in getattr(jax.typeof(x), "vma", ()))
+            return jax.lax.pcast(x, missing, to="varying") if missing else x
+
+        return jax.tree.map(cast, tree)
+
     def total(self, tree: Tree) -> Tree:
         """Adds what every device has summed over its own samples."""
         return tree if self.axis_name is None else jax.lax.psum(tree, self.axis_name)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from gtddp_jax.core import arguments
 from gtddp_jax.curvature.base import Curvature, Move, Policy, State, Tree
 from gtddp_jax.players import SampleGradients
 
@@ -54,14 +55,11 @@ class from_optax(Curvature):  # noqa: N801  (a constructor, named as optax names
         >>> curvature = gt.curvature.from_optax(optax.lion(3e-4))
     """
 
-    base: optax.GradientTransformation
+    base: Any
 
     def __post_init__(self) -> None:
-        if not isinstance(self.base, optax.GradientTransformation):
-            raise ValueError(
-                f"curvature.from_optax({self.base!r}): give an optax.GradientTransformation."
-            )
-        object.__setattr__(self, "base", optax.with_extra_args_support(self.base))
+        base = arguments.transformation("curvature.from_optax", self.base)
+        object.__setattr__(self, "base", base)
 
     def init(self, params: Tree) -> State:
         """See `Curvature`."""
@@ -74,9 +72,7 @@ class from_optax(Curvature):  # noqa: N801  (a constructor, named as optax names
         del moves, alpha
         step, after = self.base.update(q, state, params)
         rest, _ = self.base.update(jax.tree.map(jnp.zeros_like, q), state, params)
-        metric = {
-            name: _rayleigh(q[name], step[name], rest[name], params[name]) for name in params
-        }
+        metric = {name: _rayleigh(q[name], step[name], rest[name], params[name]) for name in params}
         return BasePolicy(step, after, self.base, state, params, metric)
 
 

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+from gtddp_jax.core.trees import wide
 from gtddp_jax.network.program import Op, Params, Stage, Value
-from gtddp_jax.players.base import wide
 
 Pullback = Callable[[jax.Array], tuple[jax.Array, ...]]
 

@@ -144,9 +144,7 @@ def roll(
         weights.append(w)
         closed.append(q)
     assert delta is not None
-    return Rolled(
-        steps, tuple(states), jnp.stack(weights), delta, observer.outputs, tuple(closed)
-    )
+    return Rolled(steps, tuple(states), jnp.stack(weights), delta, observer.outputs, tuple(closed))
 
 
 def open_loop(plans: Sequence[StagePlan]) -> Rolled:

@@ -49,9 +49,7 @@ class Lowering:
             steps = _join(steps, new)
         return steps, value
 
-    def _residual(
-        self, block: Residual, value: Value, where: str
-    ) -> tuple[list[list[Op]], Value]:
+    def _residual(self, block: Residual, value: Value, where: str) -> tuple[list[list[Op]], Value]:
         body, trunk = self._sequence(tuple(block.body), value, f"{where} body")
         if not any(_acts(step) for step in body):
             raise NetworkError(

@@ -68,8 +68,11 @@ class Network:
         keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
         x = jnp.asarray(x)
         self.check(x)
+        return jax.jit(self._initialise)(keys, jnp.zeros((1, *x.shape[1:]), x.dtype))
+
+    def _initialise(self, keys: dict[str, jax.Array], x: jax.Array) -> dict[str, Any]:
         params: dict[str, Any] = {}
-        values = {self.stages[0].inputs[0]: jnp.zeros((1, *x.shape[1:]), x.dtype)}
+        values = {self.stages[0].inputs[0]: x}
         for stage in self.stages:
             for op in stage.ops:
                 xs = [values[v] for v in op.sources]

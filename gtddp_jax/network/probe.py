@@ -5,7 +5,7 @@ a word. Each layer is evaluated on a random batch of two samples and on the firs
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,24 +33,17 @@ def probe_input(shape: tuple[int, ...], dtype: Any, seed: int = 0) -> jax.Array:
     return jnp.asarray(rng.integers(0, 2, size=(2, *shape)), dtype)
 
 
-def check_op(op: Op, params: Params, xs: list[jax.Array]) -> jax.Array:
-    """Evaluates one operation on two samples; raises if it cannot be part of a network."""
+class Probe(NamedTuple):
+    """One operation seen with two samples and with one; arrays [2, ...] and [1, ...]."""
+
+    both: jax.Array
+    alone: jax.Array
+
+
+def _evaluate(op: Op, params: Params, xs: list[jax.Array]) -> Probe:
+    """Evaluates one operation; raises if its shapes show that it cannot be part of a network."""
     if isinstance(op, Add):
-        shapes = [x.shape[1:] for x in xs]
-        if len(set(shapes)) > 1:
-            hint = (
-                " Give the block a shortcut that maps the shape, as in gt.Residual(body, "
-                "shortcut=nn.Conv(...) or nn.Dense(...))."
-                if op.label.startswith("merge")
-                else " Players of a cooperative block must have outputs of one shape."
-            )
-            raise NetworkError(
-                f"{op.label}: cannot add states of shapes "
-                + " and ".join(str(("B", *s)) for s in shapes)
-                + "."
-                + hint
-            )
-        return op(params, *xs)
+        _check_shapes(op, [x.shape[1:] for x in xs])
     both = op(params, *xs)
     alone = op(params, *(x[:1] for x in xs))
     if not isinstance(both, jax.Array) or both.ndim < 1 or both.shape[0] != 2:
@@ -64,14 +57,30 @@ def check_op(op: Op, params: Params, xs: list[jax.Array]) -> jax.Array:
             f"{describe(op)}: the shape of a sample depends on the batch size "
             f"({alone.shape} for one sample, {both.shape} for two); samples must be separate."
         )
-    first, single = (np.asarray(v, np.float64) for v in (both[0], alone[0]))
+    return Probe(both, alone)
+
+
+def _check_shapes(op: Add, shapes: list[tuple[int, ...]]) -> None:
+    if len(set(shapes)) == 1:
+        return
+    hint = (
+        "Give the block a shortcut that maps the shape, as in gt.Residual(body, "
+        "shortcut=nn.Conv(...) or nn.Dense(...))."
+        if op.label.startswith("merge")
+        else "Players of a cooperative block must have outputs of one shape."
+    )
+    listed = " and ".join(str(("B", *shape)) for shape in shapes)
+    raise NetworkError(f"{op.label}: cannot add states of shapes {listed}. {hint}")
+
+
+def _check_separate(op: Op, probe: Probe) -> None:
+    first, single = (np.asarray(v[0], np.float64) for v in probe)
     if not np.allclose(first, single, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True):
         raise NetworkError(
             f"{describe(op)}: the output of one sample changes with the other samples of the "
             "batch. Layers must act on samples separately (reduce over axes 1 and up, never over "
             "axis 0)."
         )
-    return both
 
 
 def check_stages(
@@ -82,14 +91,21 @@ def check_stages(
     Raises:
         NetworkError: shapes do not fit, a layer mixes samples, a module has no parameters.
     """
-    values = {stages[0].inputs[0]: probe_input(x.shape[1:], x.dtype)}
-    params: dict[str, Any] = {}
-    for stage in stages:
-        for op in stage.ops:
+    ops = [op for stage in stages for op in stage.ops]
+
+    @jax.jit
+    def run(keys: Mapping[str, jax.Array], x: jax.Array) -> list[Probe]:
+        values, params, probes = {stages[0].inputs[0]: x}, {}, []
+        for op in ops:
             xs = [values[v] for v in op.sources]
             if isinstance(op, Act):
                 params[op.name] = _module_params(op, keys[op.name], xs[0])
-            values[op.target] = check_op(op, params, xs)
+            probes.append(_evaluate(op, params, xs))
+            values[op.target] = probes[-1].both
+        return probes
+
+    for op, probe in zip(ops, run(keys, probe_input(x.shape[1:], x.dtype)), strict=True):
+        _check_separate(op, probe)
 
 
 def _module_params(op: Act, key: jax.Array, x: jax.Array) -> Any:

@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gtddp_jax.core.trees import wide
 from gtddp_jax.network.program import Act
-from gtddp_jax.players.base import wide
-
 
 WORKING_SET = {"cpu": 2**19}
 """Numbers of patches held at once, by platform: what fits a processor's cache is several times as

@@ -6,8 +6,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from gtddp_jax.core.trees import per_sample, wide
 from gtddp_jax.network.program import Act
-from gtddp_jax.players.base import SampleGradients, Tree, per_sample, wide
+from gtddp_jax.players.base import SampleGradients, Tree
 
 
 def is_dense(module: nn.Module) -> bool:

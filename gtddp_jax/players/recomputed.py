@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 import jax
 
+from gtddp_jax.core.trees import per_sample, wide
 from gtddp_jax.network.program import Act
-from gtddp_jax.players.base import Kept, SampleGradients, Tree, per_sample, wide
+from gtddp_jax.players.base import Kept, SampleGradients, Tree
 
 PerSample = Callable[[jax.Array, jax.Array], Tree]
 
@@ -69,5 +70,3 @@ def by_vjp(act: Act, params: Tree) -> PerSample:
 def chunk_size(count: int, limit: int) -> int:
     """How many samples' gradients of `count` numbers each may be held at once."""
     return max(1, limit // max(count, 1))
-
-

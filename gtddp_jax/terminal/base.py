@@ -13,13 +13,15 @@
 import abc
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from gtddp_jax.players.base import per_sample, wide
+from gtddp_jax.core.trees import per_sample, wide
 
-PerSampleLoss = Callable[[jax.Array], jax.Array]
+Outputs = Any
+PerSampleLoss = Callable[[Outputs], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,19 +29,19 @@ class Line:
     """The losses of a batch along their own gradients.
 
     Attributes:
-        loss: outputs [B, ...] -> [B].
-        outputs: the network's outputs x_T [B, ...].
+        loss: outputs -> [B].
+        outputs: the network's outputs x_T, an array [B, ...] or a tree of such arrays.
         value: phi_i [B].
-        gradient: g_i [B, ...], the dtype of the outputs.
-        direction: g_i / |g_i|^2, zero where |g_i| vanishes.
-        norm: |g_i| [B].
+        gradient: g_i, like the outputs, dtypes included.
+        direction: g_i / |g_i|^2 in at least float32, zero where |g_i| vanishes.
+        norm: |g_i| [B], over all outputs of a sample.
     """
 
     loss: PerSampleLoss
-    outputs: jax.Array
+    outputs: Outputs
     value: jax.Array
-    gradient: jax.Array
-    direction: jax.Array
+    gradient: Outputs
+    direction: Outputs
     norm: jax.Array
 
     @property
@@ -49,39 +51,52 @@ class Line:
 
     def along(self, s: jax.Array) -> tuple[jax.Array, jax.Array]:
         """psi(s) and psi'(s), each [B]; the slope is 1 where there is no gradient."""
-        x = wide(self.outputs) + per_sample(s, self.direction) * self.direction
+        x = jax.tree.map(lambda x, d: wide(x) + per_sample(s, d) * d, self.outputs, self.direction)
         value, slope = jax.jvp(self.loss, (x,), (self.direction,))
         return value, jnp.where(self.alive, slope, 1.0)
 
     def bend(self) -> jax.Array:
         """psi''(0) = g^T H g / |g|^4 [B]; 0 where there is no gradient."""
-        zero = jnp.zeros_like(self.norm)
-        _, bend = jax.jvp(lambda s: self.along(s)[1], (zero,), (jnp.ones_like(zero),))
-        return jnp.where(self.alive, bend, 0.0)
+        return self.slope_and_bend(jnp.zeros_like(self.norm))[1]
+
+    def slope_and_bend(self, s: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """psi'(s) and psi''(s), each [B]; 1 and 0 where there is no gradient."""
+        slope, bend = jax.jvp(lambda s: self.along(s)[1], (s,), (jnp.ones_like(s),))
+        return slope, jnp.where(self.alive, bend, 0.0)
 
 
-def line_of(loss: PerSampleLoss, outputs: jax.Array) -> Line:
-    """The losses and gradients at `outputs` [B, ...].
+def inner(a: Outputs, b: Outputs) -> jax.Array:
+    """`a_i . b_i` over all outputs of a sample, [B], in at least float32."""
+
+    def leaf(a: jax.Array, b: jax.Array) -> jax.Array:
+        return (wide(a) * wide(b)).sum(range(1, a.ndim))
+
+    parts = jax.tree.leaves(jax.tree.map(leaf, a, b))
+    return sum(parts[1:], parts[0])
+
+
+def line_of(loss: PerSampleLoss, outputs: Outputs) -> Line:
+    """The losses and gradients at `outputs`, an array [B, ...] or a tree of such arrays.
 
     Raises:
         ValueError: `loss` does not return one number a sample.
     """
     value, pullback = jax.vjp(loss, outputs)
-    if value.shape != outputs.shape[:1]:
+    shapes = [x.shape for x in jax.tree.leaves(outputs)]
+    if value.ndim != 1 or any(shape[:1] != value.shape for shape in shapes):
         raise ValueError(
             f"loss(outputs, targets) returned shape {value.shape} for outputs of shape "
-            f"{outputs.shape}; one loss a sample, shape {outputs.shape[:1]}, is needed (no mean "
-            "over the batch)."
+            f"{', '.join(map(str, shapes))}; one loss a sample, shape {shapes[0][:1]}, is needed "
+            "(no mean over the batch)."
         )
     (gradient,) = pullback(jnp.ones_like(value))
-    g = wide(gradient)
-    square = jnp.square(g).sum(range(1, g.ndim))
+    square = inner(gradient, gradient)
     alive = square > jnp.finfo(square.dtype).tiny * 1e6
     square = jnp.where(alive, square, 1.0)
-    direction = per_sample(jnp.where(alive, 1 / square, 0.0), g) * g
-    return Line(
-        loss, outputs, wide(value), gradient, direction, jnp.where(alive, jnp.sqrt(square), 0.0)
-    )
+    inverse = jnp.where(alive, 1 / square, 0.0)
+    direction = jax.tree.map(lambda g: per_sample(inverse, g) * wide(g), gradient)
+    norm = jnp.where(alive, jnp.sqrt(square), 0.0)
+    return Line(loss, outputs, wide(value), gradient, direction, norm)
 
 
 class Expansion(abc.ABC):
@@ -100,6 +115,10 @@ class Expansion(abc.ABC):
         """psi'(s) of the model, [B]; 1 at s = 0."""
 
     @abc.abstractmethod
+    def slope_and_bend(self, s: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """psi'(s) and psi''(s) of the model, each [B]."""
+
+    @abc.abstractmethod
     def change(self, s: jax.Array) -> jax.Array:
         """psi(s) - psi(0) of the model, [B]."""
 
@@ -108,8 +127,8 @@ class Terminal(abc.ABC):
     """A terminal model: immutable, holds its options, expands the losses of a batch."""
 
     @abc.abstractmethod
-    def expand(self, loss: PerSampleLoss, outputs: jax.Array) -> Expansion:
-        """The model at `outputs` [B, ...]; `loss` maps outputs to [B]."""
+    def expand(self, loss: PerSampleLoss, outputs: Outputs) -> Expansion:
+        """The model at `outputs`, an array [B, ...] or a tree of such; `loss` maps them to [B]."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +141,10 @@ class Tangent(Expansion):
     def slope(self, s: jax.Array) -> jax.Array:
         """See `Expansion`."""
         return 1 + self.curvature * s
+
+    def slope_and_bend(self, s: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """See `Expansion`."""
+        return self.slope(s), self.curvature
 
     def change(self, s: jax.Array) -> jax.Array:
         """See `Expansion`."""

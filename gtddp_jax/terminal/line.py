@@ -1,11 +1,12 @@
 """Slopes of the true loss along the gradient (DESIGN §4)."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
 
-from gtddp_jax.terminal.base import Expansion, Line, PerSampleLoss, Terminal, line_of
+from gtddp_jax.terminal.base import Expansion, Line, Outputs, PerSampleLoss, Terminal, line_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +26,12 @@ class Slopes(Expansion):
     def slope(self, s: jax.Array) -> jax.Array:
         """See `Expansion`."""
         return self.line.along(self._bounded(s))[1]
+
+    def slope_and_bend(self, s: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """See `Expansion`; the bend is 0 beyond the bound."""
+        bounded = self._bounded(s)
+        slope, bend = self.line.slope_and_bend(bounded)
+        return slope, jnp.where(bounded == s, bend, 0.0)
 
     def change(self, s: jax.Array) -> jax.Array:
         """See `Expansion`."""
@@ -54,8 +61,10 @@ class line(Terminal):  # noqa: N801  (a constructor)
             raise ValueError(
                 f"terminal.line(max_shift={self.max_shift!r}): give a number > 0, or None."
             )
+        if self.max_shift == math.inf:
+            object.__setattr__(self, "max_shift", None)
 
-    def expand(self, loss: PerSampleLoss, outputs: jax.Array) -> Slopes:
+    def expand(self, loss: PerSampleLoss, outputs: Outputs) -> Slopes:
         """See `Terminal`."""
         along = line_of(loss, outputs)
         return Slopes(along, jnp.maximum(along.bend(), 0.0), self.max_shift)

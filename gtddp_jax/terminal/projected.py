@@ -2,10 +2,9 @@
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 
-from gtddp_jax.terminal.base import PerSampleLoss, Tangent, Terminal, line_of
+from gtddp_jax.terminal.base import Outputs, PerSampleLoss, Tangent, Terminal, line_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +16,7 @@ class projected(Terminal):  # noqa: N801  (a constructor)
         >>> terminal = gt.terminal.projected()
     """
 
-    def expand(self, loss: PerSampleLoss, outputs: jax.Array) -> Tangent:
+    def expand(self, loss: PerSampleLoss, outputs: Outputs) -> Tangent:
         """See `Terminal`."""
         line = line_of(loss, outputs)
         return Tangent(line, jnp.maximum(line.bend(), 0.0))

@@ -17,7 +17,7 @@ from gtddp_jax.training.steps import Loss, StepMaker, game_step, gradient_step
 from gtddp_jax.training.tables import look_up
 
 TERMINALS: dict[str, Callable[[float], Any]] = {
-    "line": lambda max_shift: gt.terminal.line(max_shift=max_shift),
+    "line": lambda max_shift: gt.terminal.line(None if math.isinf(max_shift) else max_shift),
     "projected": lambda max_shift: gt.terminal.projected(),
     "gradient": lambda max_shift: gt.terminal.gradient(),
 }

@@ -1,0 +1,189 @@
+"""One step of the implicit game: weights, weighted gradient, base step, judgement."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gtddp_jax.core import arguments
+from gtddp_jax.core.report import Report, common_figures
+from gtddp_jax.core.safety import all_finite, choose, zero_unless
+from gtddp_jax.implicit.base_method import BaseMethod
+from gtddp_jax.implicit.linearised import ByAutodiff, ByPlayers, Linearised
+from gtddp_jax.implicit.order import Use, uses
+from gtddp_jax.implicit.solve import Bounds
+from gtddp_jax.implicit.weights import WeightModel
+from gtddp_jax.implicit.weights.base import Context, Prediction, whole_network
+from gtddp_jax.network import Network
+from gtddp_jax.terminal import Terminal
+
+Tree = Any
+
+
+class ImplicitState(NamedTuple):
+    """State of `implicit`.
+
+    Attributes:
+        base: the base optimizer's state.
+        weights: the weight model's state.
+        step: int32, number of updates so far, skipped ones included.
+        aux: what `apply_fn` returned beside the outputs in the last step that was taken.
+        prediction: what the weight model knew in the last step.
+        report: figures of the last step.
+    """
+
+    base: Any
+    weights: Any
+    step: jax.Array
+    aux: Any
+    prediction: Prediction
+    report: Report
+
+
+@dataclasses.dataclass(frozen=True)
+class Game:
+    """The options of `implicit`, checked; see there."""
+
+    base: optax.GradientTransformationExtraArgs
+    apply_fn: Callable[..., Any]
+    loss: Callable[[Any, Any], jax.Array]
+    model: WeightModel
+    terminal: Terminal
+    bounds: Bounds
+    strength: float
+    drift: bool
+    every: int
+    has_aux: bool
+    axis_name: Any
+
+    def __post_init__(self) -> None:
+        if not callable(self.apply_fn) or not callable(self.loss):
+            raise ValueError(
+                "implicit: apply_fn and loss must be functions, apply_fn(params, inputs) -> "
+                "outputs and loss(outputs, targets) -> [B]."
+            )
+        if not isinstance(self.terminal, Terminal):
+            raise ValueError(
+                f"implicit: terminal must come from gtddp_jax.terminal, got {self.terminal!r}."
+            )
+        if self.bounds is not None and not self.bounds[0] <= 1 <= self.bounds[1]:
+            raise ValueError(f"implicit: bounds={self.bounds!r} must be (low <= 1, high >= 1).")
+        if isinstance(self.strength, (int, float)) and not 0 <= self.strength <= 1:
+            raise ValueError(f"implicit: strength={self.strength!r} must be in [0, 1].")
+        if not isinstance(self.every, int) or self.every < 1:
+            raise ValueError(f"implicit: every={self.every!r} must be an int >= 1.")
+
+    @property
+    def plain(self) -> bool:
+        """Whether the weights are 1 whatever happens."""
+        return isinstance(self.strength, (int, float)) and self.strength == 0
+
+    def linearise(self, params: Tree, inputs: Any, targets: Any) -> Linearised:
+        """The network at its parameters and batch."""
+
+        def loss_of(outputs: Any) -> jax.Array:
+            return self.loss(outputs, targets)
+
+        owner = getattr(self.apply_fn, "__self__", None)
+        if isinstance(owner, Network) and not self.has_aux and not self.plain:
+            return ByPlayers(owner, inputs, loss_of, params, self.terminal, self.axis_name)
+        return ByAutodiff(self._forward(inputs), loss_of, params, self.terminal, self.axis_name)
+
+    def _forward(self, inputs: Any) -> Callable[[Tree], tuple[Any, Any]]:
+        def forward(params: Tree) -> tuple[Any, Any]:
+            result = self.apply_fn(params, inputs)
+            if not self.has_aux:
+                return result, None
+            if not isinstance(result, tuple) or len(result) != 2:
+                raise ValueError(
+                    "implicit(has_aux=True): apply_fn must return a pair (outputs, aux), got "
+                    f"{type(result).__name__}."
+                )
+            return result
+
+        return forward
+
+    def weights(
+        self,
+        linearised: Linearised,
+        updates: Tree,
+        state: ImplicitState,
+        params: Tree,
+        batch: tuple[Any, Any],
+        extra: dict[str, Any],
+    ) -> tuple[jax.Array, Any, Prediction]:
+        """W [B] at full strength, the weight model's next state, its report."""
+        inputs, targets = batch
+
+        def order() -> list[Use]:
+            forward = self._forward(inputs)
+            return uses(lambda params: self.loss(forward(params)[0], targets), params)
+
+        base = BaseMethod(self.base, state.base, params, updates, extra, self.drift)
+        context = Context(
+            linearised,
+            base,
+            self.bounds,
+            state.step,
+            lambda outputs: self.loss(outputs, targets),
+            order,
+        )
+        if self.every == 1:
+            return self.model.weights(context, state.weights)
+        skip = (linearised.ones, state.weights, state.prediction)
+        return jax.lax.cond(
+            state.step % self.every == 0,
+            lambda: self.model.weights(context, state.weights),
+            lambda: skip,
+        )
+
+    def update(
+        self,
+        updates: Tree,
+        state: ImplicitState,
+        params: Tree | None,
+        batch: Any,
+        extra: dict[str, Any],
+    ) -> tuple[Tree, ImplicitState]:
+        """One step, see `optax.GradientTransformationExtraArgs`."""
+        arguments.require("implicit", params=params, batch=batch)
+        inputs, targets = arguments.split_batch("implicit", batch)
+        running = jax.tree.map(jnp.zeros_like, params) if updates is None else updates
+        linearised = self.linearise(params, inputs, targets)
+        if self.plain:
+            w, model_state, prediction = None, state.weights, whole_network()
+        else:
+            full, model_state, prediction = self.weights(
+                linearised, running, state, params, (inputs, targets), extra
+            )
+            w = 1 + self.strength * (full - 1)
+        q = linearised.gradient(w)
+        base = BaseMethod(self.base, state.base, params, running, extra, self.drift)
+        step, base_state = base.step(q)
+        first_order = optax.tree.vdot(q, step)
+        weights = linearised.ones if w is None else w
+        value = linearised.expansion.line.value
+        ok = linearised.samples.all(
+            all_finite(value, weights, first_order, base_state, model_state, linearised.aux)
+        )
+        report = common_figures(
+            state.report,
+            linearised.samples,
+            value,
+            weights[None],
+            predicted=first_order,
+            skipped=~ok,
+            gradient=q,
+            running=running,
+        )
+        return zero_unless(ok, step), ImplicitState(
+            base=choose(ok, base_state, state.base),
+            weights=choose(ok, model_state, state.weights),
+            step=state.step + 1,
+            aux=choose(ok, linearised.aux, state.aux) if self.has_aux else state.aux,
+            prediction=prediction,
+            report=report,
+        )

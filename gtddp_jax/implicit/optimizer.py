@@ -1,0 +1,228 @@
+"""`implicit`: the whole network as one simultaneous game, as an optax transformation."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gtddp_jax.core import arguments
+from gtddp_jax.core.report import empty_report
+from gtddp_jax.implicit.game import Game, ImplicitState
+from gtddp_jax.implicit.solve import Bounds
+from gtddp_jax.implicit.weights import WEIGHTS, WeightModel
+from gtddp_jax.implicit.weights import tail as tail_model
+from gtddp_jax.implicit.weights.base import whole_network
+from gtddp_jax.terminal import Terminal, line
+
+Tree = Any
+
+
+def implicit(
+    base: optax.GradientTransformation,
+    apply_fn: Callable[..., Any],
+    loss: Callable[[Any, Any], jax.Array],
+    *,
+    weights: str | WeightModel = "tail",
+    tail: Any = None,
+    terminal: Terminal | None = None,
+    bounds: Bounds = (0.0, 10.0),
+    strength: float = 1.0,
+    drift: bool = True,
+    every: int = 1,
+    has_aux: bool = False,
+    aux: Any = None,
+    axis_name: Any = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Reweighs the samples of each batch by what the step is about to do for them.
+
+    All layers answer to one prediction of the step: `w_i = psi'_i(s_i)` is the slope of sample i's
+    loss at the place where the base optimizer's step will put it, and the base gets the weighted
+    gradient (DESIGN §4). It is an implicit step of the base on the true losses, whatever the base.
+
+    The transformation computes the gradient itself: `update` takes the batch, and what arrives as
+    `updates` is the gradient of the running cost (a regulariser), zeros or None if there is none.
+
+    Args:
+        base: any optax transformation or chain. Its state advances once a step.
+        apply_fn: `apply_fn(params, inputs) -> outputs`, an array [B, ...] or a tree of such. A
+            `gtddp_jax.Network`'s `apply` shares its backward pass between all sums.
+        loss: `loss(outputs, targets) -> [B]`, twice differentiable, one number a sample.
+        weights: a weight model from `gtddp_jax.weights`, or its name: "tail", "product", "trial",
+            "newton".
+        tail: for `weights="tail"`, which players predict; see `gtddp_jax.weights.tail`.
+        terminal: the terminal model; default `gtddp_jax.terminal.line(max_shift=None)`, the true
+            loss. `line(max_shift=r)` bounds the predicted shift of the outputs.
+        bounds: smallest and largest weight, or None.
+        strength: in [0, 1]; the weights are `1 + strength (w - 1)`. At 0 the base itself, bit for
+            bit.
+        drift: whether the prediction includes what the base does without a new gradient (momentum).
+        every: compute weights on every so many steps, use 1 on the others.
+        has_aux: whether `apply_fn` returns `(outputs, aux)`; the last `aux` is in the state.
+        aux: with `has_aux`, an initial value with the structure of what `apply_fn` returns (for
+            example the model's batch statistics).
+        axis_name: the mapped axis of `pmap` or `shard_map` over which samples are spread. Under
+            `jit` with a sharded batch nothing is needed.
+
+    Returns:
+        An `optax.GradientTransformationExtraArgs` whose `update` needs `params` and
+        `batch=(inputs, targets)`. Its state has a `report` and a `prediction`.
+
+    Raises:
+        ValueError: an argument of the wrong kind or range, named with what is supported.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax
+        >>> import gtddp_jax as gt
+        >>> apply_fn = lambda params, x: jnp.tanh(x @ params["w1"]) @ params["w2"]
+        >>> params = {"w1": jnp.ones((3, 8)), "w2": jnp.ones((8, 2))}
+        >>> loss = optax.softmax_cross_entropy_with_integer_labels
+        >>> tx = gt.implicit(optax.adam(3e-3), apply_fn, loss)
+        >>> state = tx.init(params)
+        >>> batch = (jnp.ones((4, 3)), jnp.array([0, 1, 1, 0]))
+        >>> updates, state = tx.update(None, state, params, batch=batch)
+        >>> params = optax.apply_updates(params, updates)
+        >>> bool(state.report.skipped)
+        False
+    """
+    game = make_game(
+        base,
+        apply_fn,
+        loss,
+        weights=weights,
+        tail=tail,
+        terminal=terminal,
+        bounds=bounds,
+        strength=strength,
+        drift=drift,
+        every=every,
+        has_aux=has_aux,
+        axis_name=axis_name,
+    )
+    if has_aux and aux is None:
+        raise ValueError(
+            "implicit(has_aux=True) needs aux=..., an initial value with the structure of what "
+            "apply_fn returns beside the outputs (for example the model's batch statistics)."
+        )
+
+    def init(params: Tree) -> ImplicitState:
+        _check_params(params)
+        return ImplicitState(
+            base=game.base.init(params),
+            weights=game.model.init(params),
+            step=jnp.zeros((), jnp.int32),
+            aux=aux,
+            prediction=whole_network(),
+            report=empty_report(1, ratios=0),
+        )
+
+    def update(
+        updates: Tree,
+        state: ImplicitState,
+        params: Tree | None = None,
+        *,
+        batch: Any = None,
+        **extra_args: Any,
+    ) -> tuple[Tree, ImplicitState]:
+        _check_params(params)
+        return game.update(updates, state, params, batch, extra_args)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def implicit_weights(
+    base: optax.GradientTransformation,
+    apply_fn: Callable[..., Any],
+    loss: Callable[[Any, Any], jax.Array],
+    **options: Any,
+) -> Callable[[ImplicitState, Tree, tuple[Any, Any]], jax.Array]:
+    """The weights that `implicit` with the same arguments would give the samples of a batch.
+
+    Args:
+        base: as in `implicit`.
+        apply_fn: as in `implicit`.
+        loss: as in `implicit`.
+        **options: as in `implicit`.
+
+    Returns:
+        `weights(state, params, batch) -> [B]`, for looking at; nothing is updated.
+
+    Example:
+        >>> import jax.numpy as jnp, optax
+        >>> import gtddp_jax as gt
+        >>> loss = lambda outputs, targets: optax.l2_loss(outputs, targets).sum(-1)
+        >>> arguments = (optax.sgd(0.1), lambda params, x: x @ params, loss)
+        >>> params = jnp.zeros((3, 1))
+        >>> state = gt.implicit(*arguments, weights="product").init(params)
+        >>> look = gt.implicit_weights(*arguments, weights="product")
+        >>> look(state, params, (jnp.ones((4, 3)), jnp.ones((4, 1)))).shape
+        (4,)
+    """
+    game = make_game(base, apply_fn, loss, **options)
+
+    def weights(state: ImplicitState, params: Tree, batch: tuple[Any, Any]) -> jax.Array:
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        linearised = game.linearise(params, *batch)
+        full, _, _ = game.weights(linearised, zeros, state, params, batch, {})
+        return 1 + game.strength * (full - 1)
+
+    return weights
+
+
+def make_game(
+    base: optax.GradientTransformation,
+    apply_fn: Callable[..., Any],
+    loss: Callable[[Any, Any], jax.Array],
+    *,
+    weights: str | WeightModel = "tail",
+    tail: Any = None,
+    terminal: Terminal | None = None,
+    bounds: Bounds = (0.0, 10.0),
+    strength: float = 1.0,
+    drift: bool = True,
+    every: int = 1,
+    has_aux: bool = False,
+    axis_name: Any = None,
+) -> Game:
+    """The checked options of `implicit`."""
+    return Game(
+        base=arguments.transformation("implicit", base),
+        apply_fn=apply_fn,
+        loss=loss,
+        model=_weight_model(weights, tail),
+        terminal=line(max_shift=None) if terminal is None else terminal,
+        bounds=bounds,
+        strength=strength,
+        drift=drift,
+        every=every,
+        has_aux=has_aux,
+        axis_name=axis_name,
+    )
+
+
+def _weight_model(weights: Any, tail: Any) -> WeightModel:
+    if isinstance(weights, str) and weights in WEIGHTS:
+        if weights == "tail":
+            return tail_model() if tail is None else tail_model(tail)
+        model: Any = WEIGHTS[weights]()
+    else:
+        model = weights
+    if not isinstance(model, WeightModel):
+        raise ValueError(
+            f"Invalid weights: {weights!r}. Supported: {tuple(WEIGHTS)}, or a model from "
+            "gtddp_jax.weights."
+        )
+    if tail is not None:
+        raise ValueError(
+            f"tail={tail!r} goes with weights='tail', not with {weights!r}. With options, write "
+            "weights=gtddp_jax.weights.tail(players, ...)."
+        )
+    return model
+
+
+def _check_params(params: Tree) -> None:
+    arguments.refuse_multi_steps(
+        "implicit", "gtddp_jax.implicit(optax.MultiSteps(optax.adam(1e-3), 4), apply_fn, loss)"
+    )
+    arguments.refuse_masked("implicit", params)

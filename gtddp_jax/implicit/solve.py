@@ -1,0 +1,55 @@
+"""The scalar equation of one sample: w = psi'(s0 - n w) (DESIGN §4, `product`)."""
+
+import jax
+import jax.numpy as jnp
+
+from gtddp_jax.terminal import Expansion
+
+Bounds = tuple[float, float] | None
+UNBOUNDED = 1e6
+ITERATIONS = 24
+
+
+def clip(w: jax.Array, bounds: Bounds) -> jax.Array:
+    """`w` within `bounds`."""
+    return w if bounds is None else jnp.clip(w, bounds[0], bounds[1])
+
+
+def scalar_weights(expansion: Expansion, s0: jax.Array, n: jax.Array, bounds: Bounds) -> jax.Array:
+    """Solves `w = psi'(s0 - n w)` for every sample by Newton steps kept inside a bracket.
+
+    For convex psi and n >= 0 the residual `w - psi'(s0 - n w)` increases with w, so the bracket
+    closes around the one root. A root outside `bounds` becomes the nearer bound.
+
+    Args:
+        expansion: the terminal model.
+        s0: shift without a new gradient, [B].
+        n: influence of the weights, (1/B) N 1, [B].
+        bounds: smallest and largest weight, or None.
+
+    Returns:
+        w [B].
+    """
+    low, high = (-UNBOUNDED, UNBOUNDED) if bounds is None else bounds
+    tolerance = 8 * jnp.finfo(s0.dtype).eps
+    State = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
+
+    def improve(state: State) -> State:
+        w, lo, hi, _, count = state
+        slope, bend = expansion.slope_and_bend(s0 - n * w)
+        residual = w - slope
+        lo, hi = jnp.where(residual < 0, w, lo), jnp.where(residual > 0, w, hi)
+        newton = w - residual / jnp.maximum(1 + n * bend, tolerance)
+        new = jnp.where((newton >= lo) & (newton <= hi), newton, 0.5 * (lo + hi))
+        new = jnp.where(residual == 0, w, new)
+        return new, lo, hi, jnp.abs(new - w), count + 1
+
+    def unfinished(state: State) -> jax.Array:
+        w, _, _, moved, count = state
+        return (count < ITERATIONS) & (moved > tolerance * jnp.maximum(1.0, jnp.abs(w))).any()
+
+    start = jnp.clip(jnp.ones_like(s0), low, high)
+    first = improve(
+        (start, jnp.full_like(s0, low), jnp.full_like(s0, high), start, jnp.zeros((), int))
+    )
+    return jax.lax.while_loop(unfinished, improve, first)[0]

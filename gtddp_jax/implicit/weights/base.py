@@ -1,0 +1,79 @@
+"""The contract of weight models: how w is found (DESIGN §4, "the implicit game")."""
+
+import abc
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gtddp_jax.implicit.base_method import BaseMethod
+from gtddp_jax.implicit.linearised import Linearised
+from gtddp_jax.implicit.solve import Bounds
+
+Tree = Any
+State = Any
+
+
+class Prediction(NamedTuple):
+    """What a weight model knew when it chose the weights. Scalars, float32 unless said.
+
+    Attributes:
+        correlation: of the predicted influence n with the whole network's, at the last
+            calibration; 1 for models that use the whole network.
+        kappa: ratio of the whole network's influence to the predicting set's; 1 likewise.
+        kappa_drift: the same for the drift s0.
+        fraction: share of the network's multiply-adds in the predicting set.
+        trust: factor in [0, 1] by which the model moved its weights from 1.
+        radius: bound on the shift of the outputs, in output units; 0 where the model has none.
+    """
+
+    correlation: jax.Array
+    kappa: jax.Array
+    kappa_drift: jax.Array
+    fraction: jax.Array
+    trust: jax.Array
+    radius: jax.Array
+
+
+def whole_network() -> Prediction:
+    """The prediction of a model that uses every player."""
+    one, zero = jnp.ones((), jnp.float32), jnp.zeros((), jnp.float32)
+    return Prediction(one, one, one, one, one, zero)
+
+
+class Context(NamedTuple):
+    """What a step gives to a weight model.
+
+    Attributes:
+        model: the linearised network.
+        base: the base method.
+        bounds: smallest and largest weight, or None.
+        step: number of steps so far, int32.
+        loss: outputs -> [B].
+        order: traces the network: for each leaf of the parameters, when it acts and its cost.
+    """
+
+    model: Linearised
+    base: BaseMethod
+    bounds: Bounds
+    step: jax.Array
+    loss: Callable[[Any], jax.Array]
+    order: Callable[[], Any]
+
+
+class WeightModel(abc.ABC):
+    """Immutable options; makes the weights of one step."""
+
+    def init(self, params: Tree) -> State:
+        """State carried between steps; none by default."""
+        del params
+        return ()
+
+    def prediction(self) -> Prediction:
+        """The report before the first step."""
+        return whole_network()
+
+    @abc.abstractmethod
+    def weights(self, context: Context, state: State) -> tuple[jax.Array, State, Prediction]:
+        """The weights w [B] of this step, the next state and the report."""

@@ -1,0 +1,62 @@
+"""Wrong command lines: one clear line on stderr, exit code 2, nothing written."""
+
+from pathlib import Path
+
+import pytest
+
+from gtddp_cli.main import main
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Expected one of {train}"),
+        (["learn"], "Unrecognized options: learn"),
+        (["train", "--optim", "adam"], "Unrecognized options: --optim"),
+        (["train", "--optimizer", "adagrad"], "invalid choice 'adagrad' for argument"),
+        (["train", "--dataset", "mnist"], "invalid choice 'mnist' for argument"),
+        (["train", "--rollout", "cubic"], "invalid choice 'cubic' for argument"),
+        (["train", "--terminal", "plane"], "invalid choice 'plane' for argument"),
+        (["train", "--learning-rate", "fast"], "Error parsing --learning-rate"),
+        (["train", "--learning-rate", "-0.1"], "learning_rate must be positive"),
+        (["train", "--max-shift", "-1"], "max_shift must be positive"),
+        (["train", "--epochs", "0"], "epochs must be at least 1, got 0"),
+        (["train", "--batch-size", "0"], "batch_size must be at least 1, got 0"),
+        (["train", "--batch-size", "1438"], "batch_size must be at most 1437"),
+        (["train", "--seeds"], "seeds must be one or more"),
+    ],
+)
+def test_wrong_values(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("gtddp: ")
+    assert message in output.err
+    assert output.err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert main(["train", "--out", str(tmp_path / "file" / "runs")]) == 2
+    output = capsys.readouterr()
+    assert output.err.startswith("gtddp: cannot write to ")
+    assert output.err.count("\n") == 1
+
+
+def test_missing_packages_are_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("gtddp_cli.main.EXTRA_MODULES", ("rich", "no_such_module"))
+    assert main(["train"]) == 2
+    expected = "gtddp: no_such_module not found. Run: pip install 'gtddp-jax[train]'\n"
+    assert capsys.readouterr().err == expected

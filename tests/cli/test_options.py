@@ -1,0 +1,83 @@
+"""The command line's own copy of names, its help, and how tyro's errors become one line."""
+
+from typing import Any, get_args
+
+import pytest
+
+from gtddp_cli import options
+from gtddp_cli.options import Train
+from gtddp_cli.parse import one_line, parse
+from gtddp_jax.training import data, methods
+from tests.conftest import RunPython
+
+BOX = """\
+╭─ Value error ──────────────────────╮
+│ Error parsing --rate: not a number │
+│ at all.                            │
+│                                    │
+│ Got errors:                        │
+│ ────────────────────────────────── │
+│ For full helptext, see x --help    │
+╰────────────────────────────────────╯
+"""
+
+PLAIN_BOX = """\
+ Value error
+ ------------------------------------
+  Error parsing --rate: not a number
+  at all.
+  -----------------------------------
+  For full helptext, see x --help
+"""
+
+
+@pytest.mark.parametrize(
+    ("names", "table"),
+    [
+        (options.DatasetName, data.DATASETS),
+        (options.OptimizerName, methods.OPTIMIZERS),
+        (options.RolloutName, methods.ROLLOUTS),
+        (options.TerminalName, methods.TERMINALS),
+    ],
+)
+def test_names_are_those_of_the_library(names: Any, table: Any) -> None:
+    assert get_args(names) == tuple(table)
+
+
+def test_defaults() -> None:
+    assert parse(["train"]) == Train()
+
+
+def test_everything_can_be_said() -> None:
+    line = "train --optimizer sgd --base-only --learning-rate 0.1 --epochs 3 --seeds 1 2"
+    expected = Train(optimizer="sgd", base_only=True, learning_rate=0.1, epochs=3, seeds=(1, 2))
+    assert parse(line.split()) == expected
+
+
+@pytest.mark.parametrize("box", [BOX, PLAIN_BOX])
+def test_a_box_becomes_its_sentence(box: str) -> None:
+    assert one_line(box) == "Error parsing --rate: not a number at all."
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"]])
+def test_help_comes_without_jax(run_python: RunPython, arguments: list[str]) -> None:
+    code = (
+        "import sys\n"
+        "from gtddp_cli.main import main\n"
+        "try:\n"
+        f"    main({arguments!r})\n"
+        "except SystemExit as exit:\n"
+        "    print('exit code', exit.code)\n"
+        "heavy = {'jax', 'flax', 'optax', 'sklearn', 'matplotlib', 'numpy'}\n"
+        "print('imported', sorted(heavy & set(sys.modules)))\n"
+    )
+    result = run_python("-c", code, timeout=20)
+    assert result.returncode == 0, result.stderr
+    assert "usage: gtddp" in result.stdout
+    assert result.stdout.endswith("exit code 0\nimported []\n")
+
+
+def test_the_module_is_the_command(run_python: RunPython) -> None:
+    result = run_python("-m", "gtddp_jax", "train", "--help", timeout=60)
+    assert result.returncode == 0
+    assert "usage: gtddp train" in result.stdout

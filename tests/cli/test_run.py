@@ -1,0 +1,82 @@
+"""Whole runs of ``gtddp train``."""
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gtddp_cli.main import main
+from tests.conftest import child_environment
+
+WATCHDOG_S = 240
+
+
+def _only_folder(out: Path) -> Path:
+    (folder,) = out.iterdir()
+    return folder
+
+
+def test_one_epoch_leaves_everything_behind(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "--epochs", "1", "--batch-size", "32", "--out", str(tmp_path)]) == 0
+    folder = _only_folder(tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("Adam and GT-DDP-Adam on digits")
+    assert [line.split()[0] for line in lines[1:3]] == ["Adam", "GT-DDP-Adam"]
+    assert "validation %" in "\n".join(lines[3:])
+    assert lines[-1] == f"Results in {folder}"
+    assert sorted(file.name for file in folder.iterdir()) == ["curves.png", "results.json"]
+    assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+    read = json.loads((folder / "results.json").read_text())
+    assert read["status"] == "finished"
+    assert set(read["compile_seconds"]) == {"adam", "gtddp-adam"}
+    base, game = read["epochs"]
+    assert (base["method"], game["method"]) == ("adam", "gtddp-adam")
+    assert base["report"] == {}
+    assert game["report"]["weight_mean"] > 0
+    assert min(base["validation_accuracy"], game["validation_accuracy"]) > 0.5
+
+
+@pytest.fixture
+def endless_run(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A run with far more epochs than anyone waits for; gone after the test, whatever happens."""
+    options = ["--optimizer", "sgd", "--base-only", "--epochs", "1000000", "--batch-size", "128"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gtddp_jax", "train", *options, "--out", str(tmp_path)],
+        env=child_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    watchdog = threading.Timer(WATCHDOG_S, process.kill)
+    watchdog.start()
+    try:
+        yield process
+    finally:
+        watchdog.cancel()
+        process.kill()
+        process.communicate()
+
+
+def test_ctrl_c_keeps_the_epochs_so_far(tmp_path: Path, endless_run: subprocess.Popen[str]) -> None:
+    assert endless_run.stdout is not None
+    for line in endless_run.stdout:
+        if "epoch 2/" in line:
+            break
+    endless_run.send_signal(signal.SIGINT)
+    rest, complaint = endless_run.communicate(timeout=60)
+    assert endless_run.returncode == 130
+    assert complaint.strip() == "Stopping after the running epoch. Ctrl-C again stops at once."
+    folder = _only_folder(tmp_path)
+    assert rest.splitlines()[-1] == f"Results in {folder}"
+    assert sorted(file.name for file in folder.iterdir()) == ["curves.png", "results.json"]
+    read = json.loads((folder / "results.json").read_text())
+    assert read["status"] == "interrupted"
+    assert [epoch["epoch"] for epoch in read["epochs"]] == list(range(1, len(read["epochs"]) + 1))
+    assert len(read["epochs"]) >= 2

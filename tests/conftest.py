@@ -1,0 +1,56 @@
+"""What all tests share.
+
+Precision is a matter of each folder: exactness is shown in float64, training in float32 as users
+have it. Nothing here touches jax, so that neither choice leaks into the other or into children.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Protocol
+
+import pytest
+
+
+class RunPython(Protocol):
+    def __call__(
+        self, *arguments: str, devices: int = 1, timeout: float = 120
+    ) -> subprocess.CompletedProcess[str]: ...
+
+
+def child_environment(devices: int = 1) -> Mapping[str, str]:
+    """The environment of a child process with ``devices`` virtual CPU devices.
+
+    NPROC sizes XLA's thread pool. With fewer threads than twice the devices, a collective can wait
+    for a device that has no thread to run on, until XLA aborts the process.
+    """
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("JAX_", "XLA_", "PYTEST_"))
+    }
+    return kept | {
+        "JAX_PLATFORMS": "cpu",
+        "NPROC": str(max(2 * devices, os.cpu_count() or 1)),
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+    }
+
+
+@pytest.fixture
+def run_python() -> RunPython:
+    """Runs ``python *arguments`` in a process of its own; it is killed at the timeout (seconds)."""
+
+    def run(
+        *arguments: str, devices: int = 1, timeout: float = 120
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *arguments],
+            env=child_environment(devices),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    return run

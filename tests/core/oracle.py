@@ -1,0 +1,160 @@
+"""The library against the dense definition (DESIGN §2, §4), step by step."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+import gtddp_jax as gt
+from tests.core import zoo
+from tests.core.methods import Facts, Memory, Method, Vector
+
+Tree = Any
+
+FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+"""Compiler options for functions that are compiled once and run a few times."""
+
+
+class Game(NamedTuple):
+    """What a comparison is about.
+
+    Attributes:
+        loss: a loss of `zoo.LOSSES`.
+        method: the base method.
+        terminal: "gradient", "projected" or "line".
+        rollout: "linear" or "nonlinear" ("line" has a dense reference for "linear" only).
+        max_shift: of the line terminal.
+        decay: the running cost is `decay / 2 |u|^2`.
+    """
+
+    loss: str
+    method: Method
+    terminal: str = "projected"
+    rollout: str = "linear"
+    max_shift: float | None = None
+    decay: float = 0.0
+
+
+def owned(params: Tree, stage: gt.Stage) -> Facts:
+    """The facts of one stage, in the order in which the reference flattens it."""
+    own = {name: params[name] for name in stage.players}
+    labels = {
+        name: jax.tree.map(lambda p, i=i: np.full(p.shape, i), own[name])
+        for i, name in enumerate(sorted(own))
+    }
+    owner = np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(labels)])
+    return Facts(ravel_pytree(own)[0], owner)
+
+
+def dense_step(
+    p: zoo.Problem, game: Game, params: Tree, memories: list[Memory]
+) -> tuple[Tree, list[Memory]]:
+    """One step of the dense reference and the memories after it."""
+    opens: dict[int, Vector] = {}
+    closed: dict[int, Vector] = {}
+    method, loss = game.method, zoo.LOSSES[game.loss]
+
+    def gains(t: int, q: Vector, own: Any = None) -> gt.reference.Gains:
+        facts = owned(params, p.net.stages[t])
+        k, diagonal = method.gains(q, memories[t], facts)
+        opens[t] = closed[t] = q
+
+        def respond(after: Vector) -> Vector:
+            closed[t] = after
+            if method.respond is not None:
+                return method.respond(after, memories[t], facts)
+            return k - diagonal * (after - q)
+
+        return gt.reference.Gains(k, jnp.diag(diagonal), respond)
+
+    running = jax.tree.map(lambda u: game.decay * u, params)
+    if game.terminal == "line":
+        assert game.rollout == "linear"
+        steps = gt.reference.line_step(
+            p.net.stages, params, p.x, loss, p.y, gains, max_shift=game.max_shift, running=running
+        )
+    else:
+        steps = gt.reference.ddp_step(
+            p.net.stages,
+            params,
+            p.x,
+            lambda outputs: loss(outputs, p.y),
+            gt.reference.HESSIANS[game.terminal],
+            gains,
+            running=running,
+            rollout=game.rollout,
+        ).steps
+    after = [method.after(opens[t], closed[t], memory) for t, memory in enumerate(memories)]
+    return steps, after
+
+
+def optimizer(p: zoo.Problem, game: Game) -> Any:
+    """The same game by the library."""
+    options = {"max_shift": game.max_shift} if game.terminal == "line" else {}
+    return gt.gtddp(
+        p.net,
+        zoo.LOSSES[game.loss],
+        game.method.curvature,
+        terminal=gt.terminal.TERMINALS[game.terminal](**options),
+        rollout=game.rollout,
+    )
+
+
+def relative_error(got: Tree, want: Tree) -> float:
+    """The largest relative error of any player's raveled update."""
+    assert got.keys() == want.keys()
+    errors = []
+    for name in want:
+        a, b = (np.asarray(ravel_pytree(tree[name])[0]) for tree in (got, want))
+        assert a.shape == b.shape and np.linalg.norm(b) > 0, name
+        errors.append(np.linalg.norm(a - b) / np.linalg.norm(b))
+    return max(errors)
+
+
+def compare(
+    p: zoo.Problem, games: Mapping[str, Game], *, steps: int = 1, spread: float = 0.05
+) -> None:
+    """Asserts that the library and the dense reference agree to 1e-9 for some steps.
+
+    The weights of the samples must differ by `spread` in every step, and the feedback must change
+    the open gain somewhere: else the comparison would not tell the game from plain descent. All
+    games are compiled together, which lets them share their forward and backward passes.
+    """
+    tables = {label: optimizer(p, game) for label, game in games.items()}
+    tuples = {label: (p.params, tx.init(p.params)) for label, tx in tables.items()}
+    memories = {
+        label: [game.method.start(owned(p.params, stage).u.size) for stage in p.net.stages]
+        for label, game in games.items()
+    }
+
+    @functools.partial(jax.jit, compiler_options=FAST)
+    def library(now: dict[str, tuple[Tree, Any]]) -> dict[str, tuple[Tree, Any]]:
+        def one(tx: Any, game: Game, params: Tree, state: Any) -> tuple[Tree, Any]:
+            running = jax.tree.map(lambda u: game.decay * u, params)
+            return tx.update(running, state, params, batch=(p.x, p.y))
+
+        return {label: one(tables[label], games[label], *now[label]) for label in games}
+
+    @functools.partial(jax.jit, compiler_options=FAST)
+    def dense(params: dict[str, Tree], memories: dict[str, list[Memory]]) -> dict[str, Any]:
+        return {
+            label: dense_step(p, games[label], params[label], memories[label]) for label in games
+        }
+
+    for _ in range(steps):
+        params = {label: now[0] for label, now in tuples.items()}
+        ours, theirs = library(tuples), dense(params, memories)
+        for label, (got, state) in ours.items():
+            want, memories[label] = theirs[label]
+            report = state.report
+            assert not report.skipped
+            figures = f"{label}: weights {report.weight_min:.3f} to {report.weight_max:.3f}"
+            error = relative_error(got, want)
+            assert error < 1e-9, f"{figures}, relative error {error:.1e}"
+            assert report.weight_max - report.weight_min > spread, figures
+            assert report.feedback_ratio.max() > 1e-3, figures
+            tuples[label] = (jax.tree.map(jnp.add, params[label], got), state)

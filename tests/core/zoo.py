@@ -1,0 +1,318 @@
+"""Tiny networks and losses by name: the tables that the tests of the engine run through."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import gtddp_jax as gt
+
+Tree = Any
+
+
+class Gate(nn.Module):
+    """A module of no known kind that reads one of its parameters twice."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = self.param("scale", nn.initializers.normal(1.0), (x.shape[-1],))
+        bend = self.param("bend", nn.initializers.ones, ())
+        scale = scale.reshape((1,) * (x.ndim - 1) + scale.shape)
+        return scale * x + jnp.tanh(bend * scale * jnp.square(x))
+
+
+def flatten(x: jax.Array) -> jax.Array:
+    return x.reshape(x.shape[0], -1)
+
+
+def pool(x: jax.Array) -> jax.Array:
+    return x.mean(range(1, x.ndim - 1))
+
+
+def conv(features: int, size: int | tuple[int, ...] = (3, 3), **options: Any) -> nn.Conv:
+    return nn.Conv(features, (size,) if isinstance(size, int) else size, **options)
+
+
+class Spec(NamedTuple):
+    """A network.
+
+    Attributes:
+        layers: makes its layers.
+        shape: of one input.
+        rate: of gradient descent, for weights that differ much while rho stays below 1.
+    """
+
+    layers: Callable[[], list[Any]]
+    shape: tuple[int, ...] = (4,)
+    rate: float = 0.3
+
+
+def _placed(at: int) -> Spec:
+    def layers() -> list[Any]:
+        body = [nn.Dense(5), jnp.tanh, nn.Dense(4), jnp.tanh, nn.Dense(4)]
+        return [nn.Dense(3), jnp.tanh, gt.Residual(body, nn.Dense(4), at=at), jnp.tanh, nn.Dense(3)]
+
+    return Spec(layers)
+
+
+def _placed_long(at: int) -> Spec:
+    def layers() -> list[Any]:
+        body = [nn.Dense(5), jnp.tanh, nn.Dense(4), jnp.tanh, nn.Dense(4)]
+        shortcut = [jnp.tanh, nn.Dense(2), jnp.tanh, nn.Dense(4)]
+        return [nn.Dense(3), jnp.tanh, gt.Residual(body, shortcut, at=at), jnp.tanh, nn.Dense(3)]
+
+    return Spec(layers)
+
+
+def _block(*, width: int = 4, before: bool = False) -> gt.Residual:
+    head = [jnp.tanh] if before else []
+    return gt.Residual([*head, nn.Dense(width), jnp.tanh, nn.Dense(width)])
+
+
+FLAT: dict[str, Spec] = {
+    "small": Spec(
+        lambda: [
+            nn.Dense(3),
+            jnp.tanh,
+            gt.Residual([nn.Dense(3), jnp.tanh], nn.Dense(3)),
+            nn.Dense(2),
+        ]
+    ),
+    "feedforward": Spec(
+        lambda: [
+            nn.Dense(4),
+            jnp.tanh,
+            nn.Dense(5),
+            nn.softplus,
+            nn.Dense(4),
+            jnp.tanh,
+            nn.Dense(3),
+        ]
+    ),
+    "no_bias": Spec(lambda: [nn.Dense(4, use_bias=False), jnp.tanh, nn.Dense(3, use_bias=False)]),
+    "identity": Spec(lambda: [nn.Dense(4), jnp.tanh, _block(), jnp.tanh, nn.Dense(3)]),
+    "identity_at_input": Spec(lambda: [_block(), jnp.tanh, nn.Dense(3)]),
+    "shortcut_at_0": _placed(0),
+    "shortcut_at_1": _placed(1),
+    "shortcut_at_2": _placed(2),
+    "shortcut_at_input": Spec(
+        lambda: [
+            gt.Residual([nn.Dense(5), jnp.tanh, nn.Dense(4)], nn.Dense(4), at=1),
+            jnp.tanh,
+            nn.Dense(3),
+        ]
+    ),
+    "long_shortcut_at_0": _placed_long(0),
+    "long_shortcut_at_1": _placed_long(1),
+    "function_on_shortcut": Spec(
+        lambda: [
+            nn.Dense(4),
+            gt.Residual([nn.Dense(4), jnp.tanh, nn.Dense(4)], jnp.tanh, at=1),
+            nn.Dense(3),
+        ],
+        rate=0.1,
+    ),
+    "block_on_shortcut": Spec(
+        lambda: [
+            nn.Dense(4),
+            jnp.tanh,
+            gt.Residual([nn.Dense(4), jnp.tanh, nn.Dense(4)], [_block(), jnp.tanh]),
+            nn.Dense(3),
+        ],
+        rate=0.1,
+    ),
+    "chained": Spec(
+        lambda: [nn.Dense(4), jnp.tanh, _block(), jnp.tanh, _block(), jnp.tanh, nn.Dense(3)]
+    ),
+    "nested": Spec(
+        lambda: [
+            nn.Dense(4),
+            jnp.tanh,
+            gt.Residual(
+                [nn.Dense(4), jnp.tanh, _block(), jnp.tanh, nn.Dense(4)], nn.Dense(4), at=2
+            ),
+            nn.Dense(3),
+        ],
+        rate=0.1,
+    ),
+    "nested_at_both_ends": Spec(
+        lambda: [
+            nn.Dense(4),
+            jnp.tanh,
+            gt.Residual([gt.Residual([gt.Residual([nn.Dense(4), jnp.tanh]), nn.Dense(4)])]),
+            nn.Dense(3),
+        ],
+        rate=0.03,
+    ),
+    "cooperative": Spec(
+        lambda: [
+            nn.Dense(4),
+            jnp.tanh,
+            gt.Cooperative([nn.Dense(4), nn.Dense(4, use_bias=False)]),
+            jnp.tanh,
+            nn.Dense(3),
+        ]
+    ),
+    "cooperative_of_three": Spec(
+        lambda: [
+            gt.Cooperative([nn.Dense(4), nn.Dense(4), Gate()]),
+            jnp.tanh,
+            gt.Residual([gt.Cooperative([nn.Dense(4), nn.Dense(4), nn.Dense(4)])]),
+            nn.Dense(3),
+        ],
+        rate=0.1,
+    ),
+    "preactivation": Spec(
+        lambda: [nn.Dense(4), _block(before=True), _block(before=True), jnp.tanh, nn.Dense(3)]
+    ),
+    "norms": Spec(
+        lambda: [
+            nn.Dense(4),
+            nn.LayerNorm(),
+            gt.Residual([nn.LayerNorm(), jnp.tanh, nn.Dense(4)]),
+            nn.Dense(3),
+        ],
+        rate=0.1,
+    ),
+    "custom_module": Spec(
+        lambda: [nn.Dense(4), gt.Residual([Gate(), nn.Dense(4)]), Gate(), nn.Dense(3)],
+        rate=0.1,
+    ),
+}
+"""Networks on inputs [B, 4]."""
+
+SHAPED: dict[str, Spec] = {
+    "conv": Spec(
+        lambda: [
+            conv(3),
+            jnp.tanh,
+            gt.Residual([conv(3), jnp.tanh, conv(3)]),
+            jnp.tanh,
+            flatten,
+            nn.Dense(3),
+        ],
+        (4, 4, 2),
+        rate=0.05,
+    ),
+    "conv_strided": Spec(
+        lambda: [
+            gt.Residual(
+                [conv(3, strides=2), jnp.tanh, conv(4)], conv(4, (1, 1), strides=(2, 2)), at=1
+            ),
+            jnp.tanh,
+            conv(4, (2, 2), padding="VALID"),
+            pool,
+            nn.Dense(3),
+        ],
+        (4, 4, 2),
+        rate=0.2,
+    ),
+    "conv_grouped": Spec(
+        lambda: [
+            conv(4, (3, 2), padding=((1, 2), (0, 1)), use_bias=False),
+            jnp.tanh,
+            conv(2, (2, 2), kernel_dilation=2, padding="VALID", feature_group_count=2),
+            pool,
+            nn.Dense(3),
+        ],
+        (4, 4, 2),
+    ),
+    "conv_1d": Spec(
+        lambda: [
+            conv(3, 3),
+            jnp.tanh,
+            gt.Residual([conv(3, 3, strides=1), jnp.tanh, conv(3, 2)]),
+            pool,
+            nn.Dense(3),
+        ],
+        (5, 2),
+    ),
+    "tokens": Spec(
+        lambda: [nn.Dense(4), jnp.tanh, gt.Residual([nn.Dense(4), jnp.tanh]), pool, nn.Dense(3)],
+        (3, 2),
+    ),
+    "tokens_out": Spec(
+        lambda: [nn.Dense(4), jnp.tanh, gt.Residual([nn.Dense(4), jnp.tanh]), nn.Dense(3)], (2, 2)
+    ),
+}
+"""Networks on inputs with positions; `tokens_out` has outputs [B, 2, 3]."""
+
+NETS: dict[str, Spec] = FLAT | SHAPED
+
+
+def _residual_loss(f: Callable[[jax.Array], jax.Array]) -> Callable[..., jax.Array]:
+    return lambda outputs, y: f(outputs - y).sum(range(1, outputs.ndim))
+
+
+LOSSES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
+    "squared": _residual_loss(lambda r: 0.5 * jnp.square(r)),
+    "softmax": lambda outputs, y: optax.softmax_cross_entropy(outputs, nn.softmax(3 * y)),
+    "logistic": lambda o, y: optax.sigmoid_binary_cross_entropy(o, nn.sigmoid(y)).sum(-1),
+    "pseudo_huber": _residual_loss(lambda r: jnp.sqrt(1 + jnp.square(2 * r)) - 1),
+    "welsch": _residual_loss(lambda r: 1 - jnp.exp(-0.5 * jnp.square(r))),
+}
+"""Losses of outputs and real targets of one shape, [B] each; `welsch` is not convex."""
+
+
+class Problem(NamedTuple):
+    """A network with float64 parameters and one batch."""
+
+    net: gt.Network
+    params: Tree
+    x: jax.Array
+    y: jax.Array
+
+
+def cast(tree: Tree, dtype: Any) -> Tree:
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
+
+
+def shapes(net: gt.Network, x: jax.Array) -> Tree:
+    """The shapes of the parameters, without the probing (and its compilations) of `net.init`."""
+
+    def build(x: jax.Array) -> Tree:
+        params, values = {}, {net.stages[0].inputs[0]: x}
+        for stage in net.stages:
+            for act in stage.acts:
+                values = _run_until(stage, act, params, values)
+                variables = act.module.init(jax.random.key(0), values[act.source])
+                params[act.name] = variables["params"]
+            values = _run_until(stage, None, params, values)
+        return params
+
+    return jax.eval_shape(build, x)
+
+
+def _run_until(stage: gt.Stage, stop: Any, params: Tree, values: dict[int, jax.Array]) -> dict:
+    values = dict(values)
+    for op in stage.ops:
+        if op is stop:
+            break
+        values[op.target] = op(params, *(values[v] for v in op.sources))
+    return values
+
+
+def make(spec: Spec, *, batch: int = 2, seed: int = 0, dtype: Any = jnp.float64) -> Problem:
+    """A problem with random parameters (biases too), inputs and real targets."""
+    net = gt.Network(spec.layers())
+    rng = np.random.default_rng(seed)
+
+    def draw(shape: tuple[int, ...], scale: float = 1.0) -> jax.Array:
+        return jnp.asarray(scale * rng.normal(size=shape), dtype)
+
+    def weights(shape: jax.ShapeDtypeStruct) -> jax.Array:
+        matrix = len(shape.shape) > 1
+        return draw(shape.shape, np.prod(shape.shape[:-1]) ** -0.5 if matrix else 0.5)
+
+    x = draw((batch, *spec.shape))
+    params = jax.tree.map(weights, shapes(net, x))
+    return Problem(net, params, x, draw(jax.eval_shape(net.apply, params, x).shape))
+
+
+def problem(name: str, **options: Any) -> Problem:
+    """`make` for a network of `NETS`."""
+    return make(NETS[name], **options)

@@ -1,0 +1,81 @@
+"""A problem small enough to compile in a second."""
+
+from collections.abc import Iterator
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+
+import gtddp_jax as gt
+from gtddp_jax.training.data import Dataset
+from gtddp_jax.training.experiment import EpochRecord, Experiment
+from gtddp_jax.training.methods import Settings
+from gtddp_jax.training.networks import flatten
+
+
+@pytest.fixture(autouse=True)
+def hostile() -> Iterator[None]:
+    with jax.numpy_rank_promotion("raise"):
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset() -> Dataset:
+    """Three classes of 2x2 images, told apart by their brightest pixel."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(50, dtype=np.int32) % 3
+    images = rng.uniform(0, 0.4, size=(50, 4)).astype(np.float32)
+    images[np.arange(50), labels] += 0.6
+    images = images.reshape(50, 2, 2, 1)
+    return Dataset("tiny", images[:38], labels[:38], images[38:], labels[38:], classes=3)
+
+
+@pytest.fixture(scope="session")
+def tiny_net() -> gt.Network:
+    return gt.Network(
+        [flatten, nn.Dense(4), nn.tanh, gt.Residual([nn.Dense(4), nn.tanh]), nn.Dense(3)]
+    )
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return Settings(learning_rate=0.01, rollout="linear", terminal="line", max_shift=1.0)
+
+
+@pytest.fixture
+def experiment(settings: Settings) -> Experiment:
+    return Experiment(
+        dataset="digits",
+        network="residual-conv",
+        optimizer="adam",
+        games=("none", "gtddp"),
+        settings=settings,
+        epochs=2,
+        batch_size=8,
+        seeds=(3, 5),
+    )
+
+
+@pytest.fixture
+def records() -> list[EpochRecord]:
+    """Two methods, two seeds, two epochs; the last run lacks its last epoch."""
+    rows = [
+        EpochRecord(
+            method=method,
+            seed=seed,
+            epoch=epoch,
+            train_loss=1.0 / epoch,
+            average_loss=2.0 / epoch,
+            validation_loss=1.5,
+            validation_accuracy=0.9 + 0.01 * seed,
+            seconds=0.5,
+            report={"skipped_steps": 0.0, "stage_weight_std": [0.1, 0.2]}
+            if method != "adam"
+            else {},
+        )
+        for seed in (3, 5)
+        for method in ("adam", "gtddp-adam")
+        for epoch in (1, 2)
+    ]
+    return rows[:-1]

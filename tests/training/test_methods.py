@@ -1,0 +1,94 @@
+"""The table of methods: every entry trains."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gtddp_jax as gt
+from gtddp_jax.training.data import Dataset
+from gtddp_jax.training.experiment import Trainer
+from gtddp_jax.training.methods import (
+    GAMES,
+    OPTIMIZERS,
+    ROLLOUTS,
+    TERMINALS,
+    Settings,
+    method,
+)
+
+
+@pytest.mark.parametrize("game", GAMES)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_every_method_learns(
+    tiny_net: gt.Network, tiny_dataset: Dataset, settings: Settings, optimizer: str, game: str
+) -> None:
+    trainer = Trainer(method(optimizer, game), tiny_net, tiny_dataset, settings, batch_size=4)
+    records = list(trainer.run(seed=0, epochs=12))
+    losses = [record.train_loss for record in records]
+    assert np.isfinite(losses).all()
+    assert losses[-1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize("terminal", TERMINALS)
+@pytest.mark.parametrize("rollout", ROLLOUTS)
+def test_every_setting_of_the_game_is_taken(
+    tiny_net: gt.Network, tiny_dataset: Dataset, settings: Settings, terminal: str, rollout: str
+) -> None:
+    chosen = replace(settings, terminal=terminal, rollout=rollout)
+    trainer = Trainer(method("sgd", "gtddp"), tiny_net, tiny_dataset, chosen, batch_size=4)
+    (record,) = trainer.run(seed=0, epochs=1)
+    assert np.isfinite(record.train_loss)
+    assert record.report["actual_change_known"] == (rollout == "nonlinear")
+
+
+def test_the_shift_may_be_unlimited(
+    tiny_net: gt.Network, tiny_dataset: Dataset, settings: Settings
+) -> None:
+    chosen = replace(settings, max_shift=float("inf"))
+    trainer = Trainer(method("sgd", "gtddp"), tiny_net, tiny_dataset, chosen, batch_size=4)
+    (record,) = trainer.run(seed=0, epochs=1)
+    assert record.report["skipped_steps"] == 0
+
+
+def test_a_game_differs_from_its_base(
+    tiny_net: gt.Network, tiny_dataset: Dataset, settings: Settings
+) -> None:
+    base, game = (
+        Trainer(method("adam", name), tiny_net, tiny_dataset, settings, batch_size=4)
+        for name in ("none", "gtddp")
+    )
+    (plain,), (feedback,) = base.run(seed=0, epochs=1), game.run(seed=0, epochs=1)
+    assert plain.train_loss != feedback.train_loss
+    np.testing.assert_allclose(plain.train_loss, feedback.train_loss, rtol=0.2)
+
+
+def test_names_and_labels() -> None:
+    assert method("rmsprop", "none").name == "rmsprop"
+    assert method("rmsprop", "gtddp").name == "gtddp-rmsprop"
+    assert method("rmsprop", "gtddp").label == "GT-DDP-RMSprop"
+
+
+def test_unknown_names_list_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"Invalid optimizer: 'x'\. Supported: sgd, rmsprop, adam"):
+        method("x", "none")
+    with pytest.raises(ValueError, match=r"Invalid game: 'x'\. Supported: none, gtddp"):
+        method("adam", "x")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"learning_rate": 0.0}, "learning_rate must be positive"),
+        ({"learning_rate": float("nan")}, "learning_rate must be positive"),
+        ({"max_shift": 0.0}, "max_shift must be positive"),
+        ({"rollout": "x"}, r"Invalid rollout: 'x'\. Supported: linear, nonlinear"),
+        ({"terminal": "x"}, r"Invalid terminal: 'x'\. Supported: line, projected, gradient"),
+    ],
+)
+def test_settings_check_themselves(
+    settings: Settings, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(settings, **change)

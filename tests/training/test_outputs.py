@@ -1,0 +1,83 @@
+"""Summary, JSON and picture of a comparison."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gtddp_jax.training import results
+from gtddp_jax.training.experiment import EpochRecord, Experiment
+from gtddp_jax.training.plots import plot
+from gtddp_jax.training.summary import summarise
+
+LABELS = {"adam": "Adam", "gtddp-adam": "GT-DDP-Adam"}
+
+
+def test_a_summary_holds_means_over_seeds(records: list[EpochRecord]) -> None:
+    base, game = summarise(records)
+    assert (base.method, base.seeds, base.epochs) == ("adam", 2, 2)
+    np.testing.assert_allclose(base.final_loss, 0.5)
+    np.testing.assert_allclose(base.average_loss, 1.5)
+    np.testing.assert_allclose(base.validation_accuracy, 0.94)
+    assert base.validation_error is not None
+    np.testing.assert_allclose(base.validation_error, 0.01)
+    np.testing.assert_allclose(base.seconds, 1.0)
+    assert (game.method, game.epochs) == ("gtddp-adam", 1)  # the shortest run
+
+
+def test_one_seed_has_no_standard_error(records: list[EpochRecord]) -> None:
+    assert summarise(records[:1])[0].validation_error is None
+
+
+def test_a_summary_counts_skipped_steps(records: list[EpochRecord]) -> None:
+    skipping = [replace(r, report={"skipped_steps": 2.0}) for r in records]
+    assert [summary.skipped_steps for summary in summarise(skipping)] == [4, 4]
+
+
+def test_results_are_read_back(
+    tmp_path: Path, experiment: Experiment, records: list[EpochRecord]
+) -> None:
+    path = tmp_path / "results.json"
+    results.write(path, results.document(experiment, records, {"adam": 1.0}, "running"))
+    read = json.loads(path.read_text())
+    assert read["status"] == "running"
+    assert read["experiment"]["settings"]["learning_rate"] == 0.01
+    assert read["environment"]["jax"]
+    assert [EpochRecord(**epoch) for epoch in read["epochs"]] == records
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_numbers_that_are_not_finite_leave_the_json_valid(
+    tmp_path: Path, experiment: Experiment, records: list[EpochRecord]
+) -> None:
+    path = tmp_path / "results.json"
+    broken = replace(records[0], train_loss=float("nan"), report={"ratio": [float("inf")]})
+    results.write(path, results.document(experiment, [broken], {}, "finished"))
+    epoch = json.loads(path.read_text(), parse_constant=pytest.fail)["epochs"][0]
+    assert np.isnan(float(epoch["train_loss"]))
+    assert float(epoch["report"]["ratio"][0]) == float("inf")
+
+
+def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    results.write(path, {"epochs": 1})
+    with pytest.raises(TypeError):
+        results.write(path, {"epochs": object()})
+    assert json.loads(path.read_text()) == {"epochs": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_unknown_status_is_refused(experiment: Experiment) -> None:
+    with pytest.raises(ValueError, match=r"Invalid status: 'x'\. Supported: running, finished"):
+        results.document(experiment, [], {}, "x")
+
+
+@pytest.mark.parametrize("count", [0, 1, 7])
+def test_curves_are_drawn_for_any_number_of_epochs(
+    tmp_path: Path, records: list[EpochRecord], count: int
+) -> None:
+    path = tmp_path / "curves.png"
+    plot(path, "title", LABELS, records[:count])
+    assert path.read_bytes().startswith(b"\x89PNG")
