@@ -12,15 +12,17 @@ import tyro
 
 DatasetName = Literal["digits"]
 OptimizerName = Literal["sgd", "rmsprop", "adam"]
+GameName = Literal["sequential", "implicit"]
+WeightsName = Literal["tail", "product", "trial", "newton"]
 RolloutName = Literal["linear", "nonlinear"]
 TerminalName = Literal["line", "projected", "gradient"]
 
 
 @dataclass(frozen=True)
 class Train:
-    """Train a small residual network with a base optimizer and with its GT-DDP form, side by side.
+    """Train a small residual network with a base optimizer and with its GT-DDP forms, side by side.
 
-    Both start from the same parameters and see the same batches. A table closes the run; curves
+    All start from the same parameters and see the same batches. A table closes the run; curves
     (PNG) and every epoch's scores (JSON) are in a new folder, which the last line names.
     Ctrl-C stops after the running epoch and keeps what there is.
     """
@@ -31,6 +33,11 @@ class Train:
     optimizer: OptimizerName = "adam"
     """Base optimizer, in optax's form (SGD with momentum 0.9)."""
 
+    game: Annotated[tuple[GameName, ...], tyro.conf.arg(metavar="{sequential,implicit} [...]")] = (
+        "sequential",
+    )
+    """How layers act together: one after the other, all at once, or a run of each."""
+
     base_only: bool = False
     """Train with the base optimizer alone."""
 
@@ -38,25 +45,28 @@ class Train:
         float | None,
         tyro.conf.arg(metavar="FLOAT", help_behavior_hint="(default: 0.001, for sgd 0.01)"),
     ] = None
-    """Learning rate of both."""
+    """Learning rate of all methods."""
 
     epochs: int = 15
     """Passes over the training images."""
 
     seeds: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT [INT ...]")] = (0,)
-    """Seeds of initial parameters and batches; both methods are trained once for each."""
+    """Seeds of initial parameters and batches; every method is trained once for each."""
 
     batch_size: int = 8
     """Images in a batch."""
 
     rollout: RolloutName = "linear"
-    """GT-DDP's forward pass: predicted to first order, or computed again."""
+    """Sequential game: its forward pass, predicted to first order or computed again."""
 
     terminal: TerminalName = "line"
-    """GT-DDP's model of the loss at the network's outputs."""
+    """Sequential game: the model of the loss at the network's outputs."""
 
     max_shift: float = 1.0
-    """How far --terminal line may assume the outputs to move; inf for no limit."""
+    """Sequential game: how far --terminal line may assume the outputs to move; inf for no limit."""
+
+    weights: WeightsName = "tail"
+    """Implicit game: how the samples' weights are found."""
 
     out: Path = Path("runs")
     """Folder in which the run makes its own."""

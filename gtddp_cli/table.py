@@ -10,9 +10,11 @@ from gtddp_jax.training.summary import Summary
 def table(experiment: Experiment, summaries: list[Summary]) -> Table:
     """Lays out one row per method: means over the seeds, ± standard error."""
     labels = {method.name: method.label for method in experiment.methods()}
-    layout = Table(title=experiment.title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    layout = Table(
+        title=experiment.title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
+    )
     layout.add_column("method", no_wrap=True)
-    for heading in ("seeds", "epochs", "train loss", "run average", "validation %", "seconds"):
+    for heading in ("seeds", "epochs", "train loss", "run average", "validation %", "sec"):
         layout.add_column(heading, justify="right", no_wrap=True)
     for summary in summaries:
         layout.add_row(

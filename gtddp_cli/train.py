@@ -26,8 +26,11 @@ from gtddp_jax.training.plots import plot
 from gtddp_jax.training.summary import summarise
 
 NETWORK = "residual-conv"
-GAMES = ("none", "gtddp")
-"""The base optimizer comes first."""
+BASE = "none"
+"""The game of the base optimizer, which comes first."""
+
+OWN_OPTIONS = {"sequential": ("rollout", "terminal", "max_shift"), "implicit": ("weights",)}
+"""Options that only one game reads."""
 
 
 class Outcome(NamedTuple):
@@ -74,18 +77,34 @@ def train(options: Train) -> Outcome:
     return outcome
 
 
+def _games(options: Train) -> tuple[str, ...]:
+    """The games to be run, the base optimizer's first; refuses options that would do nothing."""
+    games = () if options.base_only else options.game
+    if options.base_only and options.game != Train.game:
+        raise UsageError("--base-only and --game exclude each other.")
+    if not options.base_only and (not games or len(set(games)) < len(games)):
+        raise UsageError(f"--game needs one or more different ones of {', '.join(OWN_OPTIONS)}.")
+    for game, names in OWN_OPTIONS.items():
+        for name in names:
+            if game not in games and getattr(options, name) != getattr(Train, name):
+                option = name.replace("_", "-")
+                raise UsageError(f"--{option} belongs to --game {game}, which is not run.")
+    return (BASE, *games)
+
+
 def _experiment(options: Train) -> Experiment:
     rate = options.learning_rate
     return Experiment(
         dataset=options.dataset,
         network=NETWORK,
         optimizer=options.optimizer,
-        games=GAMES[:1] if options.base_only else GAMES,
+        games=_games(options),
         settings=Settings(
             learning_rate=default_learning_rate(options.optimizer) if rate is None else rate,
             rollout=options.rollout,
             terminal=options.terminal,
             max_shift=options.max_shift,
+            weights=options.weights,
         ),
         epochs=options.epochs,
         batch_size=options.batch_size,
@@ -121,6 +140,7 @@ def _save(
 
 
 def _headline(experiment: Experiment) -> str:
-    names = " and ".join(method.label for method in experiment.methods())
+    *first, last = (method.label for method in experiment.methods())
+    names = f"{', '.join(first)} and {last}" if first else last
     seeds = ", ".join(map(str, experiment.seeds))
     return f"{names} on {experiment.title}, epochs {experiment.epochs}, seeds {seeds}"

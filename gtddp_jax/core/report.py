@@ -47,6 +47,7 @@ class Report(NamedTuple):
     double_counted: jax.Array
 
 
+TELLING = 8
 SAME = 1e-2
 """Relative difference below which a running-cost gradient is taken for the loss gradient."""
 
@@ -57,7 +58,13 @@ def norm(tree: Tree) -> jax.Array:
 
 
 def same(gradient: Tree, running: Tree) -> jax.Array:
-    """Whether the running-cost gradient equals the gradient of the loss; a scalar boolean."""
+    """Whether the running-cost gradient equals the gradient of the loss; a scalar boolean.
+
+    One array of the tree tells: the smallest of at least `TELLING` numbers, if there is one.
+    """
+    pairs = list(zip(jax.tree.leaves(gradient), jax.tree.leaves(running), strict=True))
+    telling = [pair for pair in pairs if pair[0].size >= TELLING] or pairs
+    gradient, running = min(telling, key=lambda pair: pair[0].size)
     gap = norm(jax.tree.map(lambda g, cost: g - cost.astype(g.dtype), gradient, running))
     size = norm(gradient)
     return (gap <= SAME * size) & (size > 0)
@@ -106,19 +113,22 @@ def common_figures(
 
 def empty_report(stages: int, ratios: int) -> Report:
     """The report before the first step, with so many stages and feedback ratios."""
-    zero, one = jnp.zeros((), jnp.float32), jnp.ones((), jnp.float32)
-    false = jnp.array(False)
+
+    def number(value: float) -> jax.Array:
+        """A new array each time: a buffer that stands twice in a state cannot be donated."""
+        return jnp.full((), value, jnp.float32)
+
     return Report(
-        loss=zero,
-        weight_min=one,
-        weight_mean=one,
-        weight_max=one,
+        loss=number(0.0),
+        weight_min=number(1.0),
+        weight_mean=number(1.0),
+        weight_max=number(1.0),
         stage_weight_std=jnp.zeros(stages, jnp.float32),
         feedback_ratio=jnp.zeros(ratios, jnp.float32),
-        predicted_change=zero,
-        actual_change=zero,
-        actual_change_known=false,
-        skipped=false,
+        predicted_change=number(0.0),
+        actual_change=number(0.0),
+        actual_change_known=jnp.full((), False),
+        skipped=jnp.full((), False),
         skipped_steps=jnp.zeros((), jnp.int32),
-        double_counted=false,
+        double_counted=jnp.full((), False),
     )

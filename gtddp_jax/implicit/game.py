@@ -1,6 +1,7 @@
 """One step of the implicit game: weights, weighted gradient, base step, judgement."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -106,39 +107,42 @@ class Game:
 
         return forward
 
-    def weights(
+    def context(
         self,
         linearised: Linearised,
-        updates: Tree,
+        running: Tree,
         state: ImplicitState,
         params: Tree,
         batch: tuple[Any, Any],
         extra: dict[str, Any],
-    ) -> tuple[jax.Array, Any, Prediction]:
-        """W [B] at full strength, the weight model's next state, its report."""
+    ) -> Context:
+        """What the weight model may look at."""
         inputs, targets = batch
 
         def order() -> list[Use]:
             forward = self._forward(inputs)
             return uses(lambda params: self.loss(forward(params)[0], targets), params)
 
-        base = BaseMethod(self.base, state.base, params, updates, extra, self.drift)
-        context = Context(
-            linearised,
-            base,
-            self.bounds,
-            state.step,
-            lambda outputs: self.loss(outputs, targets),
-            order,
+        return Context(
+            model=linearised,
+            base=BaseMethod(self.base, state.base, params, running, extra, self.drift),
+            bounds=self.bounds,
+            step=state.step,
+            loss=lambda outputs: self.loss(outputs, targets),
+            order=functools.cache(order),
         )
+
+    def weights(self, context: Context, state: ImplicitState) -> tuple[jax.Array, Any, Prediction]:
+        """w [B], the weight model's next state, its report."""
+
+        def asked() -> tuple[jax.Array, Any, Prediction]:
+            full, after, prediction = self.model.weights(context, state.weights)
+            return 1 + self.strength * (full - 1), after, prediction
+
         if self.every == 1:
-            return self.model.weights(context, state.weights)
-        skip = (linearised.ones, state.weights, state.prediction)
-        return jax.lax.cond(
-            state.step % self.every == 0,
-            lambda: self.model.weights(context, state.weights),
-            lambda: skip,
-        )
+            return asked()
+        rest = (context.model.ones, state.weights, state.prediction)
+        return jax.lax.cond(state.step % self.every == 0, asked, lambda: rest)
 
     def update(
         self,
@@ -153,27 +157,25 @@ class Game:
         inputs, targets = arguments.split_batch("implicit", batch)
         running = jax.tree.map(jnp.zeros_like, params) if updates is None else updates
         linearised = self.linearise(params, inputs, targets)
+        context = self.context(linearised, running, state, params, (inputs, targets), extra)
         if self.plain:
-            w, model_state, prediction = None, state.weights, whole_network()
+            w, model_state, prediction = linearised.ones, state.weights, whole_network()
         else:
-            full, model_state, prediction = self.weights(
-                linearised, running, state, params, (inputs, targets), extra
-            )
-            w = 1 + self.strength * (full - 1)
+            w, model_state, prediction = self.weights(context, state)
         q = linearised.gradient(w)
-        base = BaseMethod(self.base, state.base, params, running, extra, self.drift)
-        step, base_state = base.step(q)
+        step, base_state = context.base.step(q)
+        if not self.plain:
+            model_state = self.model.learn(context, model_state, q, step)
         first_order = optax.tree.vdot(q, step)
-        weights = linearised.ones if w is None else w
         value = linearised.expansion.line.value
         ok = linearised.samples.all(
-            all_finite(value, weights, first_order, base_state, model_state, linearised.aux)
+            all_finite(value, w, first_order, base_state, model_state, linearised.aux)
         )
         report = common_figures(
             state.report,
             linearised.samples,
             value,
-            weights[None],
+            w[None],
             predicted=first_order,
             skipped=~ok,
             gradient=q,

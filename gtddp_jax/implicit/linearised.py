@@ -22,6 +22,7 @@ from gtddp_jax.game import adjoints
 from gtddp_jax.network import Network
 from gtddp_jax.players import sample_gradients
 from gtddp_jax.terminal import Expansion, Terminal
+from gtddp_jax.terminal.base import inner
 
 Tree = Any
 Push = Callable[[Tree], jax.Array]
@@ -63,6 +64,14 @@ class Linearised(abc.ABC):
         """
 
     @abc.abstractmethod
+    def along(self, select: Callable[[Tree], list[Any]], changes: list[Tree]) -> list[jax.Array]:
+        """`G_i . k` [B] for each k in `changes`, of which only the selected leaves count.
+
+        Forward mode, on its own: the parameters that are not selected are constants. Convolutions
+        keep their layout, without which they are slow inside a conditional on CPUs.
+        """
+
+    @abc.abstractmethod
     def outputs(self, params: Tree) -> Any:
         """The network's outputs with other parameters, same batch, same randomness."""
 
@@ -79,7 +88,7 @@ class ByAutodiff(Linearised):
         axis_name: Any,
     ) -> None:
         self._apply = apply_fn
-        own = Samples(0, axis_name).local_copy(params)
+        self._params = own = Samples(0, axis_name).local_copy(params)
         outputs, self._pull_outputs, self.aux = jax.vjp(apply_fn, own, has_aux=True)
         self.expansion = terminal.expand(loss, outputs)
         value, self._pull_loss = jax.vjp(loss, outputs)
@@ -102,14 +111,32 @@ class ByAutodiff(Linearised):
         q, transpose = jax.vjp(lambda c: select(self._pull(c)), uniform)
 
         def push(k: Tree) -> jax.Array:
-            matched = jax.tree.map(lambda v, like: v.astype(like.dtype), k, q)
-            return wide(transpose(matched)[0])
+            return wide(transpose(_like(k, q))[0])
 
         return self.samples.total(q), push
+
+    def along(self, select: Callable[[Tree], list[Any]], changes: list[Tree]) -> list[jax.Array]:
+        """See `Linearised`."""
+        leaves, structure = jax.tree.flatten(self._params)
+        places = select(jax.tree.unflatten(structure, range(len(leaves))))
+
+        def outputs(chosen: list[Any]) -> Any:
+            full = list(leaves)
+            for place, leaf in zip(places, chosen, strict=True):
+                full[place] = leaf
+            return self._apply(jax.tree.unflatten(structure, full))[0]
+
+        _, tangent = jax.linearize(outputs, select(self._params))
+        g = self.expansion.line.gradient
+        return [inner(g, tangent(_like(select(k), select(self._params)))) for k in changes]
 
     def outputs(self, params: Tree) -> Any:
         """See `Linearised`."""
         return self._apply(params)[0]
+
+
+def _like(change: Tree, params: Tree) -> Tree:
+    return jax.tree.map(lambda v, p: v.astype(p.dtype), change, params)
 
 
 class ByPlayers(Linearised):
@@ -167,6 +194,11 @@ class ByPlayers(Linearised):
             return sum(parts[1:], parts[0])
 
         return select(self.gradient(None)), push
+
+    def along(self, select: Callable[[Tree], list[Any]], changes: list[Tree]) -> list[jax.Array]:
+        """See `Linearised`."""
+        push = self.part(select)[1]
+        return [push(select(k)) for k in changes]
 
     def outputs(self, params: Tree) -> Any:
         """See `Linearised`."""

@@ -164,8 +164,7 @@ def implicit_weights(
     def weights(state: ImplicitState, params: Tree, batch: tuple[Any, Any]) -> jax.Array:
         zeros = jax.tree.map(jnp.zeros_like, params)
         linearised = game.linearise(params, *batch)
-        full, _, _ = game.weights(linearised, zeros, state, params, batch, {})
-        return 1 + game.strength * (full - 1)
+        return game.weights(game.context(linearised, zeros, state, params, batch, {}), state)[0]
 
     return weights
 

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from gtddp_jax.implicit.order import Use
 
@@ -25,6 +26,13 @@ class PlayerSet(NamedTuple):
         """The set's leaves of a tree of parameters."""
         leaves = jax.tree.leaves(tree)
         return [leaves[i] for i in self.leaves]
+
+    def embed(self, part: list[Any], tree: Tree) -> Tree:
+        """A tree like `tree` with these leaves in the set's places and zeros elsewhere."""
+        leaves, structure = jax.tree.flatten(jax.tree.map(jnp.zeros_like, tree))
+        for position, leaf in zip(self.leaves, part, strict=True):
+            leaves[position] = leaf
+        return jax.tree.unflatten(structure, leaves)
 
 
 def nested(uses: list[Use]) -> list[PlayerSet]:

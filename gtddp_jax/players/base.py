@@ -69,4 +69,5 @@ def _square(g: jax.Array, d: jax.Array) -> jax.Array:
 
 
 def _leaf_sum(f: Any, gradients: Tree, other: Tree) -> jax.Array:
-    return sum(jax.tree.leaves(jax.tree.map(f, gradients, other)), jnp.zeros(()))
+    parts = jax.tree.leaves(jax.tree.map(f, gradients, other))
+    return sum(parts[1:], parts[0])

@@ -29,7 +29,7 @@ class Experiment:
         dataset: Key in ``data.DATASETS``.
         network: Key in ``networks.NETWORKS``.
         optimizer: Key in ``methods.OPTIMIZERS``.
-        games: Keys in ``methods.GAMES``, in the order in which they are run.
+        games: Different keys in ``methods.GAMES``, in the order in which they are run.
         settings: What the optimizers are built from.
         epochs: Epochs of every run, positive.
         batch_size: Samples in a batch, positive.
@@ -54,6 +54,8 @@ class Experiment:
         look_up(data.DATASETS, self.dataset, "dataset")
         look_up(networks.NETWORKS, self.network, "network")
         self.methods()
+        if len(set(self.games)) < len(self.games):
+            raise ValueError(f"games must be different, got {', '.join(self.games)}.")
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
@@ -66,7 +68,8 @@ class Experiment:
     def title(self) -> str:
         """What all methods share, in a few words."""
         rate = self.settings.learning_rate
-        return f"{self.dataset}, batch size {self.batch_size}, learning rate {rate:g}"
+        text = f"{self.dataset}, batch size {self.batch_size}, learning rate {rate:g}"
+        return f"{text}, weights {self.settings.weights}" if "implicit" in self.games else text
 
     def methods(self) -> tuple[Method, ...]:
         """The methods compared, in the order in which they are run."""

@@ -1,7 +1,7 @@
 """What trains a network: every base optimizer, alone and inside a game.
 
 A method is one entry of ``OPTIMIZERS`` (SGD, RMSprop, Adam) played by the rules of one entry of
-``GAMES`` (none, GT-DDP). A new game is one more entry; every optimizer then has it.
+``GAMES`` (none, sequential, implicit). A new game is one more entry; every optimizer then has it.
 """
 
 import math
@@ -32,16 +32,18 @@ class Settings:
 
     Attributes:
         learning_rate: Step size, positive.
-        rollout: One of ``ROLLOUTS``.
-        terminal: Key in ``TERMINALS``.
-        max_shift: How far the terminal model ``line`` may assume the outputs to move, in units of
-            the outputs; positive, ``inf`` for no limit.
+        rollout: Of the sequential game: one of ``ROLLOUTS``.
+        terminal: Of the sequential game: key in ``TERMINALS``.
+        max_shift: How far the sequential game's terminal model ``line`` may assume the outputs to
+            move, in units of the outputs; positive, ``inf`` for no limit.
+        weights: Of the implicit game: key in ``gt.weights.WEIGHTS``.
     """
 
     learning_rate: float
-    rollout: str
-    terminal: str
-    max_shift: float
+    rollout: str = "linear"
+    terminal: str = "line"
+    max_shift: float = 1.0
+    weights: str = "tail"
 
     def __post_init__(self) -> None:
         """Checks names and ranges.
@@ -60,6 +62,7 @@ class Settings:
                 f"Invalid rollout: {self.rollout!r}. Supported: {', '.join(ROLLOUTS)}."
             )
         look_up(TERMINALS, self.terminal, "terminal")
+        look_up(gt.weights.WEIGHTS, self.weights, "weights")
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ def _plain(
     return optimizer.plain(settings.learning_rate)
 
 
-def _feedback(
+def _sequential(
     optimizer: Optimizer, net: gt.Network, loss: Loss, settings: Settings
 ) -> optax.GradientTransformation:
     return optimizer.feedback(
@@ -122,10 +125,19 @@ def _feedback(
     )
 
 
+def _implicit(
+    optimizer: Optimizer, net: gt.Network, loss: Loss, settings: Settings
+) -> optax.GradientTransformation:
+    base = optimizer.plain(settings.learning_rate)
+    return gt.implicit(base, net.apply, loss, weights=settings.weights)
+
+
 GAMES: dict[str, Game] = {
     "none": Game("{}", "{}", _plain, gradient_step),
-    "gtddp": Game("gtddp-{}", "GT-DDP-{}", _feedback, game_step),
+    "sequential": Game("gtddp-{}", "GT-DDP-{}", _sequential, game_step),
+    "implicit": Game("implicit-{}", "Implicit-{}", _implicit, game_step),
 }
+"""All games by name: the base optimizer alone, one stage after the other, all stages at once."""
 
 
 @dataclass(frozen=True)

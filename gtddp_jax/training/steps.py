@@ -62,6 +62,8 @@ def game_step(net: gt.Network, loss: Loss, tx: optax.GradientTransformation) -> 
     def step(params: Params, state: Any, inputs: jax.Array, targets: jax.Array) -> StepResult:
         updates, state = play(NO_RUNNING_COST, state, params, batch=(inputs, targets))
         report = state.report._asdict()
+        if hasattr(state, "prediction"):
+            report |= state.prediction._asdict()
         value = report.pop("loss")
         return StepResult(optax.apply_updates(params, updates), state, value, report)
 

@@ -2,6 +2,7 @@
 
 import io
 import signal
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -20,8 +21,8 @@ def experiment() -> Experiment:
         dataset="digits",
         network="residual-conv",
         optimizer="rmsprop",
-        games=("none", "gtddp"),
-        settings=Settings(0.001, "linear", "line", 1.0),
+        games=("none", "sequential"),
+        settings=Settings(0.001),
         epochs=1,
         batch_size=8,
         seeds=(0, 1),
@@ -69,6 +70,15 @@ def test_the_table_fits_a_narrow_terminal(
     assert "GT-DDP-RMSprop" in text
     assert "97.50 ± 0.00" in text
     assert "…" not in text
+
+
+def test_the_longest_label_fits_too(experiment: Experiment, records: list[EpochRecord]) -> None:
+    experiment = replace(experiment, games=("none", "implicit"))
+    rows = [replace(r, method=r.method.replace("gtddp", "implicit")) for r in records]
+    screen = io.StringIO()
+    Console(file=screen, width=80).print(table(experiment, summarise(rows)))
+    assert "Implicit-RMSprop" in screen.getvalue()
+    assert "…" not in screen.getvalue()
 
 
 def test_skipped_steps_are_told(experiment: Experiment, records: list[EpochRecord]) -> None:

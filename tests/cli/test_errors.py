@@ -24,6 +24,20 @@ from gtddp_cli.main import main
         (["train", "--batch-size", "0"], "batch_size must be at least 1, got 0"),
         (["train", "--batch-size", "1438"], "batch_size must be at most 1437"),
         (["train", "--seeds"], "seeds must be one or more"),
+        (["train", "--game", "cubic"], "invalid choice 'cubic' for argument"),
+        (["train", "--game"], "--game needs one or more different ones of sequential, implicit."),
+        (["train", "--game", "implicit", "implicit"], "--game needs one or more different ones"),
+        (["train", "--game", "implicit", "--base-only"], "--base-only and --game exclude each"),
+        (["train", "--game", "implicit", "--weights", "all"], "invalid choice 'all' for argument"),
+        (["train", "--weights", "product"], "--weights belongs to --game implicit, which is not"),
+        (
+            ["train", "--game", "implicit", "--rollout", "nonlinear"],
+            "--rollout belongs to --game sequential, which is not run.",
+        ),
+        (
+            ["train", "--game", "implicit", "--max-shift", "2"],
+            "--max-shift belongs to --game sequential, which is not run.",
+        ),
     ],
 )
 def test_wrong_values(

@@ -4,9 +4,11 @@ from typing import Any, get_args
 
 import pytest
 
+import gtddp_jax as gt
 from gtddp_cli import options
 from gtddp_cli.options import Train
 from gtddp_cli.parse import one_line, parse
+from gtddp_cli.train import BASE, OWN_OPTIONS
 from gtddp_jax.training import data, methods
 from tests.conftest import RunPython
 
@@ -38,10 +40,16 @@ PLAIN_BOX = """\
         (options.OptimizerName, methods.OPTIMIZERS),
         (options.RolloutName, methods.ROLLOUTS),
         (options.TerminalName, methods.TERMINALS),
+        (options.WeightsName, gt.weights.WEIGHTS),
     ],
 )
 def test_names_are_those_of_the_library(names: Any, table: Any) -> None:
     assert get_args(names) == tuple(table)
+
+
+def test_games_are_those_of_the_library() -> None:
+    assert (BASE, *get_args(options.GameName)) == tuple(methods.GAMES)
+    assert set(OWN_OPTIONS) == set(get_args(options.GameName))
 
 
 def test_defaults() -> None:
@@ -52,6 +60,11 @@ def test_everything_can_be_said() -> None:
     line = "train --optimizer sgd --base-only --learning-rate 0.1 --epochs 3 --seeds 1 2"
     expected = Train(optimizer="sgd", base_only=True, learning_rate=0.1, epochs=3, seeds=(1, 2))
     assert parse(line.split()) == expected
+
+
+def test_several_games_keep_their_order() -> None:
+    options = parse(["train", "--game", "implicit", "sequential", "--weights", "trial"])
+    assert options == Train(game=("implicit", "sequential"), weights="trial")
 
 
 @pytest.mark.parametrize("box", [BOX, PLAIN_BOX])

@@ -43,6 +43,26 @@ def test_one_epoch_leaves_everything_behind(
     assert min(base["validation_accuracy"], game["validation_accuracy"]) > 0.5
 
 
+def test_games_stand_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--game", "implicit", "sequential", "--weights", "product", "--optimizer", "sgd"]
+    sizes = ["--epochs", "1", "--batch-size", "64", "--out", str(tmp_path)]
+    assert main(["train", *options, *sizes]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("SGD, Implicit-SGD and GT-DDP-SGD on digits, batch size 64")
+    assert "weights product" in lines[0]
+    labels = ["SGD", "Implicit-SGD", "GT-DDP-SGD"]
+    assert [line.split()[0] for line in lines[1:4]] == labels
+    table = [line.split()[0] for line in lines[4:-1] if line.strip()]
+    assert table[-3:] == labels
+    read = json.loads((_only_folder(tmp_path) / "results.json").read_text())
+    assert [epoch["method"] for epoch in read["epochs"]] == ["sgd", "implicit-sgd", "gtddp-sgd"]
+    assert read["experiment"]["games"] == ["none", "implicit", "sequential"]
+    assert read["experiment"]["settings"]["weights"] == "product"
+    report = read["epochs"][1]["report"]
+    assert report["weight_min"] < 1 < report["weight_max"]
+    assert report["correlation"] == 1  # product uses the whole network
+
+
 @pytest.fixture
 def endless_run(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """A run with far more epochs than anyone waits for; gone after the test, whatever happens."""

@@ -95,6 +95,15 @@ FLAT: dict[str, Spec] = {
     ),
     "no_bias": Spec(lambda: [nn.Dense(4, use_bias=False), jnp.tanh, nn.Dense(3, use_bias=False)]),
     "identity": Spec(lambda: [nn.Dense(4), jnp.tanh, _block(), jnp.tanh, nn.Dense(3)]),
+    "long_block": Spec(
+        lambda: [
+            nn.Dense(4),
+            jnp.tanh,
+            gt.Residual([nn.Dense(4), jnp.tanh, nn.Dense(4), jnp.tanh, nn.Dense(4)]),
+            nn.Dense(3),
+        ],
+        rate=0.1,
+    ),
     "identity_at_input": Spec(lambda: [_block(), jnp.tanh, nn.Dense(3)]),
     "shortcut_at_0": _placed(0),
     "shortcut_at_1": _placed(1),

@@ -49,7 +49,7 @@ def experiment(settings: Settings) -> Experiment:
         dataset="digits",
         network="residual-conv",
         optimizer="adam",
-        games=("none", "gtddp"),
+        games=("none", "sequential"),
         settings=settings,
         epochs=2,
         batch_size=8,

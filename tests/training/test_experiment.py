@@ -25,7 +25,7 @@ def trainers(
 ) -> tuple[Trainer, ...]:
     return tuple(
         Trainer(method("adam", game), tiny_net, tiny_dataset, settings, batch_size=4)
-        for game in ("none", "gtddp")
+        for game in ("none", "sequential")
     )
 
 
@@ -46,13 +46,13 @@ def test_methods_start_from_the_same_parameters_and_batch(
 ) -> None:
     """With one batch in an epoch, its running average is the loss before the first step."""
     first = {}
-    for game in ("none", "gtddp"):
+    for game in ("none", "sequential"):
         trainer = Trainer(method("adam", game), tiny_net, tiny_dataset, settings, batch_size=30)
         for seed in (0, 1):
             (record,) = trainer.run(seed, epochs=1)
             first[game, seed] = record.average_loss
-    np.testing.assert_allclose(first["none", 0], first["gtddp", 0], rtol=1e-6)
-    np.testing.assert_allclose(first["none", 1], first["gtddp", 1], rtol=1e-6)
+    np.testing.assert_allclose(first["none", 0], first["sequential", 0], rtol=1e-6)
+    np.testing.assert_allclose(first["none", 1], first["sequential", 1], rtol=1e-6)
     assert abs(first["none", 0] - first["none", 1]) > 1e-3
 
 
@@ -96,6 +96,7 @@ def test_a_batch_larger_than_the_data_is_refused(
         ({"network": "x"}, "Invalid network: 'x'"),
         ({"optimizer": "x"}, "Invalid optimizer: 'x'"),
         ({"games": ("x",)}, "Invalid game: 'x'"),
+        ({"games": ("implicit", "implicit")}, "games must be different"),
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"seeds": ()}, "seeds must be"),

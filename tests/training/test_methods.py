@@ -37,17 +37,29 @@ def test_every_setting_of_the_game_is_taken(
     tiny_net: gt.Network, tiny_dataset: Dataset, settings: Settings, terminal: str, rollout: str
 ) -> None:
     chosen = replace(settings, terminal=terminal, rollout=rollout)
-    trainer = Trainer(method("sgd", "gtddp"), tiny_net, tiny_dataset, chosen, batch_size=4)
+    trainer = Trainer(method("sgd", "sequential"), tiny_net, tiny_dataset, chosen, batch_size=4)
     (record,) = trainer.run(seed=0, epochs=1)
     assert np.isfinite(record.train_loss)
     assert record.report["actual_change_known"] == (rollout == "nonlinear")
+
+
+@pytest.mark.parametrize("weights", sorted(set(gt.weights.WEIGHTS) - {"tail"}))  # tail: above
+def test_every_weight_model_is_taken(
+    tiny_net: gt.Network, tiny_dataset: Dataset, settings: Settings, weights: str
+) -> None:
+    chosen = replace(settings, weights=weights)
+    trainer = Trainer(method("sgd", "implicit"), tiny_net, tiny_dataset, chosen, batch_size=4)
+    (record,) = trainer.run(seed=0, epochs=1)
+    assert np.isfinite(record.train_loss)
+    assert record.report["weight_min"] < 1
+    assert 0 <= record.report["trust"] <= 1
 
 
 def test_the_shift_may_be_unlimited(
     tiny_net: gt.Network, tiny_dataset: Dataset, settings: Settings
 ) -> None:
     chosen = replace(settings, max_shift=float("inf"))
-    trainer = Trainer(method("sgd", "gtddp"), tiny_net, tiny_dataset, chosen, batch_size=4)
+    trainer = Trainer(method("sgd", "sequential"), tiny_net, tiny_dataset, chosen, batch_size=4)
     (record,) = trainer.run(seed=0, epochs=1)
     assert record.report["skipped_steps"] == 0
 
@@ -57,7 +69,7 @@ def test_a_game_differs_from_its_base(
 ) -> None:
     base, game = (
         Trainer(method("adam", name), tiny_net, tiny_dataset, settings, batch_size=4)
-        for name in ("none", "gtddp")
+        for name in ("none", "sequential")
     )
     (plain,), (feedback,) = base.run(seed=0, epochs=1), game.run(seed=0, epochs=1)
     assert plain.train_loss != feedback.train_loss
@@ -66,14 +78,18 @@ def test_a_game_differs_from_its_base(
 
 def test_names_and_labels() -> None:
     assert method("rmsprop", "none").name == "rmsprop"
-    assert method("rmsprop", "gtddp").name == "gtddp-rmsprop"
-    assert method("rmsprop", "gtddp").label == "GT-DDP-RMSprop"
+    assert method("rmsprop", "sequential").name == "gtddp-rmsprop"
+    assert method("rmsprop", "sequential").label == "GT-DDP-RMSprop"
+    assert method("rmsprop", "implicit").name == "implicit-rmsprop"
+    assert method("rmsprop", "implicit").label == "Implicit-RMSprop"
 
 
 def test_unknown_names_list_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"Invalid optimizer: 'x'\. Supported: sgd, rmsprop, adam"):
         method("x", "none")
-    with pytest.raises(ValueError, match=r"Invalid game: 'x'\. Supported: none, gtddp"):
+    with pytest.raises(
+        ValueError, match=r"Invalid game: 'x'\. Supported: none, sequential, implicit"
+    ):
         method("adam", "x")
 
 
@@ -84,6 +100,10 @@ def test_unknown_names_list_the_known_ones() -> None:
         ({"learning_rate": float("nan")}, "learning_rate must be positive"),
         ({"max_shift": 0.0}, "max_shift must be positive"),
         ({"rollout": "x"}, r"Invalid rollout: 'x'\. Supported: linear, nonlinear"),
+        (
+            {"weights": "x"},
+            r"Invalid weights: 'x'\. Supported: tail, product, trial, newton",
+        ),
         ({"terminal": "x"}, r"Invalid terminal: 'x'\. Supported: line, projected, gradient"),
     ],
 )

@@ -70,9 +70,10 @@ class WeightModel(abc.ABC):
         del params
         return ()
 
-    def prediction(self) -> Prediction:
-        """The report before the first step."""
-        return whole_network()
+    def learn(self, context: Context, state: State, q: Tree, step: Tree) -> State:
+        """The next state, once the weighted gradient `q` and the base's `step` are known."""
+        del context, q, step
+        return state
 
     @abc.abstractmethod
     def weights(self, context: Context, state: State) -> tuple[jax.Array, State, Prediction]:

@@ -3,7 +3,8 @@
     n = kappa n_tail,   s0 = kappa_drift s0_tail,   then `product`'s scalar equation
 
 n_tail needs the adjoints of the tail only. kappa is the regression of the whole network's n on
-n_tail, measured at calibrations: at steps 0, 1, 2, 4, 8, ... and every `calibrate_every`-th.
+n_tail. It is measured after the step, along the step that was made: at steps 0, 1, 2, 4, 8, ...
+and every `calibrate_every`-th. Before the first measurement the weights are 1.
 """
 
 import dataclasses
@@ -13,9 +14,15 @@ import jax
 import jax.numpy as jnp
 
 from gtddp_jax.core.samples import Samples
+from gtddp_jax.core.trees import wide
 from gtddp_jax.implicit.solve import scalar_weights
 from gtddp_jax.implicit.tails import PlayerSet, resolve
-from gtddp_jax.implicit.weights.base import Context, Prediction, WeightModel, whole_network
+from gtddp_jax.implicit.weights.base import (
+    Context,
+    Prediction,
+    WeightModel,
+    whole_network,
+)
 from gtddp_jax.implicit.weights.product import influence
 
 Tree = Any
@@ -44,16 +51,17 @@ class tail(WeightModel):  # noqa: N801  (a constructor)
     """A part of the network predicts for all of it.
 
     Args:
-        players: "auto" (the shortest of a few tails that is good enough), "head" (from the last
-            matrix product on), a path such as "Dense_1", or a boolean mask over the parameters as
-            in `optax.masked`.
+        players: "auto" (the shortest of a few tails that is good enough; costs as much as the
+            longest of them), "head" (from the last matrix product on), a path such as "Dense_1",
+            or a boolean mask over the parameters as in `optax.masked`.
         calibrate_every: calibrations compare the prediction with the whole network every so many
-            steps, at the price of `product`.
+            steps, at the price of two directional derivatives.
         good: correlation from which a set is good enough; weights are then fully used.
         poor: correlation below which weights are 1. In between they fade.
         memory: share of the old value in the running averages of kappa and correlation.
         most: bound on kappa.
-        cost_limit: largest share of the network's multiply-adds that "auto" may choose.
+        cost_limit: largest share of the network's multiply-adds that "auto" may use; a step then
+            costs about `1 + 2 cost_limit` plain ones.
 
     Raises:
         ValueError: a number out of its range.
@@ -69,7 +77,7 @@ class tail(WeightModel):  # noqa: N801  (a constructor)
     poor: float = 0.5
     memory: float = 0.5
     most: float = 100.0
-    cost_limit: float = 0.15
+    cost_limit: float = 0.1
 
     def __post_init__(self) -> None:
         if not (
@@ -90,43 +98,57 @@ class tail(WeightModel):  # noqa: N801  (a constructor)
         zeros = jnp.zeros(MOST_SETS, jnp.float32)
         return TailState(zeros, zeros, zeros, jnp.zeros((), jnp.int32))
 
+    def _sets(self, context: Context) -> list[PlayerSet]:
+        return resolve(self.players, context.base.params, context.order(), self.cost_limit)
+
     def weights(
         self, context: Context, state: TailState
     ) -> tuple[jax.Array, TailState, Prediction]:
         """See `WeightModel`."""
-        sets = resolve(self.players, context.base.params, context.order(), self.cost_limit)
+        sets = self._sets(context)
+        longest = sets[-1]
+        q, push = context.model.part(longest.select)
+        whole = longest.embed(q, context.base.params)
+        chosen = [jnp.asarray([leaf in s.leaves for s in sets]) for leaf in longest.leaves]
 
-        def predict(chosen: PlayerSet) -> tuple[jax.Array, jax.Array]:
-            return _influence(context, chosen)
+        def push_chosen(change: list[jax.Array]) -> jax.Array:
+            if len(sets) == 1:
+                return push(change)
+            parts = zip(chosen, change, strict=True)
+            return push([jnp.where(c[state.chosen], v, jnp.zeros_like(v)) for c, v in parts])
 
-        def calibrate(state: TailState) -> tuple[jax.Array, jax.Array, TailState, jax.Array]:
-            everything = PlayerSet(tuple(range(len(jax.tree.leaves(context.base.params)))), 1.0)
-            s0, n = predict(everything)
-            new = self._calibrated(context, state, s0, n, [predict(chosen) for chosen in sets])
-            return s0, n, new, jnp.ones((), jnp.float32)
-
-        def use(state: TailState) -> tuple[jax.Array, jax.Array, TailState, jax.Array]:
-            branches = [lambda chosen=chosen: predict(chosen) for chosen in sets]
-            s0, n = jax.lax.switch(state.chosen, branches) if len(sets) > 1 else branches[0]()
-            kappa, drift = state.kappa[state.chosen], state.kappa_drift[state.chosen]
-            return drift * s0, kappa * n, state, self._trust(state)
-
-        s0, n, state, trust = jax.lax.cond(self._due(context.step), calibrate, use, state)
-        w = scalar_weights(context.model.expansion, s0, n, context.bounds)
-        fraction = jnp.asarray([chosen.fraction for chosen in sets], jnp.float32)[state.chosen]
+        s0, n = influence(context.base, whole, push_chosen, longest.select)
+        kappa, drift = state.kappa[state.chosen], state.kappa_drift[state.chosen]
+        w = scalar_weights(context.model.expansion, drift * s0, kappa * n, context.bounds)
+        trust = self._trust(state)
         report = Prediction(
             correlation=state.correlation[state.chosen],
-            kappa=state.kappa[state.chosen],
-            kappa_drift=state.kappa_drift[state.chosen],
-            fraction=fraction,
+            kappa=kappa,
+            kappa_drift=drift,
+            fraction=jnp.asarray([s.fraction for s in sets], jnp.float32)[state.chosen],
             trust=trust,
             radius=whole_network().radius,
         )
         return 1 + trust * (w - 1), state, report
 
-    def _due(self, step: jax.Array) -> jax.Array:
-        power_of_two = (step & (step - 1)) == 0
-        return power_of_two | (step % self.calibrate_every == 0)
+    def learn(self, context: Context, state: TailState, q: Tree, step: Tree) -> TailState:
+        """See `WeightModel`: calibrates, if it is time to."""
+        power_of_two = (context.step & (context.step - 1)) == 0
+        due = power_of_two | (context.step % self.calibrate_every == 0)
+        sets = self._sets(context)
+
+        def calibrate() -> TailState:
+            rest = context.base.split(q)[0]
+            response = jax.tree.map(jnp.subtract, step, rest)
+            everything = PlayerSet(tuple(range(len(jax.tree.leaves(q)))), 1.0)
+
+            def measured(players: PlayerSet) -> tuple[jax.Array, jax.Array]:
+                s0, n = context.model.along(players.select, [rest, response])
+                return (wide(s0) if context.base.drift else jnp.zeros_like(n)), -wide(n)
+
+            return self._calibrated(context, state, measured(everything), list(map(measured, sets)))
+
+        return jax.lax.cond(due, calibrate, lambda: state)
 
     def _trust(self, state: TailState) -> jax.Array:
         share = (state.correlation[state.chosen] - self.poor) / (self.good - self.poor)
@@ -136,12 +158,12 @@ class tail(WeightModel):  # noqa: N801  (a constructor)
         self,
         context: Context,
         state: TailState,
-        s0: jax.Array,
-        n: jax.Array,
-        predicted: list[tuple[jax.Array, jax.Array]],
+        whole: tuple[jax.Array, jax.Array],
+        parts: list[tuple[jax.Array, jax.Array]],
     ) -> TailState:
         samples = context.model.samples
         share = jnp.where(context.step == 0, 0.0, self.memory)
+        s0, n = whole
 
         def averaged(old: jax.Array, new: list[jax.Array]) -> jax.Array:
             fresh = jnp.stack(new).astype(old.dtype)
@@ -152,30 +174,18 @@ class tail(WeightModel):  # noqa: N801  (a constructor)
             ratio = samples.mean(x * y) / jnp.maximum(samples.mean(x * x), TINY)
             return jnp.clip(ratio, 0.0, self.most)
 
-        kappa = averaged(state.kappa, [slope(n, n_set) for _, n_set in predicted])
-        drift = averaged(state.kappa_drift, [slope(s0, s_set) for s_set, _ in predicted])
-        measured = [correlation(n, n_set, samples) for _, n_set in predicted]
-        correlations = averaged(state.correlation, measured)
-        live = correlations[: len(predicted)]
+        kappa = averaged(state.kappa, [slope(n, n_set) for _, n_set in parts])
+        drift = averaged(state.kappa_drift, [slope(s0, s_set) for s_set, _ in parts])
+        measured = averaged(state.correlation, [correlation(n, x, samples) for _, x in parts])
+        live = measured[: len(parts)]
         chosen = jnp.where(
             (live >= self.good).any(), jnp.argmax(live >= self.good), jnp.argmax(live)
         )
-        return TailState(kappa, drift, correlations, chosen.astype(jnp.int32))
-
-
-def _influence(context: Context, chosen: PlayerSet) -> tuple[jax.Array, jax.Array]:
-    """s0 and n of a set of players; the base sees zeros for the gradients of all others."""
-    q, push = context.model.part(chosen.select)
-    leaves, structure = jax.tree.flatten(jax.tree.map(jnp.zeros_like, context.base.params))
-    for position, leaf in zip(chosen.leaves, q, strict=True):
-        leaves[position] = leaf
-    s0, n = influence(context.base, jax.tree.unflatten(structure, leaves), push, chosen.select)
-    wide = context.model.ones.dtype
-    return s0.astype(wide), n.astype(wide)
+        return TailState(kappa, drift, measured, chosen.astype(jnp.int32))
 
 
 def correlation(a: jax.Array, b: jax.Array, samples: Samples) -> jax.Array:
-    """Pearson's correlation over all samples; 1 for a single sample, 0 if one of them is constant."""
+    """Pearson's correlation over all samples; 1 for a single sample, 0 if one of them is flat."""
     if samples.axis_name is None and samples.local == 1:
         return jnp.ones((), a.dtype)
     a, b = a - samples.mean(a), b - samples.mean(b)

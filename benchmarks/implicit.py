@@ -1,0 +1,187 @@
+"""Step time and memory of the implicit game against its plain optax base, interleaved.
+
+    python benchmarks/implicit.py [--rounds N] [--only TEXT] [--base NAME]
+
+`tail` figures are for steps between calibrations ("use"), at a calibration, and amortised.
+"""
+
+import argparse
+import collections
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from nets import block, flatten, mlp, one_block, pool
+from timing import compiled, interleaved, ratio
+
+import gtddp_jax as gt
+
+LOSS = optax.softmax_cross_entropy_with_integer_labels
+BASES = {"sgd": lambda: optax.sgd(1e-2, 0.9), "adam": lambda: optax.adam(1e-3)}
+EVERY = gt.weights.tail().calibrate_every
+
+
+class Model(NamedTuple):
+    """A model, its parameters and a batch."""
+
+    apply_fn: Callable[..., Any]
+    params: Any
+    batch: Any
+    loss: Callable[..., Any] = LOSS
+
+
+def of_network(net: gt.Network, shape: tuple[int, ...]) -> Model:
+    """A `gt.Network`."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=shape), jnp.float32)
+    batch = x, jnp.asarray(rng.integers(0, 10, shape[0]))
+    return Model(net.apply, net.init(jax.random.key(0), x[:1]), batch)
+
+
+def pooled(blocks: int, batch: int = 32) -> Model:
+    """A residual net with a pooled head on 28x28 images."""
+    layers: list[Any] = [nn.Conv(16, (3, 3), 2), nn.relu]
+    for _ in range(blocks):
+        layers += [block(16), nn.relu]
+    return of_network(gt.Network([*layers, pool, nn.Dense(10)]), (batch, 28, 28, 1))
+
+
+class Transformer(nn.Module):
+    """A small language model."""
+
+    width: int = 128
+    layers: int = 4
+    vocabulary: int = 256
+
+    @nn.compact
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        """Tokens [B, T] to logits [B, T, vocabulary]."""
+        x = nn.Embed(self.vocabulary, self.width)(tokens)
+        mask = nn.make_causal_mask(tokens)
+        for _ in range(self.layers):
+            x = x + nn.SelfAttention(4)(nn.LayerNorm()(x), mask)
+            x = x + nn.Dense(self.width)(nn.gelu(nn.Dense(4 * self.width)(nn.LayerNorm()(x))))
+        return nn.Dense(self.vocabulary)(nn.LayerNorm()(x))
+
+
+def transformer(batch: int = 16, length: int = 64) -> Model:
+    """A 4-layer transformer with a loss for each sequence."""
+    model = Transformer()
+    tokens = jnp.asarray(np.random.default_rng(0).integers(0, 256, (batch, length + 1)))
+    params = model.init(jax.random.key(0), tokens[:1, :-1])
+    return Model(
+        model.apply, params, (tokens[:, :-1], tokens[:, 1:]), lambda o, t: LOSS(o, t).mean(-1)
+    )
+
+
+CASES: dict[str, Callable[[], Model]] = {
+    "digits 8x8x16, B=8": lambda: of_network(*one_block(16, 8, 1, 8)),
+    "digits 8x8x16, B=128": lambda: of_network(*one_block(16, 8, 1, 128)),
+    "mlp 784-512, B=8": lambda: of_network(*mlp(8)),
+    "mlp 784-512, B=128": lambda: of_network(*mlp(128)),
+    "1 block 28x28x16, B=128": lambda: of_network(*one_block(16, 28, 1, 128)),
+    "8 blocks pooled, B=32": lambda: pooled(8),
+    "16 blocks pooled, B=32": lambda: pooled(16),
+    "transformer, B=16": transformer,
+}
+
+
+def variants(model: Model) -> dict[str, dict[str, Any]]:
+    """Options of `gt.implicit` by column name."""
+    generic = lambda params, x: model.apply_fn(params, x)  # noqa: E731  (hides the Network)
+    own = {"apply_fn": model.apply_fn}
+    return {
+        "head": own | {"apply_fn": generic, "weights": gt.weights.tail("head")},
+        "auto": own | {"apply_fn": generic, "weights": gt.weights.tail("auto")},
+        "product": own | {"weights": "product"},
+        "product, generic": {"apply_fn": generic, "weights": "product"},
+        "trial": own | {"weights": "trial"},
+    }
+
+
+def plain_step(model: Model, tx: Any) -> Callable[..., Any]:
+    """A plain optax training step."""
+
+    def step(params: Any, state: Any, batch: Any) -> Any:
+        def mean(params: Any) -> jax.Array:
+            return model.loss(model.apply_fn(params, batch[0]), batch[1]).mean()
+
+        value, gradient = jax.value_and_grad(mean)(params)
+        updates, state = tx.update(gradient, state, params)
+        return optax.apply_updates(params, updates), state, value
+
+    return step
+
+
+def game_step(tx: Any) -> Callable[..., Any]:
+    """A step of the implicit game."""
+
+    def step(params: Any, state: Any, batch: Any) -> Any:
+        updates, state = tx.update(None, state, params, batch=batch)
+        return optax.apply_updates(params, updates), state
+
+    return step
+
+
+def measure(model: Model, base: str, rounds: int) -> dict[str, tuple[float, float]]:
+    """Time and memory ratios to the plain step, by column."""
+    make = BASES[base]
+    plain = make()
+    steps, memory = {}, {}
+    steps["base"], memory["base"] = compiled(
+        plain_step(model, plain), model.params, plain.init(model.params), model.batch
+    )
+    for name, options in variants(model).items():
+        tx = gt.implicit(make(), options.pop("apply_fn"), model.loss, **options)
+        state = tx.init(model.params)
+        step = game_step(tx)
+        if name in ("head", "auto"):
+            state = jax.jit(step)(model.params, state, model.batch)[1]
+            used = state._replace(step=jnp.asarray(3, jnp.int32))
+            steps[name], memory[name] = compiled(step, model.params, used, model.batch)
+            calibration = state._replace(step=jnp.asarray(EVERY, jnp.int32))
+            steps[f"{name}, calibration"], _ = compiled(
+                step, model.params, calibration, model.batch
+            )
+        else:
+            steps[name], memory[name] = compiled(step, model.params, state, model.batch)
+    seconds = interleaved(steps, rounds)
+    times = {name: ratio(seconds[name], seconds["base"]) for name in steps}
+    for name in ("head", "auto"):
+        times[f"{name}, amortised"] = (
+            times[name] * (EVERY - 1) + times[f"{name}, calibration"]
+        ) / EVERY
+    print(f"    plain step {np.median(seconds['base']) * 1e3:.2f} ms", flush=True)
+    return {
+        name: (value, memory.get(name, 0.0) / memory["base"]) for name, value in times.items()
+    }
+
+
+def main() -> None:
+    """Prints one block a network and base, then geometric means."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--only", default="", help="networks whose name contains this text")
+    parser.add_argument("--base", choices=tuple(BASES), default=None)
+    options = parser.parse_args()
+    every: dict[str, list[float]] = collections.defaultdict(list)
+    for name, make in CASES.items():
+        if options.only not in name:
+            continue
+        model = make()
+        for base in [options.base] if options.base else BASES:
+            print(f"{name} | {base}")
+            for column, (time, memory) in measure(model, base, options.rounds).items():
+                every[column].append(time)
+                print(f"    {column:22s} {time:5.2f}x  memory {memory:5.2f}x", flush=True)
+    print("geometric means")
+    for column, ratios in every.items():
+        print(f"    {column:22s} {np.exp(np.mean(np.log(ratios))):5.2f}x")
+
+
+if __name__ == "__main__":
+    main()

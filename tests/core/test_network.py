@@ -1,0 +1,167 @@
+"""From layers to stages: the same function, the states of Eq. 26, names, the table."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gtddp_jax as gt
+from tests.core import zoo
+
+
+def dense(own: Any, x: Any) -> np.ndarray:
+    return np.asarray(x) @ np.asarray(own["kernel"]) + np.asarray(own["bias"])
+
+
+@pytest.mark.parametrize("name", zoo.NETS)
+def test_stages_compose_to_apply(name: str) -> None:
+    p = zoo.problem(name)
+    states: tuple[jax.Array, ...] = (p.x,)
+    seen = []
+    for stage in p.net.stages:
+        seen += stage.players
+        states = stage(p.params, states)
+    (outputs,) = states
+    np.testing.assert_array_equal(outputs, p.net.apply(p.params, p.x))
+    assert tuple(seen) == p.net.players == tuple(act.name for act in p.net.acts)
+    assert set(seen) == set(p.params) and len(set(seen)) == len(seen)
+
+
+class ByHand(nn.Module):
+    """Nested blocks, a parametric shortcut, cooperation and pre-activation, written in Flax."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = jnp.tanh(nn.Dense(4, name="stem")(x))
+        h = nn.Dense(4, name="body_a")(jnp.sin(x))
+        inner = nn.Dense(4, name="inner")(h) + h
+        h = nn.Dense(4, name="body_b")(jnp.tanh(inner))
+        x = h + nn.Dense(4, name="skip")(x)
+        x = nn.Dense(4, name="left")(x) + nn.Dense(4, name="right")(x)
+        return nn.Dense(3, name="head")(x)
+
+
+def by_stages() -> gt.Network:
+    inner = gt.Residual(nn.Dense(4, name="inner"))
+    body = [jnp.sin, nn.Dense(4, name="body_a"), inner, jnp.tanh, nn.Dense(4, name="body_b")]
+    return gt.Network(
+        [
+            nn.Dense(4, name="stem"),
+            jnp.tanh,
+            gt.Residual(body, shortcut=nn.Dense(4, name="skip"), at=1),
+            gt.Cooperative([nn.Dense(4, name="left"), nn.Dense(4, name="right")]),
+            nn.Dense(3, name="head"),
+        ]
+    )
+
+
+def test_equals_a_flax_module_with_the_same_parameters() -> None:
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(5, 4)))
+    params = ByHand().init(jax.random.key(1), x)["params"]
+    net = by_stages()
+    np.testing.assert_allclose(
+        net.apply(params, x), ByHand().apply({"params": params}, x), rtol=1e-12
+    )
+    assert net.players == (
+        "stem", "body_a", "inner", "skip", "body_b", "left", "right", "head"
+    )  # fmt: skip
+    assert [stage.players for stage in net.stages][2] == ("inner", "skip")
+
+
+def test_live_states_of_a_shortcut() -> None:
+    """Eq. 26: (x) at the split, (x, x_r) inside, (x) after the merge."""
+    p = zoo.problem("long_block")
+    counts = [(len(s.inputs), len(s.outputs)) for s in p.net.stages]
+    assert counts == [(1, 1), (1, 2), (2, 2), (2, 1), (1, 1)]
+    states: tuple[jax.Array, ...] = (p.x,)
+    runs = []
+    for stage in p.net.stages:
+        states = stage(p.params, states)
+        runs.append(states)
+    np.testing.assert_array_equal(runs[1][1], runs[0][0])  # the shortcut state is the block's input
+    np.testing.assert_array_equal(runs[2][1], runs[0][0])
+    merged = dense(p.params["Dense_3"], runs[2][0]) + np.asarray(runs[2][1])
+    np.testing.assert_allclose(runs[3][0], merged, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("at", "live"), [(0, [1, 2, 2, 1, 1]), (1, [1, 2, 2, 1, 1])])
+def test_live_states_of_a_parametric_shortcut(at: int, live: list[int]) -> None:
+    """Before the shortcut's player has acted its input is alive, after it its output."""
+    p = zoo.problem(f"shortcut_at_{at}")
+    assert [len(stage.outputs) for stage in p.net.stages] == live
+    states = p.net.stages[1](p.params, p.net.stages[0](p.params, (p.x,)))
+    assert [s.shape[1] for s in states] == ([5, 4] if at == 0 else [5, 3])
+
+
+def test_names_count_up_as_in_flax() -> None:
+    net = gt.Network(
+        [zoo.conv(2), nn.relu, gt.Residual([zoo.conv(2)], zoo.conv(2)), zoo.flatten, nn.Dense(3)]
+    )
+    assert net.players == ("Conv_0", "Conv_1", "Conv_2", "Dense_0")
+
+
+def test_a_name_of_ones_own_is_kept() -> None:
+    net = gt.Network([nn.Dense(2, name="first"), nn.Dense(2), nn.Dense(2, name="last")])
+    assert net.players == ("first", "Dense_0", "last")
+
+
+def test_explain_is_the_game_as_a_table() -> None:
+    p = zoo.problem("shortcut_at_1")
+    text = p.net.explain(p.params, jax.ShapeDtypeStruct((8, 4), jnp.float32))
+    lines = text.splitlines()
+    total = sum(leaf.size for leaf in jax.tree.leaves(p.params))
+    assert lines[0] == f"5 stages, 6 players, {total} parameters"
+    assert len(lines) == 2 + len(p.net.players)
+    row = next(line for line in lines if "Dense_4" in line)
+    assert row.split()[:2] == ["Dense_4", "Dense"]  # second player of its stage: no stage number
+    assert "(8, 3)" in row and "(8, 4)" in row and " 16 " in row and "factored" in row
+    trunk = next(line for line in lines if "Dense_1" in line)
+    assert trunk.split()[0] == "1" and "(8, 5) (8, 3)" in trunk
+
+
+def test_explain_tells_the_rule_at_this_batch_size() -> None:
+    net = gt.Network([zoo.conv(64), zoo.flatten, nn.Dense(3)])
+    x = jax.ShapeDtypeStruct((1, 8, 8, 64), jnp.float32)
+    params = zoo.shapes(net, x)
+    many = jax.ShapeDtypeStruct((512, 8, 8, 64), jnp.float32)
+    assert "kept" in net.explain(params, x) and "recomputed" not in net.explain(params, x)
+    assert "recomputed" in net.explain(params, many)
+
+
+def test_repr_is_short() -> None:
+    assert str(by_stages()) == repr(by_stages()) == "Network(6 stages, 8 players)"
+
+
+def test_init_matches_the_module_and_varies_with_the_key() -> None:
+    p = zoo.problem("small")
+    a, b = (p.net.init(jax.random.key(seed), p.x) for seed in (0, 1))
+    again = p.net.init(jax.random.key(0), p.x)
+    assert jax.tree.map(jnp.shape, a) == jax.tree.map(jnp.shape, p.params)
+    for name in a:
+        np.testing.assert_array_equal(a[name]["kernel"], again[name]["kernel"])
+        assert not np.array_equal(a[name]["kernel"], b[name]["kernel"])
+    kernels = [np.asarray(own["kernel"]) for own in a.values() if own["kernel"].shape == (3, 3)]
+    assert len(kernels) == 2 and not np.array_equal(*kernels)  # a key for each player
+
+
+def test_init_under_jit_and_vmap() -> None:
+    p = zoo.problem("small")
+    keys = jax.random.split(jax.random.key(0), 3)
+    many = jax.jit(jax.vmap(lambda key: p.net.init(key, p.x)))(keys)
+    for i in range(3):
+        one = p.net.init(keys[i], p.x)
+        for a, b in zip(jax.tree.leaves(many), jax.tree.leaves(one), strict=True):
+            np.testing.assert_allclose(a[i], b, rtol=1e-6)
+
+
+def test_single_layers_need_no_list() -> None:
+    p = zoo.make(
+        zoo.Spec(lambda: [nn.Dense(4), gt.Residual(nn.Dense(4), nn.Dense(4)), nn.Dense(2)])
+    )
+    h = dense(p.params["Dense_0"], p.x)
+    total = dense(p.params["Dense_1"], h) + dense(p.params["Dense_2"], h)
+    want = dense(p.params["Dense_3"], total)
+    np.testing.assert_allclose(p.net.apply(p.params, p.x), want, rtol=1e-12)

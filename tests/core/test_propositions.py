@@ -1,0 +1,161 @@
+"""Propositions 2, 5 and 6 on the dense reference, and what follows from them for the library."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+import gtddp_jax as gt
+from gtddp_jax.game.rollout import ROLLOUTS
+from tests.core import methods, oracle, zoo
+
+RATE = 0.1
+
+
+def dense(p: zoo.Problem, hessian: str) -> gt.reference.DenseStep:
+    @functools.partial(jax.jit, compiler_options=oracle.FAST)
+    def step(params: Any) -> gt.reference.DenseStep:
+        return gt.reference.ddp_step(
+            p.net.stages,
+            params,
+            p.x,
+            lambda o: zoo.LOSSES["softmax"](o, p.y),
+            gt.reference.HESSIANS[hessian],
+            gt.reference.preconditioned(lambda t, q: RATE * jnp.eye(q.size)),
+        )
+
+    return step(p.params)
+
+
+def test_proposition_2() -> None:
+    """Eq. 9-12 on a residual block of stages 1 to 3, with the signs of DESIGN §10."""
+    p = zoo.problem("long_block")
+    step = dense(p, "exact")
+    q_uu, first, last, width = 1 / RATE, 1, 3, 4
+    for i in range(p.x.shape[0]):
+        x, r = slice(0, width), slice(width, 2 * width)  # trunk and shortcut state
+        v_x, v_xx = step.v_x[last + 1][i], step.v_xx[last + 1][i]  # of the network without shortcut
+        v_xr = v_xx
+        sum_x, sum_xx = jnp.zeros(width), jnp.zeros((width, width))
+        for t in reversed(range(first, last + 1)):
+            f_x, f_u, k = step.f_x[t][i][:width, :width], step.f_u[t][i][:width], step.open_gains[t]
+            if t == first:  # f_x of the split stage: the trunk's rows, then the copy of x
+                np.testing.assert_array_equal(step.f_x[t][i][width:], np.eye(width))
+            elif t == last:  # the merge adds the shortcut state
+                np.testing.assert_array_equal(step.f_x[t][i][:, r], np.eye(width))
+            q_ux = f_u.T @ v_xx @ f_x
+            gain = -q_ux / q_uu
+            shortcut_gain = -(f_u.T @ v_xr) / q_uu  # G_t, Eq. 9
+            if t > first:
+                np.testing.assert_allclose(step.feedback_gains[t][i][:, x], gain, rtol=1e-9)
+                np.testing.assert_allclose(
+                    step.feedback_gains[t][i][:, r], shortcut_gain, rtol=1e-9
+                )
+            sum_x = sum_x + shortcut_gain.T @ k * q_uu
+            sum_xx = sum_xx + shortcut_gain.T @ shortcut_gain * q_uu
+            v_x = f_x.T @ v_x + q_ux.T @ k
+            v_xx = f_x.T @ v_xx @ f_x + q_ux.T @ gain
+            v_xr = f_x.T @ v_xr - gain.T @ shortcut_gain * q_uu  # Eq. 10
+        merged_x, merged_xx = step.v_x[last + 1][i], step.v_xx[last + 1][i]
+        eq11 = v_x + merged_x - sum_x
+        eq12 = v_xx + merged_xx - sum_xx + v_xr + v_xr.T
+        np.testing.assert_allclose(step.v_x[first][i], eq11, rtol=1e-9, atol=1e-14)
+        np.testing.assert_allclose(step.v_xx[first][i], eq12, rtol=1e-9, atol=1e-14)
+        assert jnp.linalg.norm(sum_x) > 1e-3 * jnp.linalg.norm(eq11)
+
+
+@pytest.mark.parametrize("name", ["feedforward", "chained", "shortcut_at_1", "cooperative"])
+def test_propositions_5_and_6(name: str) -> None:
+    """V_xx = (1/B) c g g^T, c <- c (1 - rho): a minus under the root of Eq. 21-23.
+
+    `rho` sums q^T Q_uu^-1 q over the players of a stage; g is the plain adjoint.
+    """
+    p = zoo.problem(name)
+    step = dense(p, "gradient")
+    stages, batch = p.net.stages, p.x.shape[0]
+
+    @functools.partial(jax.jit, compiler_options=oracle.FAST)
+    def gradients(params: Any) -> list[tuple[Any, list[Any]]]:
+        """Adjoints of the states before each stage, and per-sample gradients by its players."""
+        out, states = [], (p.x,)
+        for t, stage in enumerate(stages):
+            own = {name: params[name] for name in stage.players}
+
+            def losses(own: Any, states: Any, t: int = t) -> jax.Array:
+                for later in stages[t:]:
+                    states = later({**params, **own}, states)
+                return zoo.LOSSES["softmax"](states[0], p.y)
+
+            g = jax.grad(lambda s, own=own, losses=losses: losses(own, s).sum())(states)
+            big = [
+                jax.grad(lambda own, i=i, s=states, losses=losses: losses(own, s)[i])(own)
+                for i in range(batch)
+            ]
+            out.append((g, big))
+            states = stage(params, states)
+        return out
+
+    c = np.ones(batch)
+    for t, (states, players) in reversed(list(enumerate(gradients(p.params)))):
+        big = np.stack([ravel_pytree(tree)[0] for tree in players])
+        c = c * (1 - c / batch * RATE * np.square(big).sum(1))
+        g = np.concatenate([np.asarray(s) for s in states], axis=1)
+        want = (c / batch)[:, None, None] * g[:, :, None] * g[:, None, :]
+        np.testing.assert_allclose(step.v_xx[t], want, rtol=1e-9, atol=1e-15)
+    assert c.min() > 0 and c.max() < 0.99
+
+
+@pytest.mark.parametrize("rollout", ROLLOUTS)
+def test_line_of_a_parabola_is_projected(rollout: str) -> None:
+    """For a squared loss the slope along the gradient is straight: 1 + h s."""
+    p = zoo.problem("small", batch=3)
+    method = methods.METHODS["sgd_momentum"]
+
+    @functools.partial(jax.jit, compiler_options=oracle.FAST)
+    def step(params: Any) -> dict[str, Any]:
+        games = {
+            terminal: oracle.optimizer(p, oracle.Game("squared", method, terminal, rollout))
+            for terminal in ("line", "projected")
+        }
+        return {
+            terminal: tx.update(None, tx.init(params), params, batch=(p.x, p.y))
+            for terminal, tx in games.items()
+        }
+
+    by = step(p.params)
+    assert oracle.relative_error(by["line"][0], by["projected"][0]) < 1e-9
+    reports = [by[terminal][1].report for terminal in ("line", "projected")]
+    assert reports[0].weight_max - reports[0].weight_min > 0.05
+    for a, b in zip(*reports, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+def test_rho_is_clamped() -> None:
+    """Where one step would overshoot a loss, c stays at 0 and does not change its sign.
+
+    B = 1 and `gradient` (h = 1): the last stage alone has rho = rate |G|^2 > 1, so that the stage
+    before it weighs its gradient by 1 + pi alone, whatever the first stage does.
+    """
+    p = zoo.problem("feedforward", batch=1)
+    rate = 50.0
+    tx = gt.sgd(p.net, zoo.LOSSES["squared"], rate, terminal=gt.terminal.gradient())
+
+    def loss(params: Any) -> jax.Array:
+        return zoo.LOSSES["squared"](p.net.apply(params, p.x), p.y)[0]
+
+    @functools.partial(jax.jit, compiler_options=oracle.FAST)
+    def both(params: Any) -> tuple[Any, Any]:
+        updates, _ = tx.update(None, tx.init(params), params, batch=(p.x, p.y))
+        return updates, jax.grad(loss)(params)
+
+    updates, grads = both(p.params)
+    size = {name: float(jnp.square(ravel_pytree(g)[0]).sum()) for name, g in grads.items()}
+    assert rate * size["Dense_3"] > 1
+    want = 1 - rate * size["Dense_3"]
+    np.testing.assert_allclose(
+        updates["Dense_2"]["kernel"], -rate * want * grads["Dense_2"]["kernel"], rtol=1e-9
+    )
