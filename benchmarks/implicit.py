@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from nets import block, flatten, mlp, one_block, pool
+from nets import block, mlp, one_block, pool
 from timing import compiled, interleaved, ratio
 
 import gtddp_jax as gt
@@ -156,9 +156,7 @@ def measure(model: Model, base: str, rounds: int) -> dict[str, tuple[float, floa
             times[name] * (EVERY - 1) + times[f"{name}, calibration"]
         ) / EVERY
     print(f"    plain step {np.median(seconds['base']) * 1e3:.2f} ms", flush=True)
-    return {
-        name: (value, memory.get(name, 0.0) / memory["base"]) for name, value in times.items()
-    }
+    return {name: (value, memory.get(name, 0.0) / memory["base"]) for name, value in times.items()}
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ def compiled(step: Callable[..., Any], *arguments: Any) -> tuple[Callable[[], An
     """A step bound to its arguments, and its peak memory in MiB as the compiler plans it."""
     program = jax.jit(step).lower(*arguments).compile()
     plan = program.memory_analysis()
+    assert plan is not None, "the backend reports no memory plan"
     peak = plan.temp_size_in_bytes + plan.argument_size_in_bytes + plan.output_size_in_bytes
     return lambda: jax.block_until_ready(program(*arguments)), peak / 2**20
 

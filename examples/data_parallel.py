@@ -26,7 +26,7 @@ import gtddp_jax as gt
 
 images, labels = map(np.asarray, load_digits(return_X_y=True))
 images = (images / 16).astype("float32")
-batches = np.random.default_rng(0).integers(len(images), size=(30, 64))
+batches = np.random.default_rng(0).integers(len(images), size=(10, 64))
 
 body = [nn.Dense(64), nn.relu, nn.Dense(64)]
 net = gt.Network([nn.Dense(64), nn.relu, gt.Residual(body), nn.relu, nn.Dense(10)])
@@ -35,7 +35,7 @@ mesh = jax.make_mesh((DEVICES,), ("data",), axis_types=(AxisType.Auto,))
 
 
 def train(tx, step, put):
-    """Thirty steps from the same start; `put` lays a batch out on the devices."""
+    """Ten steps from the same start; `put` lays a batch out on the devices."""
     params = net.init(jax.random.key(0), images[:1])
     state = tx.init(params)
     for rows in batches:

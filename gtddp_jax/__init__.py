@@ -3,9 +3,9 @@
 from gtddp_jax import curvature, reference, terminal
 from gtddp_jax.alias import adam, adamw, rmsprop, sgd
 from gtddp_jax.core.report import Report
-from gtddp_jax.implicit import ImplicitState, implicit, implicit_weights, weights
 from gtddp_jax.network import Cooperative, Network, NetworkError, Residual, Stage
 from gtddp_jax.optimizer import GTDDPState, gtddp, make_update
+from gtddp_jax.simultaneous import ImplicitState, implicit, implicit_weights, weights
 
 __all__ = [
     "Cooperative",

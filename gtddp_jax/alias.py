@@ -1,7 +1,8 @@
 """GT-DDP optimizers named after their base method, in optax's argument order.
 
 Each takes every keyword of `gtddp` (`feedback`, `terminal`, `rollout`, `axis_name`) and is, with
-`feedback=False`, the optax optimizer of its name.
+`feedback=False`, the optax optimizer of its name. The keywords are written out, not `**game`:
+`optax.inject_hyperparams` reads them from the signature.
 """
 
 from typing import Any
@@ -11,6 +12,7 @@ import optax
 from gtddp_jax import curvature
 from gtddp_jax.network import Network
 from gtddp_jax.optimizer import Loss, gtddp
+from gtddp_jax.terminal import Terminal
 
 
 def sgd(
@@ -20,7 +22,11 @@ def sgd(
     momentum: Any = None,
     nesterov: bool = False,
     accumulator_dtype: Any = None,
-    **game: Any,
+    *,
+    feedback: bool = True,
+    terminal: Terminal | None = None,
+    rollout: str = "linear",
+    axis_name: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """GT-DDP-SGD: `gtddp` with `curvature.identity`.
 
@@ -31,7 +37,10 @@ def sgd(
         momentum: decay of the momentum, or None.
         nesterov: whether the momentum is Nesterov's.
         accumulator_dtype: dtype of the momentum, or None.
-        **game: keywords of `gtddp`.
+        feedback: see `gtddp`.
+        terminal: see `gtddp`.
+        rollout: see `gtddp`.
+        axis_name: see `gtddp`.
 
     Example:
         >>> import flax.linen as nn, gtddp_jax as gt, optax
@@ -39,7 +48,15 @@ def sgd(
         >>> tx = gt.sgd(net, optax.softmax_cross_entropy_with_integer_labels, 1e-2, momentum=0.9)
     """
     base = curvature.identity(learning_rate, momentum, nesterov, accumulator_dtype)
-    return gtddp(net, loss, base, **game)
+    return gtddp(
+        net,
+        loss,
+        base,
+        feedback=feedback,
+        terminal=terminal,
+        rollout=rollout,
+        axis_name=axis_name,
+    )
 
 
 def rmsprop(
@@ -53,7 +70,11 @@ def rmsprop(
     momentum: Any = None,
     nesterov: bool = False,
     bias_correction: bool = False,
-    **game: Any,
+    *,
+    feedback: bool = True,
+    terminal: Terminal | None = None,
+    rollout: str = "linear",
+    axis_name: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """GT-DDP-RMSprop: `gtddp` with `curvature.rmsprop`, whose arguments these are.
 
@@ -72,7 +93,15 @@ def rmsprop(
         nesterov,
         bias_correction,
     )
-    return gtddp(net, loss, base, **game)
+    return gtddp(
+        net,
+        loss,
+        base,
+        feedback=feedback,
+        terminal=terminal,
+        rollout=rollout,
+        axis_name=axis_name,
+    )
 
 
 def adam(
@@ -86,7 +115,10 @@ def adam(
     mu_dtype: Any = None,
     *,
     nesterov: bool = False,
-    **game: Any,
+    feedback: bool = True,
+    terminal: Terminal | None = None,
+    rollout: str = "linear",
+    axis_name: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """GT-DDP-Adam: `gtddp` with `curvature.adam`, whose arguments these are.
 
@@ -96,7 +128,15 @@ def adam(
         >>> tx = gt.adam(net, optax.softmax_cross_entropy_with_integer_labels, 1e-3)
     """
     base = curvature.adam(learning_rate, b1, b2, eps, eps_root, mu_dtype, nesterov)
-    return gtddp(net, loss, base, **game)
+    return gtddp(
+        net,
+        loss,
+        base,
+        feedback=feedback,
+        terminal=terminal,
+        rollout=rollout,
+        axis_name=axis_name,
+    )
 
 
 def adamw(
@@ -112,7 +152,10 @@ def adamw(
     mask: Any = None,
     *,
     nesterov: bool = False,
-    **game: Any,
+    feedback: bool = True,
+    terminal: Terminal | None = None,
+    rollout: str = "linear",
+    axis_name: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """GT-DDP-AdamW: `gtddp` with `curvature.adam` and decoupled weight decay.
 
@@ -124,4 +167,12 @@ def adamw(
     base = curvature.adam(
         learning_rate, b1, b2, eps, eps_root, mu_dtype, nesterov, weight_decay, mask
     )
-    return gtddp(net, loss, base, **game)
+    return gtddp(
+        net,
+        loss,
+        base,
+        feedback=feedback,
+        terminal=terminal,
+        rollout=rollout,
+        axis_name=axis_name,
+    )

@@ -98,8 +98,8 @@ def gtddp(
 
     def update(
         updates: Tree,
-        state: GTDDPState,
-        params: Tree | None = None,
+        state: Any,
+        params: Tree = None,
         *,
         batch: Any = None,
         **extra_args: Any,

@@ -1,11 +1,11 @@
 """The curvature contract: what stands for the inverse of Q_uu in one stage (DESIGN §5, Table 1).
 
-| symbol | meaning                                                          | here                    |
-|--------|------------------------------------------------------------------|-------------------------|
-| Q_u    | gradient of the Bellman objective, alpha-weighted                | `q`, tree of parameters |
-| P      | (Q_uu)^-1, the learning rate included                            | inside `Policy`         |
-| k      | open gain -P Q_u, momentum included                              | `Policy.open_gain`      |
-| rho    | G_i^T P G_i, before its scale                                    | `Policy.quadratic`      |
+| symbol | meaning                                           | here                    |
+|--------|---------------------------------------------------|-------------------------|
+| Q_u    | gradient of the Bellman objective, alpha-weighted | `q`, tree of parameters |
+| P      | (Q_uu)^-1, the learning rate included             | inside `Policy`         |
+| k      | open gain -P Q_u, momentum included               | `Policy.open_gain`      |
+| rho    | G_i^T P G_i, before its scale                     | `Policy.quadratic`      |
 
 Everything is per *stage*: trees are `{player: parameters}`, so that a curvature may couple the
 players who act at once (Theorem 3). A new method is one file and one line in `__init__.py`.

@@ -47,7 +47,7 @@ class DiagonalCurvature(Curvature):
 
     @abc.abstractmethod
     def diagonal(self, state: State, rate: Rate, params: Tree) -> Tree:
-        """P as a tree of parameter shapes; a leaf of shape () stands for a multiple of the identity.
+        """P as a tree of parameter shapes; a leaf of shape () means a multiple of the identity.
 
         Args:
             state: the chain's state *after* the update.

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from gtddp_jax.core import arguments
+from gtddp_jax.core.trees import vdot
 from gtddp_jax.curvature.base import Curvature, Move, Policy, State, Tree
 from gtddp_jax.players import SampleGradients
 
@@ -77,7 +78,7 @@ class from_optax(Curvature):  # noqa: N801  (a constructor, named as optax names
 
 
 def _rayleigh(q: Tree, step: Tree, rest: Tree, params: Tree) -> Tree:
-    square = optax.tree.vdot(q, q)
-    along = optax.tree.vdot(q, optax.tree.sub(rest, step))
+    square = vdot(q, q)
+    along = vdot(q, optax.tree.sub(rest, step))
     quotient = jnp.where(square > 0, jnp.maximum(along, 0) / jnp.where(square > 0, square, 1), 0)
     return jax.tree.map(lambda p: quotient.astype(p.dtype), params)

@@ -98,7 +98,8 @@ class Nonlinear(Observer):
         stage, values = self._stages[t], self._trajectory.values
         states = stage_states(stage, values) if self._states is None else self._states
         own = {name: self._params[name] for name in stage.players}
-        self._states = stage(optax.apply_updates(own, step), states)
+        new: Any = optax.apply_updates(own, step)
+        self._states = stage(new, states)
         if t + 1 < len(self._stages):
             before = stage_states(self._stages[t + 1], values)
             return state_change(self._adjoints.states[t + 1], self._states, before)

@@ -9,7 +9,7 @@ import optax
 
 from gtddp_jax.core.report import Report, common_figures, norm
 from gtddp_jax.core.samples import Samples
-from gtddp_jax.core.trees import wide
+from gtddp_jax.core.trees import vdot
 from gtddp_jax.game.backward import StagePlan
 from gtddp_jax.game.rollout import Rolled
 from gtddp_jax.terminal import Expansion
@@ -19,12 +19,7 @@ Tree = Any
 
 def first_order_changes(rolled: Rolled) -> list[jax.Array]:
     """Closed gradient times step, one number a stage; not finite if either of them is not."""
-    return [
-        optax.tree.vdot(
-            jax.tree.map(wide, q), {name: jax.tree.map(wide, rolled.steps[name]) for name in q}
-        )
-        for q in rolled.closed
-    ]
+    return [vdot(q, {name: rolled.steps[name] for name in q}) for q in rolled.closed]
 
 
 def _feedback_ratio(plan: StagePlan, steps: Tree) -> jax.Array:
@@ -64,8 +59,8 @@ def summarise(
     end = plans[-1]
     plain = jax.tree.map(lambda q, cost: q - cost.astype(q.dtype), end.q, end.running)
     value = terminal.line.value
-    known = rolled.outputs is not None
-    actual = samples.mean(loss(rolled.outputs) - value) if known else jnp.zeros(())
+    new = rolled.outputs
+    actual = jnp.zeros(()) if new is None else samples.mean(loss(new) - value)
     report = common_figures(
         last,
         samples,
@@ -79,5 +74,5 @@ def summarise(
     return report._replace(
         feedback_ratio=ratios.astype(jnp.float32),
         actual_change=actual.astype(jnp.float32),
-        actual_change_known=jnp.array(known),
+        actual_change_known=jnp.array(new is not None),
     )

@@ -39,13 +39,12 @@ class Lowering:
             elif isinstance(layer, Cooperative):
                 new, value = self._cooperative(layer, value, f"{place} Cooperative")
             elif self._namer.is_player(layer, place):
-                act = Act(self._namer.name(layer, place), layer, value, self._value())
-                new, value = [[act]], act.target
-            else:
-                step = Map(
-                    self._namer.function(layer, place), layer_label(layer), value, self._value()
+                new, value = _single(
+                    Act(self._namer.name(layer, place), layer, value, self._value())
                 )
-                new, value = [[step]], step.target
+            else:
+                function = self._namer.function(layer, place)
+                new, value = _single(Map(function, layer_label(layer), value, self._value()))
             steps = _join(steps, new)
         return steps, value
 
@@ -86,6 +85,10 @@ class Lowering:
             acts.append(Act(self._namer.name(module, place), module, value, self._value()))
         total = Add(f"sum of {where}", tuple(act.target for act in acts), self._value())
         return [[*acts, total]], total.target
+
+
+def _single(op: Op) -> tuple[list[list[Op]], Value]:
+    return [[op]], op.target
 
 
 def _acts(step: list[Op]) -> bool:

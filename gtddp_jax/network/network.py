@@ -31,7 +31,8 @@ class Network:
     Example:
         >>> import flax.linen as nn, jax, jax.numpy as jnp
         >>> import gtddp_jax as gt
-        >>> net = gt.Network([nn.Dense(4), nn.relu, gt.Residual([nn.Dense(4), nn.relu]), nn.Dense(2)])
+        >>> body = [nn.Dense(4), nn.relu]
+        >>> net = gt.Network([nn.Dense(4), nn.relu, gt.Residual(body), nn.Dense(2)])
         >>> params = net.init(jax.random.key(0), jnp.ones((1, 3)))
         >>> net.apply(params, jnp.ones((5, 3))).shape
         (5, 2)

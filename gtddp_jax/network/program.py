@@ -37,7 +37,8 @@ class Act:
 
     def __call__(self, params: Params, *xs: jax.Array) -> jax.Array:
         """Applies the module to its input [B, ...]."""
-        return self.module.apply({"params": params[self.name]}, *xs)
+        outputs: Any = self.module.apply({"params": params[self.name]}, *xs)
+        return outputs
 
 
 @dataclasses.dataclass(frozen=True)

@@ -70,4 +70,4 @@ def _square(g: jax.Array, d: jax.Array) -> jax.Array:
 
 def _leaf_sum(f: Any, gradients: Tree, other: Tree) -> jax.Array:
     parts = jax.tree.leaves(jax.tree.map(f, gradients, other))
-    return sum(parts[1:], parts[0])
+    return jnp.stack(parts).sum(0)

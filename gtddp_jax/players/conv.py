@@ -19,14 +19,15 @@ LARGE_WORKING_SET = 2**26
 
 
 def _tuple(value: Any, length: int) -> tuple[int, ...]:
-    return (value,) * length if value is None or isinstance(value, int) else tuple(value)
+    return (value,) * length if isinstance(value, int) else tuple(value)
 
 
-def _kernel(module: nn.Conv) -> tuple[int, ...]:
-    return (module.kernel_size,) if isinstance(module.kernel_size, int) else module.kernel_size
+def _kernel(module: Any) -> tuple[int, ...]:
+    size = module.kernel_size
+    return (size,) if isinstance(size, int) else tuple(size)
 
 
-def _pads(module: nn.Conv, spatial: tuple[int, ...]) -> list[tuple[int, int]] | None:
+def _pads(module: Any, spatial: tuple[int, ...]) -> list[tuple[int, int]] | None:
     """Explicit zero padding of each spatial axis, or None for a kind that has no such form."""
     size = _kernel(module)
     if isinstance(module.padding, str):
@@ -37,9 +38,9 @@ def _pads(module: nn.Conv, spatial: tuple[int, ...]) -> list[tuple[int, int]] | 
             for k, d in zip(size, _tuple(module.kernel_dilation or 1, len(size)), strict=True)
         ]
         strides = _tuple(module.strides or 1, len(size))
-        return [tuple(p) for p in lax.padtype_to_pads(spatial, reach, strides, module.padding)]
+        return [(lo, hi) for lo, hi in lax.padtype_to_pads(spatial, reach, strides, module.padding)]
     pads = _tuple(module.padding, len(size)) if isinstance(module.padding, int) else module.padding
-    return [(p, p) if isinstance(p, int) else tuple(p) for p in pads]
+    return [(p, p) if isinstance(p, int) else (p[0], p[1]) for p in pads]
 
 
 def is_conv(module: nn.Module, shape: tuple[int, ...]) -> bool:
@@ -80,7 +81,7 @@ def per_sample_gradients(act: Act, x: jax.Array, g: jax.Array) -> dict[str, Any]
     return lax.map(one, (x, g), batch_size=chunk)
 
 
-def _gradients(module: nn.Conv, x: jax.Array, g: jax.Array) -> dict[str, Any]:
+def _gradients(module: Any, x: jax.Array, g: jax.Array) -> dict[str, Any]:
     """All samples at once.
 
     The offsets along the last spatial axis are laid side by side as features, those along the
@@ -93,7 +94,7 @@ def _gradients(module: nn.Conv, x: jax.Array, g: jax.Array) -> dict[str, Any]:
     dilation = _tuple(module.kernel_dilation or 1, len(size))
     pads = _pads(module, x.shape[1:-1])
     assert pads is not None
-    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((lo, hi, 0) for lo, hi in pads), (0,) * 3])
+    x = jnp.pad(x, [(0, 0), *pads, (0, 0)])
     batch, *out, features = g.shape
 
     def window(start: int, axis: int) -> slice:

@@ -1,10 +1,10 @@
 """The cost rule: how each player's sums over samples are computed, chosen by shape (DESIGN §6).
 
-| rule         | when                                              | held                             |
-|--------------|---------------------------------------------------|----------------------------------|
-| `factored`   | dense with one position a sample                  | nothing                          |
-| `kept`       | feedback on, B x parameters <= `keep_limit`       | B numbers a parameter            |
-| `recomputed` | otherwise, and always with feedback off           | one chunk during quadratic forms |
+| rule         | when                                        | held                             |
+|--------------|---------------------------------------------|----------------------------------|
+| `factored`   | dense with one position a sample            | nothing                          |
+| `kept`       | feedback on, B x parameters <= `keep_limit` | B numbers a parameter            |
+| `recomputed` | otherwise, and always with feedback off     | one chunk during quadratic forms |
 
 A new kind of layer is one file with its per-sample gradients and one entry in `KINDS`.
 """
@@ -12,6 +12,7 @@ A new kind of layer is one file with its per-sample gradients and one entry in `
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -25,7 +26,7 @@ from gtddp_jax.players.recomputed import PerSample, Recomputed, by_vjp, chunk_si
 ALWAYS_KEPT = 2**20
 """Numbers (B x parameters) up to which a player's per-sample gradients are kept in any case."""
 
-Shaped = jax.Array | jax.ShapeDtypeStruct
+Shaped = Any  # jax.Array | jax.ShapeDtypeStruct
 Gradients = Callable[[Act, jax.Array, jax.Array], Tree]
 
 KINDS: dict[str, tuple[Callable[[nn.Module, tuple[int, ...]], bool], Gradients]] = {

@@ -3,12 +3,12 @@
 Slow, independent of the fast path, for tiny networks in float64. It uses the stage protocol only:
 `stage.players` and `stage(params, states)`.
 
-| symbol       | meaning                                         | shape here                     |
-|--------------|-------------------------------------------------|--------------------------------|
-| V_x, V_xx    | value gradient and Hessian of each group        | [groups, N], [groups, N, N]    |
-| f_x, f_u     | Jacobians of the dynamics of each group         | [groups, N', N], [groups, N', m] |
-| Q_u, Q_uu    | of the stage, all groups                        | [m], [m, m]                    |
-| k, K         | open gain, feedback gain of each group          | [m], [groups, m, N]            |
+| symbol    | meaning                                  | shape here                       |
+|-----------|------------------------------------------|----------------------------------|
+| V_x, V_xx | value gradient and Hessian of each group | [groups, N], [groups, N, N]      |
+| f_x, f_u  | Jacobians of the dynamics of each group  | [groups, N', N], [groups, N', m] |
+| Q_u, Q_uu | of the stage, all groups                 | [m], [m, m]                      |
+| k, K      | open gain, feedback gain of each group   | [m], [groups, m, N]              |
 
 A *group* is one sample (V_xx block-diagonal: the definition of GT-DDP), or the whole batch with its
 states side by side (the previous DDP optimizer, whose V_x'x' is the subject of paper Fig. 4).
@@ -124,7 +124,7 @@ def ddp_step(
     if coupling not in ("samples", "batch"):
         raise ValueError(f"Invalid coupling: {coupling!r}. Supported: ('samples', 'batch').")
     batch = inputs.shape[0]
-    states = [(inputs,)]
+    states: list[tuple[jax.Array, ...]] = [(inputs,)]
     for stage in stages:
         states.append(stage(params, states[-1]))
     grouped = _together if coupling == "batch" else (lambda blocks: blocks)

@@ -71,8 +71,7 @@ def inner(a: Outputs, b: Outputs) -> jax.Array:
     def leaf(a: jax.Array, b: jax.Array) -> jax.Array:
         return (wide(a) * wide(b)).sum(range(1, a.ndim))
 
-    parts = jax.tree.leaves(jax.tree.map(leaf, a, b))
-    return sum(parts[1:], parts[0])
+    return jnp.stack(jax.tree.leaves(jax.tree.map(leaf, a, b))).sum(0)
 
 
 def line_of(loss: PerSampleLoss, outputs: Outputs) -> Line:

@@ -2,8 +2,6 @@
 
 import dataclasses
 
-import jax.numpy as jnp
-
 from gtddp_jax.terminal.base import Outputs, PerSampleLoss, Tangent, Terminal, line_of
 
 
@@ -19,4 +17,4 @@ class gradient(Terminal):  # noqa: N801  (a constructor)
     def expand(self, loss: PerSampleLoss, outputs: Outputs) -> Tangent:
         """See `Terminal`."""
         line = line_of(loss, outputs)
-        return Tangent(line, jnp.ones_like(line.norm))
+        return Tangent(line, line.alive.astype(line.norm.dtype))

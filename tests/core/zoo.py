@@ -74,6 +74,7 @@ def _block(*, width: int = 4, before: bool = False) -> gt.Residual:
 
 
 FLAT: dict[str, Spec] = {
+    "tiny": Spec(lambda: [gt.Residual([nn.Dense(3), jnp.tanh], nn.Dense(3)), nn.Dense(2)]),
     "small": Spec(
         lambda: [
             nn.Dense(3),

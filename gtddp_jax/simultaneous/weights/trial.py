@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gtddp_jax.core.trees import per_sample, wide
-from gtddp_jax.implicit.solve import clip
-from gtddp_jax.implicit.weights.base import (
+from gtddp_jax.core.trees import per_sample, vdot, wide
+from gtddp_jax.simultaneous.solve import clip
+from gtddp_jax.simultaneous.weights.base import (
     Context,
     Prediction,
     State,
@@ -88,7 +88,7 @@ class trial(WeightModel):  # noqa: N801  (a constructor)
         report = whole_network()
         if self.radius is None:
             return w, state, report
-        predicted = optax.tree.vdot(q, step)
+        predicted = vdot(q, step)
         actual = model.samples.mean(context.loss(new) - line.value)
         kept = jnp.where(predicted < 0, actual / jnp.where(predicted < 0, predicted, 1), 1.0)
         factor = jnp.where(kept > self.good, self.grow, 1.0)

@@ -12,13 +12,14 @@ import optax
 from gtddp_jax.core import arguments
 from gtddp_jax.core.report import Report, common_figures
 from gtddp_jax.core.safety import all_finite, choose, zero_unless
-from gtddp_jax.implicit.base_method import BaseMethod
-from gtddp_jax.implicit.linearised import ByAutodiff, ByPlayers, Linearised
-from gtddp_jax.implicit.order import Use, uses
-from gtddp_jax.implicit.solve import Bounds
-from gtddp_jax.implicit.weights import WeightModel
-from gtddp_jax.implicit.weights.base import Context, Prediction, whole_network
+from gtddp_jax.core.trees import vdot
 from gtddp_jax.network import Network
+from gtddp_jax.simultaneous.base_method import BaseMethod
+from gtddp_jax.simultaneous.linearised import ByAutodiff, ByPlayers, Linearised
+from gtddp_jax.simultaneous.order import Use, uses
+from gtddp_jax.simultaneous.solve import Bounds
+from gtddp_jax.simultaneous.weights import WeightModel
+from gtddp_jax.simultaneous.weights.base import Context, Prediction, whole_network
 from gtddp_jax.terminal import Terminal
 
 Tree = Any
@@ -133,7 +134,7 @@ class Game:
         )
 
     def weights(self, context: Context, state: ImplicitState) -> tuple[jax.Array, Any, Prediction]:
-        """w [B], the weight model's next state, its report."""
+        """W [B], the weight model's next state, its report."""
 
         def asked() -> tuple[jax.Array, Any, Prediction]:
             full, after, prediction = self.model.weights(context, state.weights)
@@ -148,7 +149,7 @@ class Game:
         self,
         updates: Tree,
         state: ImplicitState,
-        params: Tree | None,
+        params: Tree,
         batch: Any,
         extra: dict[str, Any],
     ) -> tuple[Tree, ImplicitState]:
@@ -165,11 +166,13 @@ class Game:
         q = linearised.gradient(w)
         step, base_state = context.base.step(q)
         if not self.plain:
-            model_state = self.model.learn(context, model_state, q, step)
-        first_order = optax.tree.vdot(q, step)
+            model_state = self.model.learn(context, model_state, q)
         value = linearised.expansion.line.value
+        # Finite squares of the gradient and a finite step leave no room for a state that is not:
+        # two products of arrays that exist already, instead of sums over the state.
+        first_order, square = vdot(q, step), vdot(q, q)
         ok = linearised.samples.all(
-            all_finite(value, w, first_order, base_state, model_state, linearised.aux)
+            all_finite(value, w, first_order, square, model_state, linearised.aux)
         )
         report = common_figures(
             state.report,

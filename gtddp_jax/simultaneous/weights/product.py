@@ -6,10 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gtddp_jax.implicit.base_method import BaseMethod
-from gtddp_jax.implicit.linearised import Push
-from gtddp_jax.implicit.solve import scalar_weights
-from gtddp_jax.implicit.weights.base import (
+from gtddp_jax.simultaneous.base_method import BaseMethod
+from gtddp_jax.simultaneous.linearised import Push
+from gtddp_jax.simultaneous.solve import scalar_weights
+from gtddp_jax.simultaneous.weights.base import (
     Context,
     Prediction,
     State,

@@ -15,15 +15,15 @@ import jax.numpy as jnp
 
 from gtddp_jax.core.samples import Samples
 from gtddp_jax.core.trees import wide
-from gtddp_jax.implicit.solve import scalar_weights
-from gtddp_jax.implicit.tails import PlayerSet, resolve
-from gtddp_jax.implicit.weights.base import (
+from gtddp_jax.simultaneous.solve import scalar_weights
+from gtddp_jax.simultaneous.tails import PlayerSet, resolve
+from gtddp_jax.simultaneous.weights.base import (
     Context,
     Prediction,
     WeightModel,
     whole_network,
 )
-from gtddp_jax.implicit.weights.product import influence
+from gtddp_jax.simultaneous.weights.product import influence
 
 Tree = Any
 MOST_SETS = 4
@@ -131,15 +131,14 @@ class tail(WeightModel):  # noqa: N801  (a constructor)
         )
         return 1 + trust * (w - 1), state, report
 
-    def learn(self, context: Context, state: TailState, q: Tree, step: Tree) -> TailState:
+    def learn(self, context: Context, state: TailState, q: Tree) -> TailState:
         """See `WeightModel`: calibrates, if it is time to."""
         power_of_two = (context.step & (context.step - 1)) == 0
         due = power_of_two | (context.step % self.calibrate_every == 0)
         sets = self._sets(context)
 
         def calibrate() -> TailState:
-            rest = context.base.split(q)[0]
-            response = jax.tree.map(jnp.subtract, step, rest)
+            rest, response = context.base.split(q)
             everything = PlayerSet(tuple(range(len(jax.tree.leaves(q)))), 1.0)
 
             def measured(players: PlayerSet) -> tuple[jax.Array, jax.Array]:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gtddp_jax.implicit.order import Use
+from gtddp_jax.simultaneous.order import Use
 
 Tree = Any
 NAMED = ("auto", "head")

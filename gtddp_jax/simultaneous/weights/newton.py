@@ -9,12 +9,13 @@ residual falls.
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from gtddp_jax.implicit.solve import clip
-from gtddp_jax.implicit.weights.base import (
+from gtddp_jax.simultaneous.solve import clip
+from gtddp_jax.simultaneous.weights.base import (
     Context,
     Prediction,
     State,
@@ -86,7 +87,7 @@ class newton(WeightModel):  # noqa: N801  (a constructor)
             slope, bend = model.expansion.slope_and_bend(shift(w))
             return w - slope, jnp.maximum(bend, 0), m
 
-        def improve(w: jax.Array, _: None) -> tuple[jax.Array, None]:
+        def improve(w: jax.Array, _: Any) -> tuple[jax.Array, None]:
             r, bend, m = residual(w)
             if self.form == "gram":
                 matrix = jax.vmap(m, out_axes=1)(jnp.eye(w.size, dtype=w.dtype))
@@ -117,7 +118,7 @@ def _solve_symmetric(
     dot: Callable[[jax.Array, jax.Array], jax.Array],
     steps: int,
 ) -> jax.Array:
-    """`(I + D M)^-1 b` for symmetric M: with R = sqrt(D) it is `b - R y`, `(I + R M R) y = R M b`."""
+    """`(I + D M)^-1 b` for symmetric M: `b - R y` with R = sqrt(D), `(I + R M R) y = R M b`."""
     root = jnp.sqrt(bend)
 
     def apply(y: jax.Array) -> jax.Array:
@@ -125,7 +126,7 @@ def _solve_symmetric(
 
     right = root * m(b)
 
-    def improve(carry: tuple[jax.Array, ...], _: None) -> tuple[tuple[jax.Array, ...], None]:
+    def improve(carry: tuple[jax.Array, ...], _: Any) -> tuple[tuple[jax.Array, ...], None]:
         y, r, p, square = carry
         image = apply(p)
         curvature = dot(p, image)

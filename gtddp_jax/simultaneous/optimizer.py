@@ -9,11 +9,11 @@ import optax
 
 from gtddp_jax.core import arguments
 from gtddp_jax.core.report import empty_report
-from gtddp_jax.implicit.game import Game, ImplicitState
-from gtddp_jax.implicit.solve import Bounds
-from gtddp_jax.implicit.weights import WEIGHTS, WeightModel
-from gtddp_jax.implicit.weights import tail as tail_model
-from gtddp_jax.implicit.weights.base import whole_network
+from gtddp_jax.simultaneous.game import Game, ImplicitState
+from gtddp_jax.simultaneous.solve import Bounds
+from gtddp_jax.simultaneous.weights import WEIGHTS, WeightModel
+from gtddp_jax.simultaneous.weights import tail as tail_model
+from gtddp_jax.simultaneous.weights.base import whole_network
 from gtddp_jax.terminal import Terminal, line
 
 Tree = Any
@@ -119,8 +119,8 @@ def implicit(
 
     def update(
         updates: Tree,
-        state: ImplicitState,
-        params: Tree | None = None,
+        state: Any,
+        params: Tree = None,
         *,
         batch: Any = None,
         **extra_args: Any,

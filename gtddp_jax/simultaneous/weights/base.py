@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gtddp_jax.implicit.base_method import BaseMethod
-from gtddp_jax.implicit.linearised import Linearised
-from gtddp_jax.implicit.solve import Bounds
+from gtddp_jax.simultaneous.base_method import BaseMethod
+from gtddp_jax.simultaneous.linearised import Linearised
+from gtddp_jax.simultaneous.solve import Bounds
 
 Tree = Any
 State = Any
@@ -70,9 +70,9 @@ class WeightModel(abc.ABC):
         del params
         return ()
 
-    def learn(self, context: Context, state: State, q: Tree, step: Tree) -> State:
-        """The next state, once the weighted gradient `q` and the base's `step` are known."""
-        del context, q, step
+    def learn(self, context: Context, state: State, q: Tree) -> State:
+        """The next state, once the weighted gradient `q` is known."""
+        del context, q
         return state
 
     @abc.abstractmethod

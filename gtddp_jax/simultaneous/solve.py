@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from gtddp_jax.terminal import Expansion
 
 Bounds = tuple[float, float] | None
+State = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
 UNBOUNDED = 1e6
 ITERATIONS = 24
 
@@ -32,7 +33,6 @@ def scalar_weights(expansion: Expansion, s0: jax.Array, n: jax.Array, bounds: Bo
     """
     low, high = (-UNBOUNDED, UNBOUNDED) if bounds is None else bounds
     tolerance = 8 * jnp.finfo(s0.dtype).eps
-    State = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
 
     def improve(state: State) -> State:
         w, lo, hi, _, count = state

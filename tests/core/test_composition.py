@@ -1,0 +1,117 @@
+"""Accumulation and frozen parameters: what goes outside, what goes inside, and clear errors."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import gtddp_jax as gt
+from tests.core import oracle, zoo
+
+LOSS = zoo.LOSSES["softmax"]
+jit = functools.partial(jax.jit, compiler_options=oracle.FAST)
+
+
+def labels(params: Any) -> Any:
+    return {name: "frozen" if name == "Dense_0" else "free" for name in params}
+
+
+def frozen(params: Any) -> Any:
+    return {name: label == "frozen" for name, label in labels(params).items()}
+
+
+def free(params: Any) -> Any:
+    return {name: label == "free" for name, label in labels(params).items()}
+
+
+@pytest.fixture
+def p() -> zoo.Problem:
+    return zoo.problem("tiny", batch=4)
+
+
+@pytest.fixture
+def tx(p: zoo.Problem) -> optax.GradientTransformationExtraArgs:
+    return gt.sgd(p.net, LOSS, 0.1)
+
+
+@pytest.mark.parametrize("jitted", [False, True])
+def test_multi_steps_outside_is_refused(p: zoo.Problem, tx: Any, jitted: bool) -> None:
+    outer = optax.MultiSteps(optax.chain(tx, optax.scale(0.5)), 2)
+    state = outer.init(p.params)
+    zeros = jax.tree.map(jnp.zeros_like, p.params)
+    update = jax.jit(outer.update) if jitted else outer.update
+    with pytest.raises(ValueError, match=r"last mini-batch only.*from_optax\(optax\.MultiSteps"):
+        update(zeros, state, p.params, batch=(p.x, p.y))
+
+
+@pytest.mark.parametrize("feedback", [False, True])
+def test_multi_steps_inside_accumulates(p: zoo.Problem, feedback: bool) -> None:
+    """The first mini-batch moves nothing, so that its weights are 1; the second one answers.
+
+    Its step is that of a base method which averages what it sees with the first gradient.
+    """
+    adam = optax.adam(0.05)
+    first, second = (p.x, p.y), (0.5 * p.x, -p.y)
+
+    def game(base: Any) -> Any:
+        return gt.gtddp(p.net, LOSS, gt.curvature.from_optax(base), feedback=feedback)
+
+    @jit
+    def run(params: Any) -> Any:
+        early = jax.grad(lambda q: LOSS(p.net.apply(q, first[0]), first[1]).mean())(params)
+
+        def averaged(q: Any, state: Any, own: Any = None) -> tuple[Any, Any]:
+            mean = jax.tree.map(lambda a, b: (a + b) / 2, {name: early[name] for name in q}, q)
+            return adam.update(mean, adam.init(own), own)[0], state
+
+        accumulating = game(optax.MultiSteps(adam, 2))
+        still, state = accumulating.update(None, accumulating.init(params), params, batch=first)
+        got, state = accumulating.update(None, state, params, batch=second)
+        base = optax.GradientTransformation(lambda params: (), averaged)
+        want, after = game(base).update(None, game(base).init(params), params, batch=second)
+        return still, got, want, (state.report, after.report)
+
+    still, got, want, reports = run(p.params)
+    assert not any(leaf.any() for leaf in jax.tree.leaves(still))
+    assert oracle.relative_error(got, want) < 1e-9
+    spread = reports[0].weight_max - reports[0].weight_min
+    assert spread == reports[1].weight_max - reports[1].weight_min
+    assert spread > 0.05 if feedback else spread == 0
+
+
+@pytest.mark.parametrize("wrap", ["masked", "multi_transform"])
+@pytest.mark.parametrize("when", ["init", "update"])
+def test_hidden_parameters_are_refused(p: zoo.Problem, tx: Any, wrap: str, when: str) -> None:
+    outer = {
+        "masked": optax.masked(tx, free),
+        "multi_transform": optax.multi_transform(
+            {"free": tx, "frozen": optax.set_to_zero()}, labels
+        ),
+    }[wrap]
+    with pytest.raises(ValueError, match=r"some are hidden by optax\.masked.*set_to_zero\(\)"):
+        if when == "init":
+            outer.init(p.params)
+        else:
+            hidden = p.params | {"Dense_0": optax.MaskedNode()}
+            tx.update(None, tx.init(p.params), hidden, batch=(p.x, p.y))
+
+
+def test_freezing_comes_after(p: zoo.Problem, tx: Any) -> None:
+    chain = optax.chain(tx, optax.masked(optax.set_to_zero(), frozen))
+
+    @jit
+    def both(params: Any) -> tuple[Any, Any]:
+        return (
+            chain.update(None, chain.init(params), params, batch=(p.x, p.y))[0],
+            tx.update(None, tx.init(params), params, batch=(p.x, p.y))[0],
+        )
+
+    got, want = both(p.params)
+    for name, still in frozen(p.params).items():
+        for a, b in zip(jax.tree.leaves(got[name]), jax.tree.leaves(want[name]), strict=True):
+            np.testing.assert_array_equal(a, jnp.zeros_like(b) if still else b)
+            assert b.any()

@@ -1,0 +1,163 @@
+"""`product` equals its formula (DESIGN §4), and the two ways to linearise a network agree."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import gtddp_jax as gt
+from tests.core import oracle, zoo
+from tests.implicit import dense, models
+from tests.implicit.dense import compiled
+
+Tree = Any
+BASES = {
+    "sgd": optax.sgd(1.0),
+    "momentum": optax.sgd(0.2, momentum=0.9),
+    "nesterov": optax.sgd(0.2, momentum=0.9, nesterov=True),
+    "adam": optax.adam(0.1),
+    "rmsprop": optax.rmsprop(0.02, decay=0.9, momentum=0.5),
+    "lion": optax.lion(0.05, weight_decay=0.1),
+    "clipped": optax.chain(optax.clip_by_global_norm(0.5), optax.adamw(0.1)),
+}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "plain": {"bounds": None},
+    "no drift": {"bounds": None, "drift": False},
+    "radius": {"bounds": None, "terminal": gt.terminal.line(max_shift=0.1)},
+    "bounds": {"bounds": (0.9, 1.05)},
+    "strength": {"bounds": None, "strength": 0.3},
+}
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_product_equals_its_formula(name: str) -> None:
+    """Four steps into training: `w = psi'(s0 - n w)`, s0 = G u(0), n = -G (u(q) - u(0))."""
+    p = models.classification(batch=7)
+    params, base_state = models.after(p, BASES[name], 4)
+    p = p._replace(params=params)
+    losses, base = dense.Losses(p), dense.Base(BASES[name], base_state, params)
+    s0, n = dense.influence(losses, base)
+
+    @compiled
+    def library(params: Tree) -> dict[str, jax.Array]:
+        def one(options: dict[str, Any]) -> jax.Array:
+            arguments = (BASES[name], p.apply_fn, p.loss)
+            state = gt.implicit(*arguments, weights="product", **options).init(params)
+            look = gt.implicit_weights(*arguments, weights="product", **options)
+            return look(state._replace(base=base_state), params, (p.x, p.y))
+
+        return {label: one(options) for label, options in SETTINGS.items()}
+
+    plain = losses.scalar_weights(s0, n)
+    assert np.ptp(plain) > 0.05
+    want = {
+        "plain": plain,
+        "no drift": losses.scalar_weights(0 * s0, n),
+        "radius": dense.Losses(p, max_shift=0.1).scalar_weights(s0, n),
+        "bounds": losses.scalar_weights(s0, n, (0.9, 1.05)),
+        "strength": 1 + 0.3 * (plain - 1),
+    }
+    for label, got in library(params).items():
+        # A root outside the bounds is approached by 24 bisections: 0.15 / 2^24 is left.
+        atol = 1e-8 if label == "bounds" else 0
+        np.testing.assert_allclose(got, want[label], rtol=1e-10, atol=atol, err_msg=label)
+    assert np.abs(want["radius"] - plain).max() > 1e-3
+    assert np.isclose(want["bounds"], plain).sum() < 7
+
+
+def test_gradient_and_update_are_the_weighted_ones() -> None:
+    """The base gets q(w) and its state advances once."""
+    p = models.classification()
+    base = optax.adam(0.1)
+    tx = gt.implicit(base, p.apply_fn, p.loss, weights="product", bounds=None)
+
+    @compiled
+    def step(params: Tree, state: Any) -> tuple[Tree, Any]:
+        updates, state = tx.update(None, state, params, batch=(p.x, p.y))
+        return optax.apply_updates(params, updates), state
+
+    params, state = p.params, tx.init(p.params)
+    for _ in range(3):
+        losses = dense.Losses(p._replace(params=params))
+        s0, n = dense.influence(losses, dense.Base(base, state.base, params))
+        w = losses.scalar_weights(s0, n)
+        q = losses.unravel(jnp.asarray(losses.mean_gradient(w)))
+        updates, want_state = base.update(q, state.base, params)
+        want = optax.apply_updates(params, updates)
+        params, state = step(params, state)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12),
+            (params, state.base),
+            (want, want_state),
+        )
+        np.testing.assert_allclose(
+            [state.report.weight_min, state.report.weight_max], [w.min(), w.max()], rtol=1e-6
+        )
+
+
+@pytest.mark.parametrize("name", ["sgd", "momentum"])
+def test_one_sample_a_batch_is_newton(name: str) -> None:
+    """For a base that is affine in the gradient the system has one equation: `product`'s."""
+    p = models.classification(batch=1, seed=3)
+    params, base_state = models.after(p, BASES[name], 2)
+
+    @compiled
+    def library(params: Tree) -> list[jax.Array]:
+        def one(weights: Any) -> jax.Array:
+            arguments = (BASES[name], p.apply_fn, p.loss)
+            state = gt.implicit(*arguments, weights=weights).init(params)
+            look = gt.implicit_weights(*arguments, weights=weights, bounds=None)
+            return look(state._replace(base=base_state), params, (p.x, p.y))
+
+        return [one(w) for w in ("product", gt.weights.newton(steps=12))]
+
+    product, newton = library(params)
+    assert abs(product[0] - 1) > 0.05
+    np.testing.assert_allclose(product, newton, rtol=1e-12)
+
+
+@pytest.mark.parametrize("net", ["cooperative_of_three", "conv_strided", "tokens_out"])
+def test_players_and_autodiff_agree(net: str) -> None:
+    """`Network.apply` shares one backward pass; any other function goes through autodiff."""
+    p = zoo.problem(net, batch=4)
+    base = optax.adam(0.05)
+
+    def loss(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+        return zoo.LOSSES["softmax"](outputs, targets).reshape(outputs.shape[0], -1).sum(1)
+
+    def transformation(apply_fn: Any, weights: str) -> Any:
+        model = gt.weights.tail("head", good=0.1, poor=0.0) if weights == "tail" else weights
+        return gt.implicit(base, apply_fn, loss, weights=model)
+
+    pairs = {
+        weights: [
+            transformation(apply_fn, weights)
+            for apply_fn in (p.net.apply, lambda params, x: p.net.apply(params, x))
+        ]
+        for weights in models.MODELS
+    }
+
+    @compiled
+    def step(now: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        def one(tx: Any, params: Tree, state: Any) -> tuple[Tree, Any]:
+            updates, state = tx.update(None, state, params, batch=(p.x, p.y))
+            return optax.apply_updates(params, updates), state
+
+        return {
+            weights: [one(tx, *which) for tx, which in zip(pairs[weights], both, strict=True)]
+            for weights, both in now.items()
+        }
+
+    now = {weights: [(p.params, tx.init(p.params)) for tx in both] for weights, both in pairs.items()}
+    for _ in range(3):
+        now = step(now)
+    for weights, ((params, state), (other, other_state)) in now.items():
+        assert oracle.relative_error(params, other) < 1e-10, weights
+        assert state.report.weight_max - state.report.weight_min > 1e-3, weights
+        for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(other_state), strict=True):
+            # The figures of the report and of the weight models are in float32.
+            rtol = 1e-10 if a.dtype == jnp.float64 else 1e-5
+            np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-3 * rtol, err_msg=weights)
