@@ -1,6 +1,8 @@
 """Sphinx configuration. Build: sphinx-build -W -b html docs build/docs."""
 
+import re
 from importlib.metadata import version as installed_version
+from typing import Any
 
 project = "gtddp_jax"
 author = "The gtddp_jax authors"
@@ -14,8 +16,24 @@ html_title = f"gtddp_jax {release}"
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3  # links to headings: page.md#heading
 
-default_role = "literal"  # docstrings put code in single backticks
-autodoc_typehints = "none"  # the signature shows them where they say something
-autodoc_member_order = "bysource"
-napoleon_google_docstring = True
+autodoc_typehints = "none"  # the signatures show them where they say something
 napoleon_numpy_docstring = False
+
+
+def plain_markup(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Turns what docstrings write plainly into reStructuredText.
+
+    Code stands in single backticks there, as in Markdown, and a bar is a bar.
+    """
+    for i, line in enumerate(lines):
+        if line.lstrip().startswith((">>>", "...")):
+            continue
+        parts = re.split(r"(`+[^`]+`+)", line)  # code at the odd places
+        parts[::2] = [text.replace("|", r"\|") for text in parts[::2]]
+        parts[1::2] = [f"``{code.strip('`')}``" for code in parts[1::2]]
+        lines[i] = "".join(parts)
+
+
+def setup(app: Any) -> None:
+    """Registers the hook before napoleon's own."""
+    app.connect("autodoc-process-docstring", plain_markup, priority=400)

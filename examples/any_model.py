@@ -92,4 +92,6 @@ for name, make in {"plain JAX": plain_model, "Flax": flax_model}.items():
         label = "implicit" if game else "base"
         print(f"{name:9}  {label:8}  last epoch's loss {average:.4f}  test accuracy {accuracy:.1%}")
     seen = state.prediction
-    print(f"{'':9}  the tail in use: {seen.fraction:.1%} of the work, correlation {seen.correlation:.2f}")
+    print(
+        f"{'':9}  the tail in use: {seen.fraction:.1%} of the work, correlation {seen.correlation:.2f}"
+    )

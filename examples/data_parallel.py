@@ -53,7 +53,9 @@ def one_device(make):
 def sharded_batch(make):
     """Under jit nothing is needed but a batch whose samples are spread over the devices."""
     tx = make()
-    return train(tx, gt.make_update(tx), lambda b: jax.device_put(b, NamedSharding(mesh, P("data"))))
+    return train(
+        tx, gt.make_update(tx), lambda b: jax.device_put(b, NamedSharding(mesh, P("data")))
+    )
 
 
 def mapped(make):
@@ -77,6 +79,8 @@ for name, make in GAMES.items():
     print(f"{name:10}  one device     loss {state.report.loss:.6f}")
     for way in (sharded_batch, mapped):
         params, state = way(make)
-        apart = max(jax.tree.leaves(jax.tree.map(lambda a, b: float(abs(a - b).max()), params, want)))
+        apart = max(
+            jax.tree.leaves(jax.tree.map(lambda a, b: float(abs(a - b).max()), params, want))
+        )
         print(f"{'':10}  {way.__name__:13}  loss {state.report.loss:.6f}  apart by {apart:.1e}")
         assert apart < 1e-4, "several devices must equal one"

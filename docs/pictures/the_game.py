@@ -16,7 +16,9 @@ STAGES = (("Conv_0",), ("Conv_1",), ("Conv_2", "Conv_3 (shortcut)"), ("Dense_0",
 LEFT, STEP, WIDTH = 1.2, 2.6, 1.9
 
 
-def box(axes: Axes, x: float, y: float, width: float, height: float, text: str, **style: Any) -> None:
+def box(
+    axes: Axes, x: float, y: float, width: float, height: float, text: str, **style: Any
+) -> None:
     """A rounded box around its centre with a text in it."""
     edge = style.pop("edgecolor", GREY)
     shape = FancyBboxPatch(

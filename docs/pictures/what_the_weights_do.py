@@ -100,7 +100,9 @@ def draw(digits: data.Dataset, found: dict[str, Look], path: Path) -> None:
 def table(found: dict[str, Look]) -> str:
     """How many images have which weight, and their mean loss."""
     bands = list(itertools.pairwise(EDGES))
-    heads = [f"{low:g} to {high:g}" if high < EDGES[-1] else f"above {low:g}" for low, high in bands]
+    heads = [
+        f"{low:g} to {high:g}" if high < EDGES[-1] else f"above {low:g}" for low, high in bands
+    ]
     lines = [f"| weight | images | {' | '.join(heads)} |", "|---|---|" + "---|" * len(bands)]
     for name, look in found.items():
         cells = [str(look.weights.size)]

@@ -13,10 +13,28 @@ def wide(x: jax.Array) -> jax.Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
+PACKED = 2**14
+"""Arrays of at most so many numbers are laid end to end before they are reduced."""
+
+
 def vdot(a: Tree, b: Tree) -> jax.Array:
-    """The inner product of two trees, in at least float32."""
-    parts = jax.tree.leaves(jax.tree.map(lambda x, y: jnp.vdot(wide(x), wide(y)), a, b))
-    return jnp.stack(parts).sum()
+    """The inner product of two trees, in at least float32.
+
+    Small arrays are reduced together: a model has many, and each reduction has a fixed price.
+    """
+    pairs = [
+        (wide(x).ravel(), wide(y).ravel())
+        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    ]
+    small = [pair for pair in pairs if pair[0].size <= PACKED]
+    large = [pair for pair in pairs if pair[0].size > PACKED]
+    if small:
+        large.append((_end_to_end([x for x, _ in small]), _end_to_end([y for _, y in small])))
+    return jnp.stack([jnp.vdot(x, y) for x, y in large]).sum()
+
+
+def _end_to_end(parts: list[jax.Array]) -> jax.Array:
+    return jnp.concatenate(parts) if len(parts) > 1 else parts[0]
 
 
 def per_sample(w: jax.Array, x: jax.Array) -> jax.Array:

@@ -40,7 +40,7 @@ class Recomputed(SampleGradients):
 
     def dot(self, k: Tree) -> jax.Array:
         """See `SampleGradients`."""
-        k = jax.tree.map(lambda v, p: v.astype(p.dtype), k, self._params)
+        k = jax.tree.map(_tangent, k, self._params)
         _, change = jax.jvp(self._outputs, (self._params,), (k,))
         return (wide(self._g) * wide(change)).sum(range(1, self._g.ndim))
 
@@ -52,6 +52,16 @@ class Recomputed(SampleGradients):
             return Kept(self._gradients(x[None], g[None])).square(d)[0]
 
         return jax.lax.map(one, (self._x, self._g), batch_size=self._chunk)
+
+
+def _tangent(v: jax.Array, p: jax.Array) -> jax.Array:
+    """`v` as a tangent of `p`: of its dtype, and varying over the mapped axes over which `p` does.
+
+    Under `shard_map` the step is the same on all devices but the parameters are local copies.
+    """
+    v = v.astype(p.dtype)
+    axes = tuple(set(getattr(jax.typeof(p), "vma", ())) - set(getattr(jax.typeof(v), "vma", ())))
+    return jax.lax.pcast(v, axes, to="varying") if axes else v
 
 
 def by_vjp(act: Act, params: Tree) -> PerSample:

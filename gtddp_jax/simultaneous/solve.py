@@ -32,21 +32,23 @@ def scalar_weights(expansion: Expansion, s0: jax.Array, n: jax.Array, bounds: Bo
         w [B].
     """
     low, high = (-UNBOUNDED, UNBOUNDED) if bounds is None else bounds
-    tolerance = 8 * jnp.finfo(s0.dtype).eps
+    eps = jnp.finfo(s0.dtype).eps
+    # Newton steps square the error: one this short leaves an error of the size of eps.
+    short = jnp.sqrt(eps)
 
     def improve(state: State) -> State:
         w, lo, hi, _, count = state
         slope, bend = expansion.slope_and_bend(s0 - n * w)
         residual = w - slope
         lo, hi = jnp.where(residual < 0, w, lo), jnp.where(residual > 0, w, hi)
-        newton = w - residual / jnp.maximum(1 + n * bend, tolerance)
+        newton = w - residual / jnp.maximum(1 + n * bend, eps)
         new = jnp.where((newton >= lo) & (newton <= hi), newton, 0.5 * (lo + hi))
         new = jnp.where(residual == 0, w, new)
         return new, lo, hi, jnp.abs(new - w), count + 1
 
     def unfinished(state: State) -> jax.Array:
         w, _, _, moved, count = state
-        return (count < ITERATIONS) & (moved > tolerance * jnp.maximum(1.0, jnp.abs(w))).any()
+        return (count < ITERATIONS) & (moved > short * jnp.maximum(1.0, jnp.abs(w))).any()
 
     start = jnp.clip(jnp.ones_like(s0), low, high)
     first = improve(

@@ -1,0 +1,78 @@
+"""The documentation agrees with the code: names, docstring examples, tests that it points to."""
+
+import doctest
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import gtddp_jax as gt
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+PUBLIC: dict[str, ModuleType] = {
+    "gtddp_jax": gt,
+    "gtddp_jax.curvature": gt.curvature,
+    "gtddp_jax.terminal": gt.terminal,
+    "gtddp_jax.weights": gt.weights,
+    "gtddp_jax.reference": gt.reference,
+}
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md"))]
+
+
+def modules() -> list[str]:
+    found = pkgutil.walk_packages(gt.__path__, "gtddp_jax.")
+    return ["gtddp_jax", *(m.name for m in found if not m.name.endswith("__main__"))]
+
+
+def names() -> set[str]:
+    """Everything in an ``__all__``; modules among it stand for their own names."""
+    found = {f"{path}.{name}" for path, module in PUBLIC.items() for name in module.__all__}
+    return found - set(PUBLIC)
+
+
+def test_the_api_page_has_every_public_name_and_no_other() -> None:
+    directive = re.compile(r"^\.\. (?:auto\w+|data):: ([\w.]+)", re.MULTILINE)
+    listed = directive.findall((DOCS / "api.md").read_text(encoding="utf-8"))
+    assert len(set(listed)) == len(listed)
+    assert set(listed) == names()
+
+
+def test_every_public_name_has_a_docstring() -> None:
+    for path, module in PUBLIC.items():
+        assert module.__doc__, path
+        for name in module.__all__:
+            entry = getattr(module, name)
+            assert isinstance(entry, dict) or entry.__doc__, f"{path}.{name}"
+
+
+@pytest.mark.parametrize("name", modules())
+def test_docstring_examples_run(name: str) -> None:
+    outcome = doctest.testmod(importlib.import_module(name))
+    assert outcome.failed == 0
+
+
+def test_optimizers_have_examples() -> None:
+    for function in (gt.gtddp, gt.implicit, gt.sgd, gt.rmsprop, gt.adam, gt.adamw, gt.make_update):
+        assert ">>> " in (function.__doc__ or ""), function.__name__
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_files_and_tests_that_are_named_exist(page: Path) -> None:
+    """`tests/core/test_x.py::test_y`, `examples/z.py`, `gtddp_jax/players/rules.py` ..."""
+    text = page.read_text(encoding="utf-8")
+    top = "tests|examples|docs|benchmarks|gtddp_jax|gtddp_cli"
+    for path, test in re.findall(rf"`((?:{top})/[\w./]*)(?:::(\w+))?`", text):
+        assert (ROOT / path).exists(), path
+        if test:
+            assert f"def {test}(" in (ROOT / path).read_text(encoding="utf-8"), f"{path}::{test}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#:]+)[^)]*\)", text):
+        assert (page.parent / target).exists(), target

@@ -1,0 +1,109 @@
+"""Every refusal that docs/limits.md tells of happens, with the words it quotes."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+import gtddp_jax as gt
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "limits.md"
+LOSS = optax.softmax_cross_entropy_with_integer_labels
+X, Y = jnp.ones((4, 3)), jnp.arange(4) % 2
+NET = gt.Network([nn.Dense(2)])
+PARAMS = NET.init(jax.random.key(0), X)
+MASK = {"Dense_0": {"kernel": True, "bias": False}}
+ADAM = gt.adam(NET, LOSS, 1e-3)
+
+
+def quoted() -> list[str]:
+    """The second column of every table of the page, headings left out."""
+    rows = [line for line in PAGE.read_text().splitlines() if line.startswith("| ")]
+    cells = [row.strip("|").split(" | ")[1].strip() for row in rows]
+    return [cell for cell in cells if cell != "message"]
+
+
+def update(tx: Any, **arguments: Any) -> None:
+    given = {"params": PARAMS, "batch": (X, Y)} | arguments
+    tx.update(jax.tree.map(jnp.zeros_like, PARAMS), tx.init(PARAMS), **given)
+
+
+def implicit(**options: Any) -> None:
+    update(gt.implicit(optax.adam(1e-3), NET.apply, LOSS, **options))
+
+
+def network(*layers: Any) -> None:
+    gt.Network(layers).init(jax.random.key(0), X)
+
+
+class Counting(nn.Module):
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        self.variable("memory", "calls", jnp.zeros, ())
+        return nn.Dense(4)(x)
+
+
+def shared() -> None:
+    layer = nn.Dense(3)
+    network(layer, layer)
+
+
+def in_shard_map() -> None:
+    """One device suffices: the refusal comes when the step is traced."""
+    weights = gt.weights.newton()
+    tx = gt.implicit(optax.sgd(0.1), NET.apply, LOSS, weights=weights, axis_name="data")
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,))
+    specs = (P(), P(), P("data"))
+    jax.shard_map(gt.make_update(tx), mesh=mesh, in_specs=specs, out_specs=(P(), P()))(
+        PARAMS, tx.init(PARAMS), (X, Y)
+    )
+
+
+PROVOKED: dict[str, Callable[[], Any]] = {
+    "inside optax.MultiSteps": lambda: update(optax.MultiSteps(ADAM, 4)),
+    "needs all parameters": lambda: update(optax.masked(ADAM, MASK)),
+    "update is missing batch": lambda: update(ADAM, batch=None),
+    "must be a pair": lambda: update(ADAM, batch=X),
+    "one loss a sample": lambda: update(gt.adam(NET, lambda o, y: LOSS(o, y).mean(), 1e-3)),
+    "curvature must come": lambda: gt.gtddp(NET, LOSS, optax.adam(1e-3)),  # type: ignore[arg-type]
+    "net must be": lambda: gt.adam(nn.Dense(2), LOSS, 1e-3),  # type: ignore[arg-type]
+    "params do not match": lambda: NET.apply({}, X),
+    "nn.BatchNorm": lambda: network(nn.Dense(2), nn.BatchNorm(use_running_average=False)),
+    "nn.Dropout": lambda: network(nn.Dense(2), nn.Dropout(0.1)),
+    "the output of one sample": lambda: network(nn.Dense(2), lambda x: x - x.mean(0)[None]),
+    "an array whose leading axis": lambda: network(nn.Dense(2), jnp.sum),
+    "cannot add states": lambda: network(gt.Residual([nn.Dense(5)])),
+    "at=3": lambda: network(gt.Residual([nn.Dense(3), nn.Dense(3)], at=3)),
+    "the body is empty": lambda: gt.Residual([]),
+    "object already stands": shared,
+    "is taken by": lambda: network(nn.Dense(3, name="a"), nn.Dense(3, name="a")),
+    "is a class": lambda: network(nn.Dense(3), nn.LayerNorm),
+    "a player may have": lambda: network(Counting()),
+    "Invalid weights": lambda: implicit(weights="all"),
+    "selects no parameter": lambda: implicit(tail="Dense_9"),
+    "goes with weights='tail'": lambda: implicit(weights="product", tail="head"),
+    "must be in [0, 1]": lambda: implicit(strength=2.0),
+    "needs aux=": lambda: implicit(has_aux=True),
+    "needs all samples": in_shard_map,
+}
+"""What provokes the message of the page that begins with these words."""
+
+
+@pytest.mark.parametrize("beginning", PROVOKED)
+def test_the_quoted_words_are_the_message(beginning: str) -> None:
+    (words,) = [cell for cell in quoted() if beginning in cell]
+    with pytest.raises(ValueError) as error:
+        PROVOKED[beginning]()
+    assert words in str(error.value)
+
+
+def test_every_message_of_the_page_is_provoked() -> None:
+    assert all(any(beginning in cell for beginning in PROVOKED) for cell in quoted())
+    assert len(quoted()) == len(PROVOKED)

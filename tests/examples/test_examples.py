@@ -1,0 +1,40 @@
+"""The examples run as they are, each in a process of its own, and show what they promise."""
+
+import re
+from pathlib import Path
+
+from tests.conftest import RunPython
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+def output(run_python: RunPython, name: str) -> str:
+    result = run_python("-W", "error", str(EXAMPLES / name), timeout=300)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def accuracies(text: str) -> list[float]:
+    return [float(number) for number in re.findall(r"test accuracy ([\d.]+)%", text)]
+
+
+def test_optax_loop(run_python: RunPython) -> None:
+    assert accuracies(output(run_python, "optax_loop.py"))[-1] > 93
+
+
+def test_any_model(run_python: RunPython) -> None:
+    text = output(run_python, "any_model.py")
+    assert [line.split("  ")[1].strip() for line in text.splitlines() if "accuracy" in line] == [
+        "base",
+        "implicit",
+        "base",
+        "implicit",
+    ]
+    assert min(accuracies(text)) > 93
+
+
+def test_data_parallel(run_python: RunPython) -> None:
+    text = output(run_python, "data_parallel.py")
+    apart = [float(number) for number in re.findall(r"apart by (\S+)", text)]
+    assert len(apart) == 4
+    assert max(apart) < 1e-4

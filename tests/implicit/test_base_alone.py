@@ -1,0 +1,104 @@
+"""At strength 0 `implicit` is its base, bit for bit, whatever the base (float32, under jit).
+
+The updates are: where XLA compiles them together with `optax.apply_updates`, it may round a product
+and a sum once (one machine instruction) in one program and twice in the other.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import gtddp_jax as gt
+from tests.implicit import models
+
+Tree = Any
+STEPS = 20
+BASES = {
+    "sgd": optax.sgd(0.1),
+    "momentum": optax.sgd(0.05, momentum=0.9),
+    "nesterov": optax.sgd(0.05, momentum=0.9, nesterov=True),
+    "adam": optax.adam(0.03),
+    "adamw": optax.adamw(0.03, weight_decay=0.1),
+    "rmsprop": optax.rmsprop(0.01, momentum=0.5),
+    "lion": optax.lion(0.01, weight_decay=0.1),
+    "adagrad": optax.adagrad(0.1),
+    "lamb": optax.lamb(0.03),
+    "clip and schedule": optax.chain(
+        optax.clip_by_global_norm(0.3),
+        optax.scale_by_adam(),
+        optax.scale_by_schedule(optax.cosine_decay_schedule(-0.1, STEPS)),
+    ),
+    "muon": optax.contrib.muon(0.05),
+    "MultiSteps": optax.MultiSteps(optax.adam(0.1), 3).gradient_transformation(),
+}
+
+
+def batches() -> list[tuple[jax.Array, jax.Array]]:
+    rng = np.random.default_rng(0)
+    return [
+        (jnp.asarray(rng.normal(size=(6, 3)), jnp.float32), jnp.asarray(rng.integers(0, 3, 6)))
+        for _ in range(STEPS)
+    ]
+
+
+def start() -> Tree:
+    return jax.tree.map(lambda u: u.astype(jnp.float32), models.mlp_params())
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_strength_zero_is_the_base_bit_for_bit(name: str, float32: None) -> None:
+    base = BASES[name]
+    tx = gt.implicit(base, models.mlp, models.cross_entropy, strength=0.0)
+
+    @jax.jit
+    def plain(params: Tree, state: Any, batch: Any) -> tuple[Tree, Any, jax.Array]:
+        def mean_loss(params: Tree) -> jax.Array:
+            return models.cross_entropy(models.mlp(params, batch[0]), batch[1]).mean()
+
+        value, gradient = jax.value_and_grad(mean_loss)(params)
+        return *base.update(gradient, state, params), value
+
+    @jax.jit
+    def game(params: Tree, state: Any, batch: Any) -> tuple[Tree, Any]:
+        return tx.update(None, state, params, batch=batch)
+
+    params, state = start(), base.init(start())
+    ours, our_state = start(), tx.init(start())
+    for batch in batches():
+        updates, state, value = plain(params, state, batch)
+        params = optax.apply_updates(params, updates)
+        updates, our_state = game(ours, our_state, batch)
+        ours = optax.apply_updates(ours, updates)
+        assert our_state.report.loss == pytest.approx(float(value), rel=1e-6)
+    assert not np.allclose(params["out"]["w"], start()["out"]["w"])
+    for got, want in zip(
+        jax.tree.leaves((ours, our_state.base)), jax.tree.leaves((params, state)), strict=True
+    ):
+        assert got.dtype == want.dtype
+        np.testing.assert_array_equal(got, want)
+    report = our_state.report
+    assert (report.weight_min, report.weight_mean, report.weight_max) == (1, 1, 1)
+    assert not report.skipped and our_state.step == STEPS
+
+
+@pytest.mark.parametrize("weights", models.MODELS)
+def test_zero_learning_rate_gives_plain_weights(weights: str) -> None:
+    """Nothing moves, so nothing is predicted: psi'(0) = 1."""
+    p = models.classification()
+    tx = gt.implicit(optax.sgd(0.0, momentum=0.9), p.apply_fn, p.loss, weights=weights)
+    state = tx.init(p.params)
+
+    @jax.jit
+    def step(params: Tree, state: Any) -> tuple[Tree, Any]:
+        return tx.update(None, state, params, batch=(p.x, p.y))
+
+    for _ in range(3):
+        updates, state = step(p.params, state)
+        np.testing.assert_allclose(
+            [state.report.weight_min, state.report.weight_max], 1, rtol=1e-7
+        )
+    assert not np.any(updates["out"]["w"])

@@ -1,0 +1,152 @@
+"""What must not matter to the weights, and what must."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import gtddp_jax as gt
+from tests.implicit import dense, models
+from tests.implicit.dense import Vector, compiled
+
+Tree = Any
+BASE = optax.adam(0.1)
+TAIL = gt.weights.tail("out", good=0.1, poor=0.0)
+WEIGHTS = {name: TAIL if name == "tail" else name for name in models.MODELS}
+
+
+def looked(p: dense.Problem, base: Any = BASE, steps: int = 1, **options: Any) -> dict[str, Any]:
+    """By weight model: the weights after some steps, and parameters and state before and after."""
+
+    @compiled
+    def all_of_them(params: Tree) -> dict[str, Any]:
+        def one(weights: Any) -> Any:
+            arguments, rest = (base, p.apply_fn, p.loss), {"weights": weights} | options
+            tx, look = gt.implicit(*arguments, **rest), gt.implicit_weights(*arguments, **rest)
+            now, state = params, tx.init(params)
+            for _ in range(steps):
+                updates, state = tx.update(None, state, now, batch=(p.x, p.y))
+                now = optax.apply_updates(now, updates)
+            return look(state, now, (p.x, p.y)), now, state
+
+        return {name: one(weights) for name, weights in WEIGHTS.items()}
+
+    return all_of_them(p.params)
+
+
+@pytest.fixture(scope="module")
+def plain() -> dict[str, Any]:
+    with jax.enable_x64(True):
+        found = looked(models.classification())
+        for name, (w, _, _) in found.items():
+            assert np.ptp(w) > 0.01, name
+        return found
+
+
+def test_permuted_samples_permute_the_weights(plain: dict[str, Any]) -> None:
+    p = models.classification()
+    order = np.array([3, 0, 4, 1, 2])
+    for name, (w, params, _) in looked(p._replace(x=p.x[order], y=p.y[order])).items():
+        want, want_params, _ = plain[name]
+        np.testing.assert_allclose(w, want[order], rtol=1e-9, err_msg=name)
+        _assert_equal(params, want_params, name)
+
+
+def test_a_duplicated_batch_changes_nothing(plain: dict[str, Any]) -> None:
+    p = models.classification()
+    twice = p._replace(x=jnp.concatenate([p.x] * 2), y=jnp.concatenate([p.y] * 2))
+    for name, (w, params, state) in looked(twice).items():
+        want, want_params, want_state = plain[name]
+        np.testing.assert_allclose(w, np.tile(want, 2), rtol=1e-9, err_msg=name)
+        _assert_equal(params, want_params, name)
+        _assert_equal(state.report, want_state.report, name, rtol=1e-5)
+
+
+def _assert_equal(got: Tree, want: Tree, name: str, rtol: float = 1e-9) -> None:
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-12, err_msg=name)
+
+
+def hinge(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    """Smooth; zero and flat where the right output is positive."""
+    own = jnp.take_along_axis(outputs, targets[:, None], 1)[:, 0]
+    return jnp.square(jax.nn.relu(-own))
+
+
+def test_samples_without_a_gradient_have_weight_one() -> None:
+    p = models.classification(batch=8)._replace(loss=hinge)
+    for name, (w, params, state) in looked(p, base=optax.sgd(0.3)).items():
+        dead = np.asarray(hinge(p.apply_fn(params, p.x), p.y)) == 0
+        assert 1 < dead.sum() < 7
+        np.testing.assert_array_equal(np.asarray(w)[dead], 1.0, err_msg=name)
+        assert np.abs(np.asarray(w)[~dead] - 1).min() > 1e-3, name
+        assert not state.report.skipped
+
+
+def test_a_batch_without_any_gradient_is_a_step_of_the_base() -> None:
+    p = models.classification()._replace(loss=lambda outputs, y: 0 * outputs.sum(-1))
+    for name, (w, params, state) in looked(p, base=optax.adamw(0.1, weight_decay=0.5)).items():
+        np.testing.assert_array_equal(w, 1.0, err_msg=name)
+        assert not state.report.skipped
+        want = jax.tree.map(lambda u: (1 - 0.1 * 0.5) * u, p.params)
+        _assert_equal(params, want, name)
+
+
+def looked_again(plain: dict[str, Any], **options: Any) -> dict[str, Vector]:
+    """The weights at the parameters and states of `plain`, with other options."""
+    p = models.classification()
+
+    @compiled
+    def all_of_them(now: dict[str, Any]) -> dict[str, jax.Array]:
+        def one(name: str) -> jax.Array:
+            look = gt.implicit_weights(BASE, p.apply_fn, p.loss, weights=WEIGHTS[name], **options)
+            return look(*now[name], (p.x, p.y))
+
+        return {name: one(name) for name in WEIGHTS}
+
+    found = all_of_them({name: (state, params) for name, (_, params, state) in plain.items()})
+    return {name: np.asarray(w) for name, w in found.items()}
+
+
+def test_weights_stay_within_their_bounds(plain: dict[str, Any]) -> None:
+    for name, w in looked_again(plain, bounds=(0.95, 1.0)).items():
+        free = np.asarray(plain[name][0])
+        assert free.min() < 0.95, name
+        # `product` approaches a bound by 24 bisections of the interval.
+        want = np.clip(free, 0.95, 1.0)
+        np.testing.assert_allclose(w, want, atol=2e-8, rtol=0, err_msg=name)
+
+
+def test_strength_moves_weights_towards_one(plain: dict[str, Any]) -> None:
+    for name, w in looked_again(plain, strength=0.25).items():
+        want = 1 + 0.25 * (plain[name][0] - 1)
+        np.testing.assert_allclose(w, want, rtol=1e-12, err_msg=name)
+
+
+def weights_of_steps(tx: Any, p: dense.Problem, steps: int) -> Vector:
+    """Smallest and largest weight of each step."""
+
+    @compiled
+    def step(params: Tree, state: Any) -> tuple[Tree, Any]:
+        updates, state = tx.update(None, state, params, batch=(p.x, p.y))
+        return optax.apply_updates(params, updates), state
+
+    params, state, found = p.params, tx.init(p.params), []
+    for _ in range(steps):
+        params, state = step(params, state)
+        found.append([state.report.weight_min, state.report.weight_max])
+    return np.array(found)
+
+
+@pytest.mark.parametrize("weights", models.MODELS)
+def test_every_third_step(weights: str) -> None:
+    """Weights at steps 0, 3, 6; ones, and the base's plain step, on the others."""
+    p = models.classification()
+    tx = gt.implicit(BASE, p.apply_fn, p.loss, weights=WEIGHTS[weights], every=3)
+    found = weights_of_steps(tx, p, 7)
+    np.testing.assert_array_equal(found[[1, 2, 4, 5]], 1.0)
+    asked = [3, 6] if weights == "tail" else [0, 3, 6]  # nothing is known at step 0
+    assert (np.ptp(found[asked], axis=1) > 1e-3).all()
