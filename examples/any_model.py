@@ -91,7 +91,7 @@ for name, make in {"plain JAX": plain_model, "Flax": flax_model}.items():
         average, accuracy, state = train(*make(), base=optax.adam(3e-3), game=game)
         label = "implicit" if game else "base"
         print(f"{name:9}  {label:8}  last epoch's loss {average:.4f}  test accuracy {accuracy:.1%}")
-    seen = state.prediction
+    tail = state.prediction
     print(
-        f"{'':9}  the tail in use: {seen.fraction:.1%} of the work, correlation {seen.correlation:.2f}"
+        f"{name:9}  the tail: {tail.fraction:.1%} of the work, correlation {tail.correlation:.2f}"
     )

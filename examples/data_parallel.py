@@ -34,12 +34,15 @@ loss = optax.softmax_cross_entropy_with_integer_labels
 mesh = jax.make_mesh((DEVICES,), ("data",), axis_types=(AxisType.Auto,))
 
 
-def train(tx, step, put):
-    """Ten steps from the same start; `put` lays a batch out on the devices."""
+everywhere, spread = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
+
+
+def train(tx, step, on_all=None, samples=None):
+    """Ten steps from the same start; parameters lie `on_all` devices, the samples are spread."""
     params = net.init(jax.random.key(0), images[:1])
-    state = tx.init(params)
+    params, state = jax.device_put((params, tx.init(params)), on_all)
     for rows in batches:
-        batch = put((images[rows], labels[rows]))
+        batch = jax.device_put((images[rows], labels[rows]), samples)
         params, state = jax.block_until_ready(step(params, state, batch))  # virtual devices need it
     return params, state
 
@@ -47,26 +50,23 @@ def train(tx, step, put):
 def one_device(make):
     """What the others must equal."""
     tx = make()
-    return train(tx, gt.make_update(tx), lambda batch: batch)
+    return train(tx, gt.make_update(tx))
 
 
 def sharded_batch(make):
     """Under jit nothing is needed but a batch whose samples are spread over the devices."""
     tx = make()
-    return train(
-        tx, gt.make_update(tx), lambda b: jax.device_put(b, NamedSharding(mesh, P("data")))
-    )
+    return train(tx, gt.make_update(tx), everywhere, spread)
 
 
 def mapped(make):
     """Under shard_map (or pmap) the optimizer is told the name of the axis."""
     tx = make(axis_name="data")
-    step = jax.jit(
-        jax.shard_map(
-            gt.make_update(tx), mesh=mesh, in_specs=(P(), P(), P("data")), out_specs=(P(), P())
-        )
+    whole, part = P(), P("data")
+    step = jax.shard_map(
+        gt.make_update(tx), mesh=mesh, in_specs=(whole, whole, part), out_specs=(whole, whole)
     )
-    return train(tx, step, lambda batch: batch)
+    return train(tx, jax.jit(step), everywhere, spread)
 
 
 GAMES = {

@@ -82,7 +82,8 @@ def sequential(axes: Axes) -> None:
     axes.text(
         centre(1) + STEP / 2,
         1.95,
-        "backward: each stage plans its step, given the plans of the stages after it (α of each sample)",
+        "backward: each stage plans its step, given the plans of the stages after it "
+        "(α of each sample)",
         **small(BLUE),
     )
     axes.text(

@@ -3,9 +3,9 @@
 python docs/pictures/what_the_weights_do.py     (about half a minute; needs the extra `train`)
 
 A small residual network learns the digits by Adam under the implicit game, batch 8, its weights by
-`newton`: the game's own solution, no approximation of it. At three moments training pauses and every
-training image is asked for its weight, in batches of 8. Images with a loss below 1e-6 are left out:
-in float32 nothing is left of their gradient, and their weight means nothing.
+`newton`: the game's own solution, no approximation of it. At three moments training pauses and
+every training image is asked for its weight, in batches of 8. Images with a loss below 1e-6 are
+left out: in float32 nothing is left of their gradient, and their weight means nothing.
 """
 
 import itertools

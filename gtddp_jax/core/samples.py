@@ -1,12 +1,27 @@
 """The sample axis: one array axis, and optionally a mapped axis over devices (DESIGN §8)."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 Tree = Any
+
+
+def varying(x: jax.Array) -> frozenset[str]:
+    """The mapped axes over which `x` is known to vary; empty outside of `shard_map`."""
+    kind: Any = jax.typeof(x)
+    if hasattr(kind, "mat"):  # jax 0.10
+        return kind.mat.varying
+    return getattr(kind, "vma", frozenset())
+
+
+def spread(x: jax.Array, axes: Iterable[str]) -> jax.Array:
+    """`x` as each device's own copy over the mapped axes `axes`."""
+    missing = tuple(axis for axis in axes if axis not in varying(x))
+    return jax.lax.pcast(x, missing, to="varying") if missing else x
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,12 +51,7 @@ class Samples:
         if self.axis_name is None:
             return tree
         names = self.axis_name if isinstance(self.axis_name, tuple) else (self.axis_name,)
-
-        def cast(x: jax.Array) -> jax.Array:
-            missing = tuple(n for n in names if n not in getattr(jax.typeof(x), "vma", ()))
-            return jax.lax.pcast(x, missing, to="varying") if missing else x
-
-        return jax.tree.map(cast, tree)
+        return jax.tree.map(lambda x: spread(x, names), tree)
 
     def total(self, tree: Tree) -> Tree:
         """Adds what every device has summed over its own samples."""

@@ -40,3 +40,12 @@ def _end_to_end(parts: list[jax.Array]) -> jax.Array:
 def per_sample(w: jax.Array, x: jax.Array) -> jax.Array:
     """`w` [B] shaped for multiplication with `x` [B, ...]."""
     return w.reshape(w.shape + (1,) * (x.ndim - 1))
+
+
+def inner(a: Tree, b: Tree) -> jax.Array:
+    """`a_i . b_i` for every sample over all arrays [B, ...] of a tree: [B], at least float32."""
+
+    def leaf(a: jax.Array, b: jax.Array) -> jax.Array:
+        return (wide(a) * wide(b)).sum(range(1, a.ndim))
+
+    return jnp.stack(jax.tree.leaves(jax.tree.map(leaf, a, b))).sum(0)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from gtddp_jax.curvature.base import Curvature, Move, Policy, State, Tree
@@ -13,6 +14,11 @@ from gtddp_jax.players import SampleGradients
 
 Rate = Any  # float | array | schedule
 LearningRateState = Any
+
+
+def diagonal_form(samples: Mapping[str, SampleGradients], diagonal: Tree) -> jax.Array:
+    """`G_i^T diag(d) G_i` over the players of a stage, [B]."""
+    return jnp.stack([samples[name].square(diagonal[name]) for name in samples]).sum(0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,8 +31,7 @@ class DiagonalPolicy(Policy):
 
     def quadratic(self, samples: Mapping[str, SampleGradients]) -> jax.Array:
         """See `Policy`."""
-        parts = [samples[name].square(self.diagonal[name]) for name in samples]
-        return sum(parts[1:], parts[0])
+        return diagonal_form(samples, self.diagonal)
 
     def respond(self, q_open: Tree, q_closed: Tree) -> tuple[Tree, State]:
         """See `Policy`."""

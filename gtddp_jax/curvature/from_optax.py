@@ -11,6 +11,7 @@ import optax
 from gtddp_jax.core import arguments
 from gtddp_jax.core.trees import vdot
 from gtddp_jax.curvature.base import Curvature, Move, Policy, State, Tree
+from gtddp_jax.curvature.diagonal import diagonal_form
 from gtddp_jax.players import SampleGradients
 
 
@@ -27,8 +28,7 @@ class BasePolicy(Policy):
 
     def quadratic(self, samples: Mapping[str, SampleGradients]) -> jax.Array:
         """See `Policy`."""
-        parts = [samples[name].square(self.metric[name]) for name in samples]
-        return sum(parts[1:], parts[0])
+        return diagonal_form(samples, self.metric)
 
     def respond(self, q_open: Tree, q_closed: Tree) -> tuple[Tree, State]:
         """See `Policy`."""

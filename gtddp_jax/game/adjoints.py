@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from gtddp_jax.core.trees import wide
+from gtddp_jax.core.trees import inner, wide
 from gtddp_jax.network.program import Op, Params, Stage, Value
 
 Pullback = Callable[[jax.Array], tuple[jax.Array, ...]]
@@ -90,12 +90,8 @@ def state_change(
     old: tuple[jax.Array, ...],
 ) -> jax.Array:
     """`g_t . (x'_t - x_t)` over all live states, [B], in at least float32."""
-    parts = [
-        (wide(g) * (wide(a) - wide(b))).sum(range(1, g.ndim))
-        for g, a, b in zip(adjoints, new, old, strict=True)
-        if g is not None
-    ]
-    return sum(parts[1:], parts[0])
+    live = [(g, a, b) for g, a, b in zip(adjoints, new, old, strict=True) if g is not None]
+    return inner([g for g, _, _ in live], [wide(a) - wide(b) for _, a, b in live])
 
 
 def stage_states(stage: Stage, values: Mapping[Value, Any]) -> tuple[Any, ...]:

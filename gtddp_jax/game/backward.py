@@ -65,8 +65,7 @@ def stage_gradient(
 
 def dot(moves: Mapping[str, Move], step: Tree) -> jax.Array:
     """`G_i . step` over the players of a stage, [B]."""
-    parts = [move.samples.dot(step[name]) for name, move in moves.items()]
-    return sum(parts[1:], parts[0])
+    return jnp.stack([move.samples.dot(step[name]) for name, move in moves.items()]).sum(0)
 
 
 def plan(

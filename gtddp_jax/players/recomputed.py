@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax
 
+from gtddp_jax.core.samples import spread, varying
 from gtddp_jax.core.trees import per_sample, wide
 from gtddp_jax.network.program import Act
 from gtddp_jax.players.base import Kept, SampleGradients, Tree
@@ -55,13 +56,8 @@ class Recomputed(SampleGradients):
 
 
 def _tangent(v: jax.Array, p: jax.Array) -> jax.Array:
-    """`v` as a tangent of `p`: of its dtype, and varying over the mapped axes over which `p` does.
-
-    Under `shard_map` the step is the same on all devices but the parameters are local copies.
-    """
-    v = v.astype(p.dtype)
-    axes = tuple(set(getattr(jax.typeof(p), "vma", ())) - set(getattr(jax.typeof(v), "vma", ())))
-    return jax.lax.pcast(v, axes, to="varying") if axes else v
+    """`v` as a tangent of `p`: of its dtype, and a local copy where the parameters are copies."""
+    return spread(v.astype(p.dtype), varying(p))
 
 
 def by_vjp(act: Act, params: Tree) -> PerSample:

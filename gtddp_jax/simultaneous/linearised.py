@@ -17,12 +17,11 @@ import jax
 import jax.numpy as jnp
 
 from gtddp_jax.core.samples import Samples
-from gtddp_jax.core.trees import wide
+from gtddp_jax.core.trees import inner, wide
 from gtddp_jax.game import adjoints
 from gtddp_jax.network import Network
 from gtddp_jax.players import sample_gradients
 from gtddp_jax.terminal import Expansion, Terminal
-from gtddp_jax.terminal.base import inner
 
 Tree = Any
 Push = Callable[[Tree], jax.Array]

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gtddp_jax.core.trees import per_sample, wide
+from gtddp_jax.core.trees import inner, per_sample, wide
 
 Outputs = Any
 PerSampleLoss = Callable[[Outputs], jax.Array]
@@ -63,15 +63,6 @@ class Line:
         """psi'(s) and psi''(s), each [B]; 1 and 0 where there is no gradient."""
         slope, bend = jax.jvp(lambda s: self.along(s)[1], (s,), (jnp.ones_like(s),))
         return slope, jnp.where(self.alive, bend, 0.0)
-
-
-def inner(a: Outputs, b: Outputs) -> jax.Array:
-    """`a_i . b_i` over all outputs of a sample, [B], in at least float32."""
-
-    def leaf(a: jax.Array, b: jax.Array) -> jax.Array:
-        return (wide(a) * wide(b)).sum(range(1, a.ndim))
-
-    return jnp.stack(jax.tree.leaves(jax.tree.map(leaf, a, b))).sum(0)
 
 
 def line_of(loss: PerSampleLoss, outputs: Outputs) -> Line:

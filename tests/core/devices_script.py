@@ -84,6 +84,7 @@ class Devices:
 
 
 def compare(label: str, p: zoo.Problem, build: Build) -> None:
+    """Prints for each way whether parameters, statistics and report are those of one device."""
     devices = Devices()
     start, batch = (p.params, build().init(p.params)), (p.x, p.y)
     want, memory = devices.one(build, start, batch)
@@ -95,6 +96,22 @@ def compare(label: str, p: zoo.Problem, build: Build) -> None:
         print(f"{way.__name__}, {label}: {verdict}")
 
 
+def compare_local_copies(p: zoo.Problem, build: Build) -> None:
+    """Parameters that each device holds as its own already are taken as they are."""
+    devices, tx = Devices(), build(axis_name="data")
+    start, batch = (p.params, tx.init(p.params)), (p.x, p.y)
+
+    def local(params: Tree, state: Tree, batch: Tree) -> Tree:
+        params = jax.lax.pcast(params, "data", to="varying")
+        return jax.lax.pmean(tx.update(None, state, params, batch=batch)[0], "data")
+
+    specs = {"in_specs": (P(), P(), P("data")), "out_specs": P()}
+    step = devices.jit(jax.shard_map(local, mesh=devices.mesh, **specs))
+    got = step(*devices.put(start, P()), devices.put(batch, P("data")))
+    want, _ = devices.jit(build().update)(None, *start[::-1], batch=batch)
+    print("local copies: equal" if distance(got, want) < 1e-12 else "local copies: differ")
+
+
 def main() -> None:
     jax.config.update("jax_enable_x64", True)
     p = zoo.problem("tiny", batch=2 * DEVICES)
@@ -103,6 +120,7 @@ def main() -> None:
             compare(
                 f"{method}, {rollout}", p, functools.partial(alias, p.net, LOSS, rollout=rollout)
             )
+    compare_local_copies(p, functools.partial(gt.sgd, p.net, LOSS, learning_rate=0.1))
     rules.keep_limit = lambda x, g: 0
     p = zoo.problem("conv_1d", batch=DEVICES)
     build = functools.partial(gt.sgd, p.net, LOSS, learning_rate=0.1)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gtddp_jax.core.trees import per_sample, vdot, wide
+from gtddp_jax.core.trees import inner, per_sample, vdot, wide
 from gtddp_jax.simultaneous.solve import clip
 from gtddp_jax.simultaneous.weights.base import (
     Context,
@@ -21,7 +21,6 @@ from gtddp_jax.simultaneous.weights.base import (
     WeightModel,
     whole_network,
 )
-from gtddp_jax.terminal.base import inner
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,263 @@
+"""Every weight model under everything that optax users do with a transformation."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import gtddp_jax as gt
+from tests.implicit import dense, models
+from tests.implicit.dense import compiled
+
+Tree = Any
+MODELS: dict[str, Any] = {
+    "tail": gt.weights.tail("auto", cost_limit=0.9, good=0.1, poor=0.0),
+    "product": "product",
+    "trial": "trial",
+    "newton": gt.weights.newton(steps=2),
+    "newton, matrix-free": gt.weights.newton(steps=2, form="matrix_free", inner=6),
+}
+BASE = optax.adam(0.1)
+each_model = pytest.mark.parametrize("weights", MODELS)
+
+
+def transformation(weights: str, base: Any = BASE, **options: Any) -> Any:
+    return gt.implicit(
+        base, models.mlp, models.cross_entropy, weights=MODELS[weights], **options
+    )
+
+
+def step_with(tx: Any, p: dense.Problem) -> Any:
+    def step(params: Tree, state: Any) -> tuple[Tree, Any]:
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        updates, state = tx.update(zeros, state, params, batch=(p.x, p.y))
+        return optax.apply_updates(params, updates), state
+
+    return step
+
+
+def looped(tx: Any, p: dense.Problem, steps: int = 3) -> tuple[Tree, Any]:
+    step = compiled(step_with(tx, p))
+    params, state = p.params, tx.init(p.params)
+    for _ in range(steps):
+        params, state = step(params, state)
+    return params, state
+
+
+def assert_close(got: Tree, want: Tree, rtol: float = 1e-10) -> None:
+    """The figures of reports are in float32."""
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        tolerance = rtol if a.dtype == jnp.float64 else max(rtol, 1e-5)
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=1e-3 * tolerance)
+
+
+@pytest.fixture(scope="module")
+def trained() -> dict[str, tuple[Tree, Any]]:
+    """Three steps in an ordinary loop."""
+    with jax.enable_x64(True):
+        p = models.classification()
+        found = {weights: looped(transformation(weights), p) for weights in MODELS}
+        for weights, (_, state) in found.items():
+            assert state.report.weight_max - state.report.weight_min > 1e-3, weights
+        return found
+
+
+@each_model
+def test_steps_inside_a_scan(weights: str, trained: dict[str, Any]) -> None:
+    p, tx = models.classification(), transformation(weights)
+    step = step_with(tx, p)
+
+    @compiled
+    def scanned(start: Any) -> Any:
+        return jax.lax.scan(lambda now, _: (step(*now), None), start, None, length=3)[0]
+
+    assert_close(scanned((p.params, tx.init(p.params))), trained[weights])
+
+
+@each_model
+def test_seeds_side_by_side(weights: str, trained: dict[str, Any]) -> None:
+    p, tx = models.classification(), transformation(weights)
+    step = step_with(tx, p)
+    seeds = [p.params, models.mlp_params(seed=5)]
+    stacked = jax.tree.map(lambda *u: jnp.stack(u), *seeds)
+
+    @compiled
+    def all_seeds(params: Tree) -> Any:
+        now = params, jax.vmap(tx.init)(params)
+        return jax.lax.scan(lambda now, _: (jax.vmap(step)(*now), None), now, None, length=3)[0]
+
+    got = all_seeds(stacked)
+    assert_close(jax.tree.map(lambda u: u[0], got), trained[weights])
+    assert not np.allclose(got[0]["out"]["w"][0], got[0]["out"]["w"][1])
+
+
+@each_model
+def test_donated_buffers(weights: str, trained: dict[str, Any]) -> None:
+    p, tx = models.classification(), transformation(weights)
+    step = jax.jit(step_with(tx, p), donate_argnums=(0, 1))
+    params = jax.tree.map(jnp.copy, p.params)
+    state = tx.init(params)
+    for _ in range(3):
+        params, state = step(params, state)
+    assert_close((params, state), trained[weights])
+
+
+@each_model
+@pytest.mark.parametrize("kept", ["float32", "float64", "bfloat16"])
+def test_the_state_keeps_its_structure(weights: str, kept: str) -> None:
+    """The compiler itself proves that structure, shapes and dtypes are a fixed point."""
+    p = models.classification()
+    cast = jax.tree.map(lambda u: u.astype(kept), p.params)
+    for every in (1, 2):
+        tx = transformation(weights, every=every)
+
+        def both(params: Tree, x: jax.Array, tx: Any = tx) -> Any:
+            state = tx.init(params)
+            updates, new = tx.update(None, state, params, batch=(x, p.y))
+            assert jax.tree.map(jnp.dtype, updates) == jax.tree.map(jnp.dtype, params)
+            return jax.lax.cond(new.report.skipped, lambda: state, lambda: new)
+
+        jax.eval_shape(both, cast, p.x.astype(kept))
+
+
+@each_model
+def test_decay_before_and_clipping_after(weights: str) -> None:
+    """What comes before is the running cost's gradient; what comes after sees the step."""
+    p = models.classification()
+    tx = transformation(weights)
+    chain = optax.chain(
+        optax.add_decayed_weights(0.2), tx, optax.clip_by_global_norm(0.05), optax.scale(2.0)
+    )
+
+    @compiled
+    def by_hand(params: Tree, state: Any) -> tuple[Tree, Any]:
+        running = jax.tree.map(lambda u: 0.2 * u, params)
+        updates, state = tx.update(running, state, params, batch=(p.x, p.y))
+        scale = 2 * jnp.minimum(1, 0.05 / optax.tree.norm(updates))
+        return jax.tree.map(lambda u, v: u + scale * v, params, updates), state
+
+    params, state = p.params, tx.init(p.params)
+    for _ in range(3):
+        params, state = by_hand(params, state)
+    got, chain_state = looped(chain, p)
+    assert_close((got, chain_state[1]), (params, state))
+    assert not state.report.double_counted
+
+
+@each_model
+def test_a_batch_that_is_not_finite_is_skipped(weights: str, trained: dict[str, Any]) -> None:
+    """Nothing moves but the counts; the next good batch continues as if it had never come."""
+    p, tx = models.classification(), transformation(weights)
+
+    @compiled
+    def step(params: Tree, state: Any, x: jax.Array) -> tuple[Tree, Any]:
+        updates, state = tx.update(None, state, params, batch=(x, p.y))
+        return optax.apply_updates(params, updates), state
+
+    params, state = trained[weights]
+    for bad in (jnp.nan, jnp.inf):
+        same, after = step(params, state, p.x.at[1, 2].set(bad))
+        assert after.report.skipped and after.report.skipped_steps == 1
+        assert after.step == state.step + 1
+        assert_close((same, after.base, after.weights), (params, state.base, state.weights), rtol=0)
+        with_gap, recovered = step(same, after._replace(step=state.step), p.x)
+        want, want_state = step(params, state, p.x)
+        assert not recovered.report.skipped and recovered.report.skipped_steps == 1
+        assert_close((with_gap, recovered.base, recovered.weights), (want, want_state.base, want_state.weights), rtol=0)
+
+
+def test_hyperparameters_injected_into_the_base() -> None:
+    """The learning rate is in the state of the base, where it may be changed between steps."""
+    p = models.classification()
+    tx = transformation("product", optax.inject_hyperparams(optax.sgd)(learning_rate=0.5))
+
+    @compiled
+    def update(state: Any) -> tuple[Tree, Any]:
+        return tx.update(None, state, p.params, batch=(p.x, p.y))
+
+    state = tx.init(p.params)
+    for rate in (0.5, 0.01):
+        state.base.hyperparams["learning_rate"] = jnp.asarray(rate)
+        updates, after = update(state)
+        want, want_state = compiled(transformation("product", optax.sgd(rate)).update)(
+            None, transformation("product", optax.sgd(rate)).init(p.params), p.params, batch=(p.x, p.y)
+        )
+        assert_close((updates, after.report), (want, want_state.report))
+
+
+def test_hyperparameters_injected_around() -> None:
+    """Numbers that are not static may be injected: strength, with a schedule if wanted."""
+    p = models.classification()
+    injected = optax.inject_hyperparams(
+        gt.implicit, static_args=("base", "apply_fn", "loss", "weights", "every", "bounds")
+    )
+    tx = injected(
+        BASE, models.mlp, models.cross_entropy, weights="product", strength=lambda count: 0.5 * count
+    )
+    _, state = looped(tx, p)
+    assert state.hyperparams["strength"] == 1
+    params, inner = p.params, transformation("product").init(p.params)
+    for strength in (0.0, 0.5, 1.0):
+        params, inner = compiled(step_with(transformation("product", strength=strength), p))(
+            params, inner
+        )
+    assert_close(state.inner_state, inner)
+
+
+def test_multi_steps_as_the_base() -> None:
+    """Gradients accumulate; prediction and step are those of the base at the step that counts."""
+    p = models.classification()
+    base = optax.MultiSteps(optax.sgd(0.5), 3)
+    tx = transformation("product", base)
+    params, state = looped(tx, p, steps=2)
+    assert_close(params, p.params)
+    assert (state.report.weight_min, state.report.weight_max) == (1, 1)
+    params, state = compiled(step_with(tx, p))(params, state)
+    assert state.report.weight_max - state.report.weight_min > 1e-3
+    losses = dense.Losses(p)
+    q = losses.mean_gradient()
+    u = dense.Base(optax.sgd(0.5), optax.sgd(0.5).init(p.params), p.params)
+    rest, response = u(2 / 3 * q), u(q) - u(2 / 3 * q)
+    w = losses.scalar_weights(losses.big_g @ rest, -losses.big_g @ response)
+    step = u(2 / 3 * q + losses.mean_gradient(w) / 3)
+    want = optax.apply_updates(p.params, losses.unravel(jnp.asarray(step)))
+    assert_close(params, want, rtol=1e-9)
+
+
+def test_extra_arguments_reach_the_base() -> None:
+    """Such as the value that `reduce_on_plateau` watches."""
+    p = models.classification()
+    base = optax.chain(optax.sgd(0.5), optax.contrib.reduce_on_plateau(patience=1, factor=0.1))
+    tx = transformation("product", base)
+
+    @compiled
+    def step(params: Tree, state: Any) -> tuple[Tree, Any]:
+        updates, state = tx.update(
+            None, state, params, batch=(p.x, p.y), value=jnp.asarray(1.0, jnp.float32)
+        )
+        return optax.apply_updates(params, updates), state
+
+    params, state = p.params, tx.init(p.params)
+    for _ in range(4):
+        params, state = step(params, state)
+    assert state.base[1].scale < 1
+
+
+def test_a_loss_gradient_as_running_cost_is_noticed() -> None:
+    p, tx = models.classification(), transformation("product")
+
+    @compiled
+    def flags(params: Tree) -> list[jax.Array]:
+        gradient = jax.grad(lambda u: p.loss(p.apply_fn(u, p.x), p.y).mean())(params)
+        decay = jax.tree.map(lambda u: 0.1 * u, params)
+        return [
+            tx.update(running, tx.init(params), params, batch=(p.x, p.y))[1].report.double_counted
+            for running in (gradient, decay, None)
+        ]
+
+    # The weighted gradient is compared, so weights of 1 make the likeness exact.
+    tx = transformation("product", optax.sgd(1e-4))
+    assert list(map(bool, flags(p.params))) == [True, False, False]
