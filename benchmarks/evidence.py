@@ -29,7 +29,7 @@ import gtddp_jax as gt
 from gtddp_jax.training.data import load
 
 LOSS = optax.softmax_cross_entropy_with_integer_labels
-LONGEST = 2.6
+
 BASES: dict[str, tuple[Callable[[Any], Any], tuple[float, ...]]] = {
     "sgd_momentum": (lambda rate: optax.sgd(rate, 0.9), (0.01, 0.03, 0.1)),
     "adam": (optax.adam, (1e-3, 3e-3, 1e-2)),
@@ -222,8 +222,8 @@ def train(options: argparse.Namespace) -> None:
             ratios = step_ratios(net, steps, data, batch)
             for method, step in steps.items():
                 runner = Runner(net, step, data, batch, together=options.net == "mlp")
-                length = int(np.ceil(LONGEST * epochs)) if method == "base" else epochs
-                for rate in rates:
+                length = int(np.ceil(options.longest * epochs)) if method == "base" else epochs
+                for rate in options.rates or rates:
                     start = time.perf_counter()
                     cell = {
                         "net": options.net,
@@ -291,6 +291,8 @@ def main() -> None:
     parser.add_argument("--batches", nargs="+", type=int, default=(8, 64))
     parser.add_argument("--epochs", nargs="+", type=int, default=(8, 12))
     parser.add_argument("--seeds", type=int, default=12)
+    parser.add_argument("--rates", nargs="+", type=float, default=None)
+    parser.add_argument("--longest", type=float, default=2.6, help="epochs of the base, relative")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("evidence.json"))
     parser.add_argument("--table", nargs="+", type=pathlib.Path, default=None)
     options = parser.parse_args()

@@ -112,23 +112,25 @@ def common_figures(
 
 
 def empty_report(stages: int, ratios: int) -> Report:
-    """The report before the first step, with so many stages and feedback ratios."""
+    """The report before the first step, with so many stages and feedback ratios.
 
-    def number(value: float) -> jax.Array:
-        """A new array each time: a buffer that stands twice in a state cannot be donated."""
-        return jnp.full((), value, jnp.float32)
+    Every field is an array of its own: a buffer that stands twice in a state cannot be donated.
+    """
+
+    def number(value: float, *shape: int) -> jax.Array:
+        return jnp.full(shape, value, jnp.float32)
 
     return Report(
         loss=number(0.0),
         weight_min=number(1.0),
         weight_mean=number(1.0),
         weight_max=number(1.0),
-        stage_weight_std=jnp.zeros(stages, jnp.float32),
-        feedback_ratio=jnp.zeros(ratios, jnp.float32),
+        stage_weight_std=number(0.0, stages),
+        feedback_ratio=number(0.0, ratios),
         predicted_change=number(0.0),
         actual_change=number(0.0),
-        actual_change_known=jnp.full((), False),
-        skipped=jnp.full((), False),
+        actual_change_known=jnp.array(False),
+        skipped=jnp.array(False),
         skipped_steps=jnp.zeros((), jnp.int32),
-        double_counted=jnp.full((), False),
+        double_counted=jnp.array(False),
     )

@@ -108,7 +108,7 @@ def compare_local_copies(p: zoo.Problem, build: Build) -> None:
     specs = {"in_specs": (P(), P(), P("data")), "out_specs": P()}
     step = devices.jit(jax.shard_map(local, mesh=devices.mesh, **specs))
     got = step(*devices.put(start, P()), devices.put(batch, P("data")))
-    want, _ = devices.jit(build().update)(None, *start[::-1], batch=batch)
+    want, _ = devices.jit(build().update)(None, start[1], p.params, batch=batch)
     print("local copies: equal" if distance(got, want) < 1e-12 else "local copies: differ")
 
 

@@ -96,13 +96,16 @@ def test_seeds_side_by_side(weights: str, trained: dict[str, Any]) -> None:
 
 @each_model
 def test_donated_buffers(weights: str, trained: dict[str, Any]) -> None:
-    p, tx = models.classification(), transformation(weights)
-    step = jax.jit(step_with(tx, p), donate_argnums=(0, 1))
-    params = jax.tree.map(jnp.copy, p.params)
-    state = tx.init(params)
-    for _ in range(3):
-        params, state = step(params, state)
-    assert_close((params, state), trained[weights])
+    p = models.classification()
+    for every in (1, 2):  # with 2, the compiler cannot drop the old prediction
+        tx = transformation(weights, every=every)
+        donated = compiled(step_with(tx, p), donate_argnums=(0, 1))
+        params = jax.tree.map(jnp.copy, p.params)
+        state = tx.init(params)
+        for _ in range(3 if every == 1 else 1):
+            params, state = donated(params, state)
+        if every == 1:
+            assert_close((params, state), trained[weights])
 
 
 @each_model
@@ -224,7 +227,7 @@ def test_multi_steps_as_the_base() -> None:
     w = losses.scalar_weights(losses.big_g @ rest, -losses.big_g @ response)
     step = u(2 / 3 * q + losses.mean_gradient(w) / 3)
     want = optax.apply_updates(p.params, losses.unravel(jnp.asarray(step)))
-    assert_close(params, want, rtol=1e-9)
+    assert_close(params, want, rtol=1e-6)  # MultiSteps accumulates in float32
 
 
 def test_extra_arguments_reach_the_base() -> None:

@@ -38,8 +38,12 @@ class Prediction(NamedTuple):
 
 def whole_network() -> Prediction:
     """The prediction of a model that uses every player."""
-    one, zero = jnp.ones((), jnp.float32), jnp.zeros((), jnp.float32)
-    return Prediction(one, one, one, one, one, zero)
+
+    def number(value: float) -> jax.Array:
+        """A new array each time: a buffer that stands twice in a state cannot be donated."""
+        return jnp.full((), value, jnp.float32)
+
+    return Prediction(*(number(1.0) for _ in range(5)), radius=number(0.0))
 
 
 class Context(NamedTuple):

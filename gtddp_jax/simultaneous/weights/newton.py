@@ -90,8 +90,9 @@ class newton(WeightModel):  # noqa: N801  (a constructor)
         def improve(w: jax.Array, _: Any) -> tuple[jax.Array, None]:
             r, bend, m = residual(w)
             if self.form == "gram":
-                matrix = jax.vmap(m, out_axes=1)(jnp.eye(w.size, dtype=w.dtype))
-                delta = jnp.linalg.solve(jnp.eye(w.size) + bend[:, None] * matrix, -r)
+                identity = jnp.eye(w.size, dtype=w.dtype)
+                matrix = jax.vmap(m, out_axes=1)(identity)
+                delta = jnp.linalg.solve(identity + bend[:, None] * matrix, -r)
             else:
                 delta = -_solve_symmetric(bend, m, r, dot, self.inner)
             size = dot(r, r)
@@ -104,7 +105,8 @@ class newton(WeightModel):  # noqa: N801  (a constructor)
                 missed = new - model.expansion.slope(shift(new))
                 return (carry[1] < self.halvings) & ~(dot(missed, missed) <= size)
 
-            length, _ = jax.lax.while_loop(worse, shorter, (jnp.ones(()), jnp.zeros((), int)))
+            whole = jnp.ones((), w.dtype)
+            length, _ = jax.lax.while_loop(worse, shorter, (whole, jnp.zeros((), int)))
             return w + length * delta, None
 
         w, _ = jax.lax.scan(improve, model.ones, None, length=self.steps)

@@ -95,8 +95,8 @@ class tail(WeightModel):  # noqa: N801  (a constructor)
     def init(self, params: Tree) -> TailState:
         """See `WeightModel`."""
         del params
-        zeros = jnp.zeros(MOST_SETS, jnp.float32)
-        return TailState(zeros, zeros, zeros, jnp.zeros((), jnp.int32))
+        figures = [jnp.zeros(MOST_SETS, jnp.float32) for _ in range(3)]  # no buffer twice
+        return TailState(*figures, chosen=jnp.zeros((), jnp.int32))
 
     def _sets(self, context: Context) -> list[PlayerSet]:
         return resolve(self.players, context.base.params, context.order(), self.cost_limit)

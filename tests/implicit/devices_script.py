@@ -1,0 +1,104 @@
+"""Run by test_devices.py with four virtual devices: prints a line for each way that agrees."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import gtddp_jax as gt
+from tests.core import zoo
+from tests.core.devices_script import DEVICES, LOSS, Devices, distance
+
+Tree = Any
+BASES = {"sgd": optax.sgd(0.2, momentum=0.9), "adam": optax.adam(0.05)}
+WEIGHTS: dict[str, Any] = {
+    "tail": gt.weights.tail("head", good=0.1, poor=0.0),
+    "product": "product",
+    "trial": "trial",
+    "newton": gt.weights.newton(steps=3, form="matrix_free", inner=8),
+}
+
+
+def transformations(p: zoo.Problem, axis_name: Any = None) -> dict[str, Any]:
+    """Every weight model, by autodiff and by players, on a base each."""
+    linearised = {"autodiff": lambda params, x: p.net.apply(params, x), "players": p.net.apply}
+    return {
+        f"{weights}, {how}": gt.implicit(
+            BASES["adam" if how == "players" else "sgd"],
+            apply_fn,
+            LOSS,
+            weights=model,
+            axis_name=axis_name,
+        )
+        for weights, model in WEIGHTS.items()
+        for how, apply_fn in linearised.items()
+    }
+
+
+def side_by_side(table: dict[str, Any]) -> optax.GradientTransformationExtraArgs:
+    """All of them at once, each with its own parameters: one compilation."""
+
+    def init(params: Tree) -> Tree:
+        return {label: tx.init(params[label]) for label, tx in table.items()}
+
+    def update(updates: Tree, state: Tree, params: Tree, *, batch: Any) -> tuple[Tree, Tree]:
+        pairs = {
+            label: tx.update(None, state[label], params[label], batch=batch)
+            for label, tx in table.items()
+        }
+        return {k: v[0] for k, v in pairs.items()}, {k: v[1] for k, v in pairs.items()}
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def compare(p: zoo.Problem) -> None:
+    devices = Devices()
+
+    def build(axis_name: Any = None) -> optax.GradientTransformationExtraArgs:
+        return side_by_side(transformations(p, axis_name))
+
+    params = dict.fromkeys(transformations(p), p.params)
+    start = jax.tree.map(jnp.copy, (params, build().init(params)))
+    want, memory = devices.one(build, start, (p.x, p.y))
+    for way in (devices.pmap, devices.shard_map, devices.sharded_jit):
+        got, state = way(build, start, (p.x, p.y))
+        for label, now in memory.items():
+            report = now.report
+            assert not report.skipped and report.weight_max - report.weight_min > 1e-3, label
+            error = distance((got[label], state[label].base), (want[label], now.base))
+            figures = (state[label].report, state[label].weights, state[label].prediction)
+            close = jax.tree.map(
+                lambda a, b: bool(np.allclose(a, b, rtol=1e-5, atol=1e-6)),
+                figures,
+                (report, now.weights, now.prediction),
+            )
+            same = all(jax.tree.leaves(close))
+            verdict = "equal" if error < 1e-12 and same else f"differ by {error:.1e}, {close}"
+            print(f"{way.__name__}, {label}: {verdict}")
+
+
+def refuse_gram(p: zoo.Problem) -> None:
+    """The dense form of `newton` needs all samples on one device."""
+    devices = Devices()
+    tx = gt.implicit(BASES["sgd"], p.net.apply, LOSS, weights="newton", axis_name="data")
+    try:
+        devices.shard_map(
+            lambda axis_name: tx, (p.params, tx.init(p.params)), (p.x, p.y)
+        )
+    except ValueError as error:
+        assert "needs all samples on one device" in str(error)
+        assert "form='matrix_free'" in str(error)
+        print("gram: refused")
+
+
+def main() -> None:
+    jax.config.update("jax_enable_x64", True)
+    p = zoo.problem("tiny", batch=2 * DEVICES)
+    compare(p)
+    refuse_gram(p)
+
+
+if __name__ == "__main__":
+    main()

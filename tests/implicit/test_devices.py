@@ -1,0 +1,16 @@
+"""Four devices with a quarter of the batch each make the step of one device (DESIGN §8)."""
+
+from tests.conftest import RunPython
+
+
+def test_many_devices_equal_one(run_python: RunPython) -> None:
+    cases = [
+        f"{weights}, {how}"
+        for weights in ("tail", "product", "trial", "newton")
+        for how in ("autodiff", "players")
+    ]
+    ways = ("pmap", "shard_map", "sharded_jit")
+    result = run_python("-W", "error", "-m", "tests.implicit.devices_script", devices=4, timeout=300)
+    assert result.returncode == 0, result.stderr
+    want = [f"{way}, {case}: equal" for way in ways for case in cases]
+    assert sorted(result.stdout.splitlines()) == sorted([*want, "gram: refused"])
