@@ -129,8 +129,8 @@ def empty_report(stages: int, ratios: int) -> Report:
         feedback_ratio=number(0.0, ratios),
         predicted_change=number(0.0),
         actual_change=number(0.0),
-        actual_change_known=jnp.array(False),
-        skipped=jnp.array(False),
+        actual_change_known=jnp.full((), False),
+        skipped=jnp.full((), False),
         skipped_steps=jnp.zeros((), jnp.int32),
-        double_counted=jnp.array(False),
+        double_counted=jnp.full((), False),
     )

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gtddp_jax.core.samples import Samples
+from gtddp_jax.core.samples import Samples, spread, varying
 from gtddp_jax.core.trees import inner, wide
 from gtddp_jax.game import adjoints
 from gtddp_jax.network import Network
@@ -135,7 +135,8 @@ class ByAutodiff(Linearised):
 
 
 def _like(change: Tree, params: Tree) -> Tree:
-    return jax.tree.map(lambda v, p: v.astype(p.dtype), change, params)
+    """The change in the dtypes of `params`, and as local copies where they are copies."""
+    return jax.tree.map(lambda v, p: spread(v.astype(p.dtype), varying(p)), change, params)
 
 
 class ByPlayers(Linearised):

@@ -12,29 +12,26 @@ from tests.core import zoo
 from tests.core.devices_script import DEVICES, LOSS, Devices, distance
 
 Tree = Any
-BASES = {"sgd": optax.sgd(0.2, momentum=0.9), "adam": optax.adam(0.05)}
-WEIGHTS: dict[str, Any] = {
-    "tail": gt.weights.tail("head", good=0.1, poor=0.0),
-    "product": "product",
-    "trial": "trial",
-    "newton": gt.weights.newton(steps=3, form="matrix_free", inner=8),
+SGD, ADAM = optax.sgd(0.2, momentum=0.9), optax.adam(0.05)
+HEAD = gt.weights.tail("head", good=0.1, poor=0.0)
+NEWTON = gt.weights.newton(steps=3, form="matrix_free", inner=8)
+CASES: dict[str, tuple[Any, bool, dict[str, Any]]] = {
+    "tail, autodiff": (SGD, False, {"weights": HEAD}),
+    "tail, players": (ADAM, True, {"weights": HEAD}),
+    "product, autodiff": (ADAM, False, {"weights": "product"}),
+    "product, players": (SGD, True, {"weights": "product"}),
+    "trial, autodiff": (SGD, False, {"weights": "trial", "every": 2}),
+    "newton, autodiff": (ADAM, False, {"weights": NEWTON}),
 }
+"""Base, whether the players are known, options."""
 
 
 def transformations(p: zoo.Problem, axis_name: Any = None) -> dict[str, Any]:
-    """Every weight model, by autodiff and by players, on a base each."""
-    linearised = {"autodiff": lambda params, x: p.net.apply(params, x), "players": p.net.apply}
-    return {
-        f"{weights}, {how}": gt.implicit(
-            BASES["adam" if how == "players" else "sgd"],
-            apply_fn,
-            LOSS,
-            weights=model,
-            axis_name=axis_name,
-        )
-        for weights, model in WEIGHTS.items()
-        for how, apply_fn in linearised.items()
-    }
+    def one(base: Any, players: bool, options: dict[str, Any]) -> Any:
+        apply_fn = p.net.apply if players else lambda params, x: p.net.apply(params, x)
+        return gt.implicit(base, apply_fn, LOSS, axis_name=axis_name, **options)
+
+    return {label: one(*case) for label, case in CASES.items()}
 
 
 def side_by_side(table: dict[str, Any]) -> optax.GradientTransformationExtraArgs:
@@ -82,7 +79,7 @@ def compare(p: zoo.Problem) -> None:
 def refuse_gram(p: zoo.Problem) -> None:
     """The dense form of `newton` needs all samples on one device."""
     devices = Devices()
-    tx = gt.implicit(BASES["sgd"], p.net.apply, LOSS, weights="newton", axis_name="data")
+    tx = gt.implicit(SGD, p.net.apply, LOSS, weights="newton", axis_name="data")
     try:
         devices.shard_map(
             lambda axis_name: tx, (p.params, tx.init(p.params)), (p.x, p.y)

@@ -4,11 +4,8 @@ from tests.conftest import RunPython
 
 
 def test_many_devices_equal_one(run_python: RunPython) -> None:
-    cases = [
-        f"{weights}, {how}"
-        for weights in ("tail", "product", "trial", "newton")
-        for how in ("autodiff", "players")
-    ]
+    cases = [f"{weights}, autodiff" for weights in ("tail", "product", "trial", "newton")]
+    cases += ["tail, players", "product, players"]
     ways = ("pmap", "shard_map", "sharded_jit")
     result = run_python("-W", "error", "-m", "tests.implicit.devices_script", devices=4, timeout=300)
     assert result.returncode == 0, result.stderr
