@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -44,7 +45,7 @@ def looks(digits: data.Dataset) -> dict[str, Look]:
     weights = gt.weights.newton(steps=8)
     tx = gt.implicit(*game, weights=weights)
     step, look = gt.make_update(tx), jax.jit(gt.implicit_weights(*game, weights=weights))
-    x, y = digits.train_images, digits.train_labels
+    x, y = jnp.asarray(digits.train_images), jnp.asarray(digits.train_labels)
     params = net.init(jax.random.key(0), x[:1])
     state = tx.init(params)
     losses = jax.jit(lambda params: loss(net.apply(params, x), y))
@@ -69,7 +70,8 @@ def draw(digits: data.Dataset, found: dict[str, Look], path: Path) -> None:
     """Images with the smallest and the largest weights, and all weights over losses."""
     figure = Figure(figsize=(11, 8.4), dpi=90)
     FigureCanvasAgg(figure)
-    images, plots = figure.subfigures(1, 2, width_ratios=(2.2, 1))
+    columns: Any = figure.subfigures(1, 2, width_ratios=(2.2, 1))
+    images, plots = columns
     halves = images.subfigures(2 * len(found), 1)
     for i, (name, look) in enumerate(found.items()):
         order = np.argsort(look.weights, kind="stable")

@@ -94,6 +94,12 @@ FLAT: dict[str, Spec] = {
             nn.Dense(3),
         ]
     ),
+    "square": Spec(
+        lambda: [
+            gt.Residual([nn.Dense(4, use_bias=False), jnp.tanh]),
+            nn.Dense(4, use_bias=False),
+        ]
+    ),
     "no_bias": Spec(lambda: [nn.Dense(4, use_bias=False), jnp.tanh, nn.Dense(3, use_bias=False)]),
     "identity": Spec(lambda: [nn.Dense(4), jnp.tanh, _block(), jnp.tanh, nn.Dense(3)]),
     "long_block": Spec(
@@ -207,6 +213,15 @@ SHAPED: dict[str, Spec] = {
         ],
         (4, 4, 2),
         rate=0.05,
+    ),
+    "conv_small": Spec(
+        lambda: [
+            gt.Residual([conv(2, (2, 2), strides=2), jnp.tanh], conv(2, (1, 1), strides=2)),
+            flatten,
+            nn.Dense(2),
+        ],
+        (4, 4, 2),
+        rate=0.1,
     ),
     "conv_strided": Spec(
         lambda: [

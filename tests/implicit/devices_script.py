@@ -81,9 +81,7 @@ def refuse_gram(p: zoo.Problem) -> None:
     devices = Devices()
     tx = gt.implicit(SGD, p.net.apply, LOSS, weights="newton", axis_name="data")
     try:
-        devices.shard_map(
-            lambda axis_name: tx, (p.params, tx.init(p.params)), (p.x, p.y)
-        )
+        devices.shard_map(lambda axis_name: tx, (p.params, tx.init(p.params)), (p.x, p.y))
     except ValueError as error:
         assert "needs all samples on one device" in str(error)
         assert "form='matrix_free'" in str(error)

@@ -98,7 +98,5 @@ def test_zero_learning_rate_gives_plain_weights(weights: str) -> None:
 
     for _ in range(3):
         updates, state = step(p.params, state)
-        np.testing.assert_allclose(
-            [state.report.weight_min, state.report.weight_max], 1, rtol=1e-7
-        )
+        np.testing.assert_allclose([state.report.weight_min, state.report.weight_max], 1, rtol=1e-7)
     assert not np.any(updates["out"]["w"])

@@ -7,7 +7,9 @@ def test_many_devices_equal_one(run_python: RunPython) -> None:
     cases = [f"{weights}, autodiff" for weights in ("tail", "product", "trial", "newton")]
     cases += ["tail, players", "product, players"]
     ways = ("pmap", "shard_map", "sharded_jit")
-    result = run_python("-W", "error", "-m", "tests.implicit.devices_script", devices=4, timeout=300)
+    result = run_python(
+        "-W", "error", "-m", "tests.implicit.devices_script", devices=4, timeout=300
+    )
     assert result.returncode == 0, result.stderr
     want = [f"{way}, {case}: equal" for way in ways for case in cases]
     assert sorted(result.stdout.splitlines()) == sorted([*want, "gram: refused"])

@@ -126,7 +126,11 @@ def test_multi_steps_and_masks_outside() -> None:
         optax.masked(make(), mask),
         optax.multi_transform({"game": make(), "frozen": optax.set_to_zero()}, labels),
     ):
-        refused(hidden, r"implicit needs all parameters.*optax\.masked\(optax\.set_to_zero\(\)", updates=zeros)
+        refused(
+            hidden,
+            r"implicit needs all parameters.*optax\.masked\(optax\.set_to_zero\(\)",
+            updates=zeros,
+        )
 
 
 def test_freezing_parameters_as_the_message_says() -> None:

@@ -305,7 +305,7 @@ def test_masked_sequences(weights: str) -> None:
 
 @pytest.mark.parametrize("kept", [jnp.bfloat16, jnp.float32])
 def test_bfloat16(kept: Any, float32: None) -> None:
-    """bfloat16 arithmetic, with parameters in bfloat16 or in float32; sums over samples are wide."""
+    """Parameters in bfloat16 or in float32, arithmetic in bfloat16; sums over samples are wide."""
     start = models.mlp_params()
     low_start = jax.tree.map(lambda u: u.astype(kept), start)
     x = X.astype(jnp.float32)

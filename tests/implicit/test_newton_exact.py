@@ -162,15 +162,13 @@ def proximal_updates(p: dense.Problem, rates: Sequence[float], steps: int) -> di
 
 
 def test_least_squares_proximal_step_in_closed_form() -> None:
-    """argmin (1/2B) |X w - y|^2 + (1/2 lr) |w - w0|^2, at rates from small to far beyond stable."""
+    """The minimiser of |X w - y|^2 / 2B + |w - w0|^2 / 2 lr, at rates small and far too large."""
     p = models.linear(loss=least_squares)
     batch, width = p.x.shape
     for (label, rate), update in proximal_updates(p, (0.01, 1.0, 100.0), steps=1).items():
         hessian = p.x.T @ p.x / batch + jnp.eye(width) / rate
         want = jnp.linalg.solve(hessian, p.x.T @ p.y / batch + p.params / rate)
-        np.testing.assert_allclose(
-            p.params + update, want, rtol=1e-10, atol=1e-12, err_msg=label
-        )
+        np.testing.assert_allclose(p.params + update, want, rtol=1e-10, atol=1e-12, err_msg=label)
 
 
 def test_logistic_proximal_step_is_stationary() -> None:
@@ -223,9 +221,9 @@ def test_momentum_in_closed_form() -> None:
     p = p._replace(params=params)
     losses = dense.Losses(p)
     trace = np.asarray(ravel_pytree(base_state[0].trace)[0])
-    hessians = compiled(
-        jax.vmap(jax.hessian(lambda o, y: p.loss(o[None], y[None])[0]))
-    )(losses.outputs, p.y)
+    hessians = compiled(jax.vmap(jax.hessian(lambda o, y: p.loss(o[None], y[None])[0])))(
+        losses.outputs, p.y
+    )
     bend = np.array(
         [g @ hessian @ g / (g @ g) ** 2 for g, hessian in zip(losses.g, hessians, strict=True)]
     )

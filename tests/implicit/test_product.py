@@ -9,6 +9,7 @@ import optax
 import pytest
 
 import gtddp_jax as gt
+from gtddp_jax.simultaneous.solve import scalar_weights
 from tests.core import oracle, zoo
 from tests.implicit import dense, models
 from tests.implicit.dense import compiled
@@ -151,7 +152,9 @@ def test_players_and_autodiff_agree(net: str) -> None:
             for weights, both in now.items()
         }
 
-    now = {weights: [(p.params, tx.init(p.params)) for tx in both] for weights, both in pairs.items()}
+    now = {
+        weights: [(p.params, tx.init(p.params)) for tx in both] for weights, both in pairs.items()
+    }
     for _ in range(3):
         now = step(now)
     for weights, ((params, state), (other, other_state)) in now.items():
@@ -161,3 +164,25 @@ def test_players_and_autodiff_agree(net: str) -> None:
             # The figures of the report and of the weight models are in float32.
             rtol = 1e-10 if a.dtype == jnp.float64 else 1e-5
             np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-3 * rtol, err_msg=weights)
+
+
+@pytest.mark.xfail(
+    reason="Newton steps may wander between the ends of the bracket",
+    raises=AssertionError,
+    strict=True,
+)
+def test_hard_scalar_equations() -> None:
+    """A loss that bends sharply where a large drift meets a large influence; one root each."""
+    s0, n = (jnp.asarray(v.ravel()) for v in np.meshgrid(np.linspace(0, 20, 9), [0.3, 2.4, 20.0]))
+    outputs = jnp.tile(jnp.asarray([[0.0, 2.0]]), (s0.size, 1))
+    targets = jnp.ones(s0.size, int)
+
+    def loss(outputs: jax.Array) -> jax.Array:
+        return models.cross_entropy(outputs, targets)
+
+    model = gt.terminal.line(max_shift=None).expand(loss, outputs)
+    fixed = (lambda params, x: x + 0 * params, models.cross_entropy)
+    p = dense.Problem(*fixed, jnp.zeros((1, 2)), outputs, targets)
+    want = dense.Losses(p).scalar_weights(np.asarray(s0), np.asarray(n), (0.0, 10.0))
+    got = compiled(lambda s0, n: scalar_weights(model, s0, n, (0.0, 10.0)))(s0, n)
+    np.testing.assert_allclose(got, want, rtol=1e-6)

@@ -1,5 +1,6 @@
 """Which players a tail consists of, in every kind of model."""
 
+import itertools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -63,7 +64,7 @@ def nnx_model(*, pure: bool) -> Model:
 
 def pairs() -> Model:
     sizes = (3, 4, 4, 2)
-    params = [(jnp.ones((a, b)), jnp.ones(b)) for a, b in zip(sizes, sizes[1:], strict=False)]
+    params = [(jnp.ones((a, b)), jnp.ones(b)) for a, b in itertools.pairwise(sizes)]
 
     def apply_fn(params: Tree, x: jax.Array) -> jax.Array:
         for w, b in params[:-1]:

@@ -92,7 +92,7 @@ def test_radius_stays_within_its_bounds() -> None:
             tx = gt.implicit(optax.sgd(rate), p.apply_fn, p.loss, weights=model)
             state = tx.init(params)
             for _ in range(3):
-                updates, state = tx.update(None, state, params, batch=(p.x, p.y))
+                state = tx.update(None, state, params, batch=(p.x, p.y))[1]
             return state.weights
 
         return [one(0.01, most=1.15), one(1e3, least=0.4)]
