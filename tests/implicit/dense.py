@@ -31,8 +31,8 @@ compiled = functools.partial(jax.jit, compiler_options=FAST)
 class Problem(NamedTuple):
     """A model and one batch."""
 
-    apply_fn: Callable[[Tree, Any], jax.Array]
-    loss: Callable[[jax.Array, Any], jax.Array]
+    apply_fn: Callable[[Tree, Any], Any]
+    loss: Callable[[Any, Any], jax.Array]
     params: Tree
     x: jax.Array
     y: jax.Array
@@ -87,7 +87,8 @@ class Losses:
             return low
         if residual(high) <= 0:
             return high
-        return float(optimize.brentq(residual, low, high, xtol=1e-14, rtol=1e-14))
+        found: Any = optimize.brentq(residual, low, high, xtol=1e-14, rtol=np.float64(1e-14))
+        return found
 
     def scalar_weights(
         self, s0: Vector, n: Vector, bounds: tuple[float, float] | None = None

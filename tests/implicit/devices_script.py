@@ -10,6 +10,7 @@ import optax
 import gtddp_jax as gt
 from tests.core import zoo
 from tests.core.devices_script import DEVICES, LOSS, Devices, distance
+from tests.implicit.models import implicit
 
 Tree = Any
 SGD, ADAM = optax.sgd(0.2, momentum=0.9), optax.adam(0.05)
@@ -29,18 +30,18 @@ CASES: dict[str, tuple[Any, bool, dict[str, Any]]] = {
 def transformations(p: zoo.Problem, axis_name: Any = None) -> dict[str, Any]:
     def one(base: Any, players: bool, options: dict[str, Any]) -> Any:
         apply_fn = p.net.apply if players else lambda params, x: p.net.apply(params, x)
-        return gt.implicit(base, apply_fn, LOSS, axis_name=axis_name, **options)
+        return implicit(base, apply_fn, LOSS, axis_name=axis_name, **options)
 
     return {label: one(*case) for label, case in CASES.items()}
 
 
-def side_by_side(table: dict[str, Any]) -> optax.GradientTransformationExtraArgs:
+def side_by_side(table: dict[str, Any]) -> Any:
     """All of them at once, each with its own parameters: one compilation."""
 
     def init(params: Tree) -> Tree:
         return {label: tx.init(params[label]) for label, tx in table.items()}
 
-    def update(updates: Tree, state: Tree, params: Tree, *, batch: Any) -> tuple[Tree, Tree]:
+    def update(updates: Any, state: Any, params: Any = None, *, batch: Any = None) -> Any:
         pairs = {
             label: tx.update(None, state[label], params[label], batch=batch)
             for label, tx in table.items()
@@ -53,7 +54,7 @@ def side_by_side(table: dict[str, Any]) -> optax.GradientTransformationExtraArgs
 def compare(p: zoo.Problem) -> None:
     devices = Devices()
 
-    def build(axis_name: Any = None) -> optax.GradientTransformationExtraArgs:
+    def build(axis_name: Any = None) -> Any:
         return side_by_side(transformations(p, axis_name))
 
     params = dict.fromkeys(transformations(p), p.params)
@@ -79,7 +80,7 @@ def compare(p: zoo.Problem) -> None:
 def refuse_gram(p: zoo.Problem) -> None:
     """The dense form of `newton` needs all samples on one device."""
     devices = Devices()
-    tx = gt.implicit(SGD, p.net.apply, LOSS, weights="newton", axis_name="data")
+    tx = implicit(SGD, p.net.apply, LOSS, weights="newton", axis_name="data")
     try:
         devices.shard_map(lambda axis_name: tx, (p.params, tx.init(p.params)), (p.x, p.y))
     except ValueError as error:

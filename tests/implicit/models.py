@@ -7,9 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+import gtddp_jax as gt
 from tests.implicit.dense import Problem, compiled
 
 Tree = Any
+implicit: Any = gt.implicit
+implicit_weights: Any = gt.implicit_weights
+"""Under these names a type checker does not mind a state with attributes or updates of None."""
 
 MODELS = ("tail", "product", "trial", "newton")
 """Weight models by name, as in `gtddp_jax.weights.WEIGHTS`."""

@@ -12,8 +12,8 @@ import numpy as np
 import optax
 import pytest
 
-import gtddp_jax as gt
 from tests.implicit import models
+from tests.implicit.models import implicit
 
 Tree = Any
 STEPS = 20
@@ -52,7 +52,7 @@ def start() -> Tree:
 @pytest.mark.parametrize("name", BASES)
 def test_strength_zero_is_the_base_bit_for_bit(name: str, float32: None) -> None:
     base = BASES[name]
-    tx = gt.implicit(base, models.mlp, models.cross_entropy, strength=0.0)
+    tx = implicit(base, models.mlp, models.cross_entropy, strength=0.0)
 
     @jax.jit
     def plain(params: Tree, state: Any, batch: Any) -> tuple[Tree, Any, jax.Array]:
@@ -67,14 +67,15 @@ def test_strength_zero_is_the_base_bit_for_bit(name: str, float32: None) -> None
         return tx.update(None, state, params, batch=batch)
 
     params, state = start(), base.init(start())
-    ours, our_state = start(), tx.init(start())
+    ours: Any = start()
+    our_state = tx.init(ours)
     for batch in batches():
         updates, state, value = plain(params, state, batch)
         params = optax.apply_updates(params, updates)
         updates, our_state = game(ours, our_state, batch)
         ours = optax.apply_updates(ours, updates)
         assert our_state.report.loss == pytest.approx(float(value), rel=1e-6)
-    assert not np.allclose(params["out"]["w"], start()["out"]["w"])
+    assert not np.allclose(ours["out"]["w"], start()["out"]["w"])
     for got, want in zip(
         jax.tree.leaves((ours, our_state.base)), jax.tree.leaves((params, state)), strict=True
     ):
@@ -89,7 +90,7 @@ def test_strength_zero_is_the_base_bit_for_bit(name: str, float32: None) -> None
 def test_zero_learning_rate_gives_plain_weights(weights: str) -> None:
     """Nothing moves, so nothing is predicted: psi'(0) = 1."""
     p = models.classification()
-    tx = gt.implicit(optax.sgd(0.0, momentum=0.9), p.apply_fn, p.loss, weights=weights)
+    tx = implicit(optax.sgd(0.0, momentum=0.9), p.apply_fn, p.loss, weights=weights)
     state = tx.init(p.params)
 
     @jax.jit

@@ -11,6 +11,7 @@ import pytest
 import gtddp_jax as gt
 from tests.implicit import dense, models
 from tests.implicit.dense import compiled
+from tests.implicit.models import implicit
 
 Tree = Any
 MODELS: dict[str, Any] = {
@@ -25,7 +26,7 @@ each_model = pytest.mark.parametrize("weights", MODELS)
 
 
 def transformation(weights: str, base: Any = BASE, **options: Any) -> Any:
-    return gt.implicit(base, models.mlp, models.cross_entropy, weights=MODELS[weights], **options)
+    return implicit(base, models.mlp, models.cross_entropy, weights=MODELS[weights], **options)
 
 
 def step_with(tx: Any, p: dense.Problem) -> Any:

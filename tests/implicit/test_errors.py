@@ -9,13 +9,14 @@ import pytest
 
 import gtddp_jax as gt
 from tests.implicit import models
+from tests.implicit.models import implicit
 
 BASE = optax.sgd(0.1)
 
 
 def make(**options: Any) -> Any:
     arguments = {"base": BASE, "apply_fn": models.mlp, "loss": models.cross_entropy} | options
-    return gt.implicit(**arguments)
+    return implicit(**arguments)
 
 
 CONSTRUCTION: dict[str, tuple[dict[str, Any], str]] = {

@@ -11,6 +11,7 @@ import pytest
 import gtddp_jax as gt
 from tests.implicit import dense, models
 from tests.implicit.dense import Vector, compiled
+from tests.implicit.models import implicit, implicit_weights
 
 Tree = Any
 BASE = optax.adam(0.1)
@@ -25,7 +26,7 @@ def looked(p: dense.Problem, base: Any = BASE, steps: int = 1, **options: Any) -
     def all_of_them(params: Tree) -> dict[str, Any]:
         def one(weights: Any) -> Any:
             arguments, rest = (base, p.apply_fn, p.loss), {"weights": weights} | options
-            tx, look = gt.implicit(*arguments, **rest), gt.implicit_weights(*arguments, **rest)
+            tx, look = implicit(*arguments, **rest), implicit_weights(*arguments, **rest)
             now, state = params, tx.init(params)
             for _ in range(steps):
                 updates, state = tx.update(None, state, now, batch=(p.x, p.y))
@@ -102,7 +103,7 @@ def looked_again(plain: dict[str, Any], **options: Any) -> dict[str, Vector]:
     @compiled
     def all_of_them(now: dict[str, Any]) -> dict[str, jax.Array]:
         def one(name: str) -> jax.Array:
-            look = gt.implicit_weights(BASE, p.apply_fn, p.loss, weights=WEIGHTS[name], **options)
+            look = implicit_weights(BASE, p.apply_fn, p.loss, weights=WEIGHTS[name], **options)
             return look(*now[name], (p.x, p.y))
 
         return {name: one(name) for name in WEIGHTS}
@@ -145,7 +146,7 @@ def weights_of_steps(tx: Any, p: dense.Problem, steps: int) -> Vector:
 def test_every_third_step(weights: str) -> None:
     """Weights at steps 0, 3, 6; ones, and the base's plain step, on the others."""
     p = models.classification()
-    tx = gt.implicit(BASE, p.apply_fn, p.loss, weights=WEIGHTS[weights], every=3)
+    tx = implicit(BASE, p.apply_fn, p.loss, weights=WEIGHTS[weights], every=3)
     found = weights_of_steps(tx, p, 7)
     np.testing.assert_array_equal(found[[1, 2, 4, 5]], 1.0)
     asked = [3, 6] if weights == "tail" else [0, 3, 6]  # nothing is known at step 0

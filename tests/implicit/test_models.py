@@ -14,6 +14,7 @@ from flax import nnx
 import gtddp_jax as gt
 from tests.implicit import dense, models
 from tests.implicit.dense import compiled
+from tests.implicit.models import implicit, implicit_weights
 
 Tree = Any
 BASE = optax.adam(0.05)
@@ -112,7 +113,7 @@ def kinds() -> dict[str, tuple[Any, Tree]]:
 def test_the_same_network_in_every_style() -> None:
     found = {}
     for name, (apply_fn, params) in kinds().items():
-        tx = gt.implicit(BASE, apply_fn, models.cross_entropy, tail="head")
+        tx = implicit(BASE, apply_fn, models.cross_entropy, tail="head")
         after, state = train(tx, params, (X, Y))
         assert jax.tree.structure(after) == jax.tree.structure(params)
         assert state.report.weight_max - state.report.weight_min > 1e-3
@@ -163,7 +164,7 @@ def test_batch_norm_without_the_game_is_plain_training() -> None:
         return optax.apply_updates(params, updates), statistics, state
 
     def transformation(strength: float) -> Any:
-        return gt.implicit(
+        return implicit(
             BASE,
             game_apply,
             models.cross_entropy,
@@ -212,8 +213,8 @@ def test_batch_norm_weights_use_coupled_gradients() -> None:
     losses, base = dense.Losses(p), dense.Base(BASE, BASE.init(params), params)
     want = losses.scalar_weights(*dense.influence(losses, base))
     arguments = (BASE, outputs, models.cross_entropy)
-    look = gt.implicit_weights(*arguments, weights="product", bounds=None)
-    state = gt.implicit(*arguments, weights="product").init(params)
+    look = implicit_weights(*arguments, weights="product", bounds=None)
+    state = implicit(*arguments, weights="product").init(params)
     np.testing.assert_allclose(compiled(look)(state, params, (X, Y)), want, rtol=1e-10)
 
 
@@ -230,12 +231,12 @@ def test_dropout_key_in_the_inputs_or_in_the_closure() -> None:
     params = module.init({"params": jax.random.key(0), "dropout": jax.random.key(1)}, X)["params"]
     params = jax.tree.map(lambda u: u.astype(float), params)
 
-    def with_key(params: Tree, inputs: Any) -> jax.Array:
+    def with_key(params: Tree, inputs: Any) -> Any:
         x, key = inputs
         return module.apply({"params": params}, x, rngs={"dropout": key})
 
     def updates(apply_fn: Any, inputs: Any) -> Tree:
-        tx = gt.implicit(BASE, apply_fn, models.cross_entropy, weights="trial")
+        tx = implicit(BASE, apply_fn, models.cross_entropy, weights="trial")
         updates, state = tx.update(None, tx.init(params), params, batch=(inputs, Y))
         return updates, state.report.weight_min
 
@@ -265,8 +266,8 @@ def test_outputs_may_be_a_tree() -> None:
 
     for weights in models.MODELS:
         options = {"weights": weights}
-        want, _ = train(gt.implicit(BASE, p.apply_fn, p.loss, **options), p.params, (X, Y), 3)
-        tx = gt.implicit(BASE, tree_apply, tree_loss, **options)
+        want, _ = train(implicit(BASE, p.apply_fn, p.loss, **options), p.params, (X, Y), 3)
+        tx = implicit(BASE, tree_apply, tree_loss, **options)
         got, _ = train(tx, p.params, ({"x": X}, {"y": Y}), 3)
         assert_close(got, want)
 
@@ -293,7 +294,7 @@ def test_masked_sequences(weights: str) -> None:
         labels, mask = targets
         return (models.cross_entropy(outputs, labels) * mask).sum(1) / jnp.maximum(mask.sum(1), 1)
 
-    tx = gt.implicit(BASE, apply_fn, loss, weights=weights)
+    tx = implicit(BASE, apply_fn, loss, weights=weights)
     labels = jnp.roll(tokens, -1, axis=1)
     got, state = train(tx, params, (tokens, (labels, mask)), 3)
     assert state.report.weight_max - state.report.weight_min > 1e-3
@@ -317,8 +318,8 @@ def test_bfloat16(kept: Any, float32: None) -> None:
     base = optax.sgd(0.5)
     for weights in models.MODELS:
         model = gt.weights.tail("head", good=0.1, poor=0.0) if weights == "tail" else weights
-        low = gt.implicit(base, apply_fn, models.cross_entropy, weights=model)
-        high = gt.implicit(base, models.mlp, models.cross_entropy, weights=model)
+        low = implicit(base, apply_fn, models.cross_entropy, weights=model)
+        high = implicit(base, models.mlp, models.cross_entropy, weights=model)
         got, state = train(low, low_start, (x, Y), 2)
         _, wide_state = train(high, start, (x, Y), 2)
         assert {leaf.dtype for leaf in jax.tree.leaves(got)} == {jnp.dtype(kept)}

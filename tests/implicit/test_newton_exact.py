@@ -18,6 +18,7 @@ import gtddp_jax as gt
 from tests.core import oracle, zoo
 from tests.implicit import dense, models
 from tests.implicit.dense import compiled
+from tests.implicit.models import implicit, implicit_weights
 
 Tree = Any
 CASES = [
@@ -52,10 +53,10 @@ def matrices(kind: str, sizes: Sequence[int]) -> list[jax.Array]:
 def preconditioned(net: gt.Network, p: Sequence[jax.Array]) -> optax.GradientTransformation:
     """`u = -P_t q` for the players of every stage, side by side."""
 
-    def update(q: Tree, state: Any, params: Any = None) -> tuple[Tree, Any]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         step = {}
         for stage, matrix in zip(net.stages, p, strict=True):
-            own, unravel = ravel_pytree({name: q[name] for name in stage.players})
+            own, unravel = ravel_pytree({name: updates[name] for name in stage.players})
             step.update(unravel(-matrix @ own))
         return step, state
 
@@ -81,7 +82,7 @@ def test_newton_is_the_batch_augmented_dynamic_program(name: str, kind: str) -> 
     @compiled
     def library(params: Tree) -> dict[str, Any]:
         def one(form: str) -> Any:
-            tx = gt.implicit(
+            tx = implicit(
                 preconditioned(p.net, inverse),
                 p.net.apply,
                 loss,
@@ -144,7 +145,7 @@ def proximal_updates(p: dense.Problem, rates: Sequence[float], steps: int) -> di
     @compiled
     def all_of_them(params: Tree) -> dict[Any, jax.Array]:
         def one(form: str, rate: float) -> jax.Array:
-            tx = gt.implicit(
+            tx = implicit(
                 optax.sgd(rate),
                 p.apply_fn,
                 p.loss,
@@ -200,8 +201,8 @@ def test_root_of_the_system(name: str) -> None:
             arguments = (BASES[name], p.apply_fn, p.loss)
             model = gt.weights.newton(steps=12, form=form)
             options = {"weights": model, "bounds": None, "drift": drift}
-            state = gt.implicit(*arguments, **options).init(params)._replace(base=base_state)
-            return gt.implicit_weights(*arguments, **options)(state, params, (p.x, p.y))
+            state = implicit(*arguments, **options).init(params)._replace(base=base_state)
+            return implicit_weights(*arguments, **options)(state, params, (p.x, p.y))
 
         return {f"{form} {drift}": one(form, drift) for form in FORMS for drift in (True, False)}
 
@@ -232,7 +233,7 @@ def test_momentum_in_closed_form() -> None:
     @compiled
     def library(params: Tree) -> dict[str, jax.Array]:
         def one(form: str, drift: bool) -> jax.Array:
-            tx = gt.implicit(
+            tx = implicit(
                 base,
                 p.apply_fn,
                 p.loss,

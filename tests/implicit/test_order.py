@@ -37,7 +37,7 @@ def order(found: dict[str, Use]) -> list[str]:
 def of_module(module: nn.Module, x: jax.Array) -> dict[str, Use]:
     variables = jax.eval_shape(module.init, jax.random.key(0), x)
 
-    def fn(params: Tree) -> jax.Array:
+    def fn(params: Tree) -> Any:
         return module.apply({"params": params}, x, rngs={"dropout": jax.random.key(1)})
 
     return named(fn, variables["params"])
@@ -152,7 +152,7 @@ def test_recurrent_weights(float32: None) -> None:
     class Recurrent(nn.Module):
         @nn.compact
         def __call__(self, x: jax.Array) -> jax.Array:
-            h = nn.RNN(nn.SimpleCell(WIDTH, name="cell"))(x)
+            h: Any = nn.RNN(nn.SimpleCell(WIDTH, name="cell"))(x)
             return nn.Dense(WIDTH, name="head")(h[:, -1])
 
     found = of_module(Recurrent(), jnp.ones((BATCH, 5, WIDTH)))

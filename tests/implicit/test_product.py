@@ -13,6 +13,7 @@ from gtddp_jax.simultaneous.solve import scalar_weights
 from tests.core import oracle, zoo
 from tests.implicit import dense, models
 from tests.implicit.dense import compiled
+from tests.implicit.models import implicit, implicit_weights
 
 Tree = Any
 BASES = {
@@ -46,8 +47,8 @@ def test_product_equals_its_formula(name: str) -> None:
     def library(params: Tree) -> dict[str, jax.Array]:
         def one(options: dict[str, Any]) -> jax.Array:
             arguments = (BASES[name], p.apply_fn, p.loss)
-            state = gt.implicit(*arguments, weights="product", **options).init(params)
-            look = gt.implicit_weights(*arguments, weights="product", **options)
+            state = implicit(*arguments, weights="product", **options).init(params)
+            look = implicit_weights(*arguments, weights="product", **options)
             return look(state._replace(base=base_state), params, (p.x, p.y))
 
         return {label: one(options) for label, options in SETTINGS.items()}
@@ -73,7 +74,7 @@ def test_gradient_and_update_are_the_weighted_ones() -> None:
     """The base gets q(w) and its state advances once."""
     p = models.classification()
     base = optax.adam(0.1)
-    tx = gt.implicit(base, p.apply_fn, p.loss, weights="product", bounds=None)
+    tx = implicit(base, p.apply_fn, p.loss, weights="product", bounds=None)
 
     @compiled
     def step(params: Tree, state: Any) -> tuple[Tree, Any]:
@@ -109,8 +110,8 @@ def test_one_sample_a_batch_is_newton(name: str) -> None:
     def library(params: Tree) -> list[jax.Array]:
         def one(weights: Any) -> jax.Array:
             arguments = (BASES[name], p.apply_fn, p.loss)
-            state = gt.implicit(*arguments, weights=weights).init(params)
-            look = gt.implicit_weights(*arguments, weights=weights, bounds=None)
+            state = implicit(*arguments, weights=weights).init(params)
+            look = implicit_weights(*arguments, weights=weights, bounds=None)
             return look(state._replace(base=base_state), params, (p.x, p.y))
 
         return [one(w) for w in ("product", gt.weights.newton(steps=12))]
@@ -131,7 +132,7 @@ def test_players_and_autodiff_agree(net: str) -> None:
 
     def transformation(apply_fn: Any, weights: str) -> Any:
         model = gt.weights.tail("head", good=0.1, poor=0.0) if weights == "tail" else weights
-        return gt.implicit(base, apply_fn, loss, weights=model)
+        return implicit(base, apply_fn, loss, weights=model)
 
     pairs = {
         weights: [

@@ -39,7 +39,8 @@ def numbers(model: nnx.Module) -> Any:
 
 def test_nnx_without_the_game_is_plain_training(float32: None) -> None:
     """Parameters, batch statistics and the count of dropout keys."""
-    model, plain = recipes_nnx.Net(nnx.Rngs(0)), recipes_nnx.Net(nnx.Rngs(0))
+    model: Any = recipes_nnx.Net(nnx.Rngs(0))
+    plain = recipes_nnx.Net(nnx.Rngs(0))
     optimizer = recipes_nnx.optimizer_for(
         model, optax.adam(0.01), models.cross_entropy, strength=0.0
     )

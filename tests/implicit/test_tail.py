@@ -12,6 +12,7 @@ from jax.flatten_util import ravel_pytree
 import gtddp_jax as gt
 from tests.implicit import dense, models
 from tests.implicit.dense import Vector, compiled
+from tests.implicit.models import implicit, implicit_weights
 
 Tree = Any
 EVERYTHING = {"hidden": True, "out": True}
@@ -38,8 +39,8 @@ def calibration(losses: dense.Losses, base: dense.Base, w: Vector, only: Vector)
     s0, s_tail = losses.big_g @ rest, losses.big_g @ (only * rest)
     drift = s0 @ s_tail / (s_tail @ s_tail) if s_tail.any() else 0.0
     return Found(
-        np.clip(n @ n_tail / (n_tail @ n_tail), 0, 100),
-        np.clip(drift, 0, 100),
+        float(np.clip(n @ n_tail / (n_tail @ n_tail), 0, 100)),
+        float(np.clip(drift, 0, 100)),
         np.corrcoef(n, n_tail)[0, 1],
     )
 
@@ -49,8 +50,8 @@ class Run:
 
     def __init__(self, p: dense.Problem, base: optax.GradientTransformation, **options: Any):
         self.p, self.base = p, base
-        tx = gt.implicit(base, p.apply_fn, p.loss, **options)
-        look = gt.implicit_weights(base, p.apply_fn, p.loss, **options)
+        tx = implicit(base, p.apply_fn, p.loss, **options)
+        look = implicit_weights(base, p.apply_fn, p.loss, **options)
         self.params, self.state = p.params, tx.init(p.params)
 
         @compiled
@@ -120,7 +121,7 @@ def test_before_the_first_calibration_weights_are_one() -> None:
 def test_a_tail_of_everything_is_product() -> None:
     """Ratio and correlation are 1 after the first calibration."""
     run = Run(models.classification(), optax.rmsprop(0.02), tail=EVERYTHING)
-    product = gt.implicit_weights(run.base, run.p.apply_fn, run.p.loss, weights="product")
+    product = implicit_weights(run.base, run.p.apply_fn, run.p.loss, weights="product")
     run.step()
     assert (run.state.weights.kappa[0], run.state.weights.correlation[0]) == (1, pytest.approx(1))
     for _ in range(3):
@@ -136,9 +137,9 @@ def test_low_correlation_fades_the_weights() -> None:
     p = models.classification()
     base, arguments = optax.sgd(0.5), (optax.sgd(0.5), p.apply_fn, p.loss)
     model = gt.weights.tail(OUT, good=0.8, poor=0.4)
-    state = gt.implicit(*arguments, weights=model).init(p.params)
+    state = implicit(*arguments, weights=model).init(p.params)
     one = jnp.ones(4, jnp.float32)
-    look = compiled(gt.implicit_weights(*arguments, weights=model))
+    look = compiled(implicit_weights(*arguments, weights=model))
 
     def weights(correlation: float) -> Vector:
         memory = state.weights._replace(kappa=2 * one, correlation=correlation * one)
@@ -212,7 +213,7 @@ def test_the_drift_is_known_once_there_is_one() -> None:
 def test_a_bad_first_batch_is_forgotten() -> None:
     p = models.classification()
     run = Run(p, optax.sgd(0.1), tail=EVERYTHING)
-    tx = gt.implicit(run.base, p.apply_fn, p.loss, tail=EVERYTHING)
+    tx = implicit(run.base, p.apply_fn, p.loss, tail=EVERYTHING)
     _, run.state = compiled(lambda s: tx.update(None, s, p.params, batch=(p.x * np.nan, p.y)))(
         run.state
     )
@@ -226,6 +227,7 @@ def test_a_bad_first_batch_is_forgotten() -> None:
 )
 def test_accumulated_gradients_are_calibrated() -> None:
     """Steps 0, 1, 2, 4, 8, ... are never the ones at which `MultiSteps(k=4)` moves."""
-    run = Run(models.classification(), optax.MultiSteps(optax.sgd(0.3), 4), tail=EVERYTHING)
+    base = optax.MultiSteps(optax.sgd(0.3), 4).gradient_transformation()
+    run = Run(models.classification(), base, tail=EVERYTHING)
     spreads = [np.ptp(run.step()) for _ in range(20)]
     assert max(spreads) > 1e-3

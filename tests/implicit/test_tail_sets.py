@@ -15,6 +15,7 @@ from gtddp_jax.simultaneous.order import uses
 from gtddp_jax.simultaneous.tails import resolve
 from tests.core import zoo
 from tests.implicit import models
+from tests.implicit.models import implicit
 
 Tree = Any
 X = jnp.ones((2, 3))
@@ -185,6 +186,6 @@ def test_models_without_products_are_named(tail: str) -> None:
 
 def test_errors_reach_the_user() -> None:
     p = models.classification()
-    tx = gt.implicit(optax.sgd(0.1), p.apply_fn, p.loss, tail="head_of_state")
+    tx = implicit(optax.sgd(0.1), p.apply_fn, p.loss, tail="head_of_state")
     with pytest.raises(ValueError, match="tail='head_of_state' selects no parameter"):
         jax.eval_shape(lambda u: tx.update(None, tx.init(u), u, batch=(p.x, p.y)), p.params)

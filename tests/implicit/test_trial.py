@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -10,6 +11,7 @@ import pytest
 import gtddp_jax as gt
 from tests.implicit import dense, models
 from tests.implicit.dense import Vector, compiled
+from tests.implicit.models import implicit, implicit_weights
 
 Tree = Any
 
@@ -32,7 +34,9 @@ def tried(p: dense.Problem, base: dense.Base, radius: float) -> Tried:
     losses = dense.Losses(p)
     q = losses.mean_gradient()
     step = base(q)
-    new = np.asarray(p.apply_fn(optax.apply_updates(p.params, losses.unravel(step)), p.x))
+    new = np.asarray(
+        p.apply_fn(optax.apply_updates(p.params, losses.unravel(jnp.asarray(step))), p.x)
+    )
     w, size = [], []
     for i, g in enumerate(losses.g):
         shift = new[i] - losses.outputs[i]
@@ -52,8 +56,8 @@ def test_trial_equals_a_hand_run_loop(rate: float, radius: float | None, seen: s
     p = models.classification(seed=2)
     base = optax.sgd(rate, momentum=0.5)
     options = {"weights": gt.weights.trial(radius, good=0.8), "bounds": (0.2, 2.0)}
-    tx = gt.implicit(base, p.apply_fn, p.loss, **options)
-    look = gt.implicit_weights(base, p.apply_fn, p.loss, **options)
+    tx = implicit(base, p.apply_fn, p.loss, **options)
+    look = implicit_weights(base, p.apply_fn, p.loss, **options)
 
     @compiled
     def step(params: Tree, state: Any) -> tuple[jax.Array, Tree, Any]:
@@ -89,7 +93,7 @@ def test_radius_stays_within_its_bounds() -> None:
     def last_radius(params: Tree) -> list[jax.Array]:
         def one(rate: float, **options: Any) -> jax.Array:
             model = gt.weights.trial(radius=1.0, **options)
-            tx = gt.implicit(optax.sgd(rate), p.apply_fn, p.loss, weights=model)
+            tx = implicit(optax.sgd(rate), p.apply_fn, p.loss, weights=model)
             state = tx.init(params)
             for _ in range(3):
                 state = tx.update(None, state, params, batch=(p.x, p.y))[1]
@@ -113,7 +117,7 @@ def test_affine_model_has_no_surprises() -> None:
     want = losses.slopes(losses.big_g @ flat(losses.mean_gradient()))
     arguments = (base, p.apply_fn, p.loss)
     options = {"weights": gt.weights.trial(radius=None), "bounds": None}
-    state = gt.implicit(*arguments, **options).init(p.params)
-    got = compiled(gt.implicit_weights(*arguments, **options))(state, p.params, (p.x, p.y))
+    state = implicit(*arguments, **options).init(p.params)
+    got = compiled(implicit_weights(*arguments, **options))(state, p.params, (p.x, p.y))
     assert np.ptp(want) > 0.1
     np.testing.assert_allclose(got, want, rtol=1e-12)

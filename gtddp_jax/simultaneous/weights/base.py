@@ -26,6 +26,7 @@ class Prediction(NamedTuple):
         fraction: share of the network's multiply-adds in the predicting set.
         trust: factor in [0, 1] by which the model moved its weights from 1.
         radius: bound on the shift of the outputs, in output units; 0 where the model has none.
+        response: factor in [0, 1] on the base's answer to the gradient, n.
     """
 
     correlation: jax.Array
@@ -34,6 +35,7 @@ class Prediction(NamedTuple):
     fraction: jax.Array
     trust: jax.Array
     radius: jax.Array
+    response: jax.Array
 
 
 def whole_network() -> Prediction:
@@ -43,7 +45,7 @@ def whole_network() -> Prediction:
         """A new array each time: a buffer that stands twice in a state cannot be donated."""
         return jnp.full((), value, jnp.float32)
 
-    return Prediction(*(number(1.0) for _ in range(5)), radius=number(0.0))
+    return Prediction(*(number(1.0) for _ in range(5)), radius=number(0.0), response=number(1.0))
 
 
 class Context(NamedTuple):

@@ -23,7 +23,7 @@ from gtddp_jax.simultaneous.weights.base import (
     WeightModel,
     whole_network,
 )
-from gtddp_jax.simultaneous.weights.product import influence
+from gtddp_jax.simultaneous.weights.product import check_response, influence
 
 Tree = Any
 MOST_SETS = 4
@@ -63,6 +63,9 @@ class tail(WeightModel):  # noqa: N801  (a constructor)
         cost_limit: largest share of the network's multiply-adds that "auto" may use; a step then
             costs about `1 + 2 cost_limit` plain ones.
 
+        response: factor on n in [0, 1], or "auto": 1 for a base with momentum, 0 for one without,
+            which an implicit step only slows down (see `influence`).
+
     Raises:
         ValueError: a number out of its range.
 
@@ -78,8 +81,10 @@ class tail(WeightModel):  # noqa: N801  (a constructor)
     memory: float = 0.5
     most: float = 100.0
     cost_limit: float = 0.1
+    response: Any = "auto"
 
     def __post_init__(self) -> None:
+        check_response("tail", self.response)
         if not (
             self.calibrate_every >= 1
             and -1 <= self.poor < self.good <= 1
@@ -117,9 +122,10 @@ class tail(WeightModel):  # noqa: N801  (a constructor)
             parts = zip(chosen, change, strict=True)
             return push([jnp.where(c[state.chosen], v, jnp.zeros_like(v)) for c, v in parts])
 
-        s0, n = influence(context.base, whole, push_chosen, longest.select)
+        s0, n, share = influence(context.base, whole, push_chosen, longest.select, self.response)
         kappa, drift = state.kappa[state.chosen], state.kappa_drift[state.chosen]
-        w = scalar_weights(context.model.expansion, drift * s0, kappa * n, context.bounds)
+        n = share * kappa * n
+        w = scalar_weights(context.model.expansion, drift * s0, n, context.bounds)
         trust = self._trust(state)
         report = Prediction(
             correlation=state.correlation[state.chosen],
@@ -128,6 +134,7 @@ class tail(WeightModel):  # noqa: N801  (a constructor)
             fraction=jnp.asarray([s.fraction for s in sets], jnp.float32)[state.chosen],
             trust=trust,
             radius=whole_network().radius,
+            response=share.astype(jnp.float32),
         )
         return 1 + trust * (w - 1), state, report
 
