@@ -31,10 +31,13 @@ class BaseMethod:
     extra: dict[str, Any]
     drift: bool
 
+    def total(self, q: Tree) -> Tree:
+        """What the base sees: q and the gradient of the running cost."""
+        return jax.tree.map(lambda g, cost: g + cost.astype(g.dtype), q, self.running)
+
     def step(self, q: Tree) -> tuple[Tree, Any]:
         """The update for q and the base's next state."""
-        total = jax.tree.map(lambda g, cost: g + cost.astype(g.dtype), q, self.running)
-        return self.base.update(total, self.state, self.params, **self.extra)
+        return self.base.update(self.total(q), self.state, self.params, **self.extra)
 
     def split(self, q: Tree) -> tuple[Tree, Tree]:
         """u(q) as `(u(0), u(q) - u(0))`: drift and response."""

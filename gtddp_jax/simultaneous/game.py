@@ -170,7 +170,8 @@ class Game:
         value = linearised.expansion.line.value
         # Finite squares of the gradient and a finite step leave no room for a state that is not:
         # two products of arrays that exist already, instead of sums over the state.
-        first_order, square = vdot(q, step), vdot(q, q)
+        total = context.base.total(q)
+        first_order, square = vdot(q, step), vdot(total, total)
         ok = linearised.samples.all(
             all_finite(value, w, first_order, square, model_state, linearised.aux)
         )

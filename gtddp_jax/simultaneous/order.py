@@ -66,11 +66,24 @@ class _Walk:
             known.update(zip(eqn.outvars, self._equation(eqn, given, times), strict=True))
         return [owners(v) for v in jaxpr.outvars]
 
+    @staticmethod
+    def _carried(eqn: Any, given: list[Owners]) -> list[Owners]:
+        """A carry that starts from constants is data from its second turn on."""
+        first = eqn.params["num_consts"]
+        last = first + eqn.params["num_carry"]
+        return [
+            None if first <= i < last and owner == frozenset() else owner
+            for i, owner in enumerate(given)
+        ]
+
     def _equation(self, eqn: Any, given: list[Owners], times: float) -> list[Owners]:
         inner = next((eqn.params[key] for key in CALLS if key in eqn.params), None)
         body = getattr(inner, "jaxpr", inner)
         if body is not None and len(body.invars) == len(given):
-            repeats = eqn.params.get("length", 1) if eqn.primitive.name == "scan" else 1
+            repeats = 1
+            if eqn.primitive.name == "scan":
+                repeats = eqn.params["length"]
+                given = self._carried(eqn, given)
             return self.run(body, [None] * len(body.constvars), given, times * repeats)
         self._clock += 1
         if all(owner is not None for owner in given):

@@ -8,7 +8,7 @@ from gtddp_jax.terminal import Expansion
 Bounds = tuple[float, float] | None
 State = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
 UNBOUNDED = 1e6
-ITERATIONS = 24
+ITERATIONS = 64
 
 
 def clip(w: jax.Array, bounds: Bounds) -> jax.Array:
@@ -37,12 +37,15 @@ def scalar_weights(expansion: Expansion, s0: jax.Array, n: jax.Array, bounds: Bo
     short = jnp.sqrt(eps)
 
     def improve(state: State) -> State:
-        w, lo, hi, _, count = state
+        w, lo, hi, moved, count = state
         slope, bend = expansion.slope_and_bend(s0 - n * w)
         residual = w - slope
         lo, hi = jnp.where(residual < 0, w, lo), jnp.where(residual > 0, w, hi)
         newton = w - residual / jnp.maximum(1 + n * bend, eps)
-        new = jnp.where((newton >= lo) & (newton <= hi), newton, 0.5 * (lo + hi))
+        # A Newton step that leaves the bracket, or is not half as long as the step before it,
+        # could wander for ever; halving the bracket cannot.
+        good = (newton >= lo) & (newton <= hi) & (jnp.abs(newton - w) <= 0.5 * moved)
+        new = jnp.where(good, newton, 0.5 * (lo + hi))
         new = jnp.where(residual == 0, w, new)
         return new, lo, hi, jnp.abs(new - w), count + 1
 
@@ -51,7 +54,6 @@ def scalar_weights(expansion: Expansion, s0: jax.Array, n: jax.Array, bounds: Bo
         return (count < ITERATIONS) & (moved > short * jnp.maximum(1.0, jnp.abs(w))).any()
 
     start = jnp.clip(jnp.ones_like(s0), low, high)
-    first = improve(
-        (start, jnp.full_like(s0, low), jnp.full_like(s0, high), start, jnp.zeros((), int))
-    )
+    lo, hi = jnp.full_like(s0, low), jnp.full_like(s0, high)
+    first = improve((start, lo, hi, 2 * (hi - lo), jnp.zeros((), int)))
     return jax.lax.while_loop(unfinished, improve, first)[0]

@@ -14,7 +14,7 @@ from tests.implicit.models import implicit
 
 Tree = Any
 SGD, ADAM = optax.sgd(0.2, momentum=0.9), optax.adam(0.05)
-HEAD = gt.weights.tail("head", good=0.1, poor=0.0)
+HEAD = gt.weights.tail("head", response=1.0, good=0.1, poor=0.0)
 NEWTON = gt.weights.newton(steps=3, form="matrix_free", inner=8)
 CASES: dict[str, tuple[Any, bool, dict[str, Any]]] = {
     "tail, autodiff": (SGD, False, {"weights": HEAD}),

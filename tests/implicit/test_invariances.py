@@ -15,7 +15,7 @@ from tests.implicit.models import implicit, implicit_weights
 
 Tree = Any
 BASE = optax.adam(0.1)
-TAIL = gt.weights.tail("out", good=0.1, poor=0.0)
+TAIL = gt.weights.tail("out", response=1.0, good=0.1, poor=0.0)
 WEIGHTS = {name: TAIL if name == "tail" else name for name in models.MODELS}
 
 

@@ -317,7 +317,11 @@ def test_bfloat16(kept: Any, float32: None) -> None:
 
     base = optax.sgd(0.5)
     for weights in models.MODELS:
-        model = gt.weights.tail("head", good=0.1, poor=0.0) if weights == "tail" else weights
+        model = (
+            gt.weights.tail("head", response=1.0, good=0.1, poor=0.0)
+            if weights == "tail"
+            else weights
+        )
         low = implicit(base, apply_fn, models.cross_entropy, weights=model)
         high = implicit(base, models.mlp, models.cross_entropy, weights=model)
         got, state = train(low, low_start, (x, Y), 2)

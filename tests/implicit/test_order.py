@@ -141,11 +141,6 @@ def test_shared_weights_of_a_loop() -> None:
     assert (found["w"].flops, found["head"].flops) == (4 * PRODUCT, PRODUCT)
 
 
-@pytest.mark.xfail(
-    reason="a carry that starts from constants counts as parameters",
-    raises=AssertionError,
-    strict=True,
-)
 def test_recurrent_weights(float32: None) -> None:
     """The state starts as zeros, which are no data, and becomes data in the first turn."""
 

@@ -41,8 +41,9 @@ def influence(base: BaseMethod, q: Tree, push: Push, select: Any, response: Any)
     """The influence of the selected players.
 
     With `response="auto"` the share is `min(1, 10 |u(0)| / |u(q) - u(0)|)`, sizes in parameter
-    space: 1 for a base with momentum, 0 for one without. An implicit step is slower than an explicit one
-    wherever the explicit one does not overshoot, and what overshoots in practice is momentum.
+    space: 1 for a base with momentum, 0 for one without. An implicit step is slower than an
+    explicit one wherever the explicit one does not overshoot, and what overshoots in practice is
+    momentum.
 
     Args:
         base: the base method.

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gtddp_jax.core.safety import choose
 from gtddp_jax.core.samples import Samples
-from gtddp_jax.core.trees import wide
+from gtddp_jax.core.trees import vdot, wide
 from gtddp_jax.simultaneous.solve import scalar_weights
 from gtddp_jax.simultaneous.tails import PlayerSet, resolve
 from gtddp_jax.simultaneous.weights.base import (
@@ -38,12 +39,15 @@ class TailState(NamedTuple):
         kappa_drift: [4] float32, ratio of drifts.
         correlation: [4] float32, of n with n_tail over the samples of the calibration batch.
         chosen: int32, the set in use.
+        pending: bool, whether a calibration is due: none has been made, or the base did not move
+            when it was its turn (accumulated gradients).
     """
 
     kappa: jax.Array
     kappa_drift: jax.Array
     correlation: jax.Array
     chosen: jax.Array
+    pending: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +105,7 @@ class tail(WeightModel):  # noqa: N801  (a constructor)
         """See `WeightModel`."""
         del params
         figures = [jnp.zeros(MOST_SETS, jnp.float32) for _ in range(3)]  # no buffer twice
-        return TailState(*figures, chosen=jnp.zeros((), jnp.int32))
+        return TailState(*figures, chosen=jnp.zeros((), jnp.int32), pending=jnp.full((), True))
 
     def _sets(self, context: Context) -> list[PlayerSet]:
         return resolve(self.players, context.base.params, context.order(), self.cost_limit)
@@ -141,7 +145,7 @@ class tail(WeightModel):  # noqa: N801  (a constructor)
     def learn(self, context: Context, state: TailState, q: Tree) -> TailState:
         """See `WeightModel`: calibrates, if it is time to."""
         power_of_two = (context.step & (context.step - 1)) == 0
-        due = power_of_two | (context.step % self.calibrate_every == 0)
+        due = state.pending | power_of_two | (context.step % self.calibrate_every == 0)
         sets = self._sets(context)
 
         def calibrate() -> TailState:
@@ -152,7 +156,10 @@ class tail(WeightModel):  # noqa: N801  (a constructor)
                 s0, n = context.model.along(players.select, [rest, response])
                 return (wide(s0) if context.base.drift else jnp.zeros_like(n)), -wide(n)
 
-            return self._calibrated(context, state, measured(everything), list(map(measured, sets)))
+            parts = [measured(players) for players in sets]
+            found = self._calibrated(context, state, measured(everything), parts)
+            moved = vdot(response, response) > 0
+            return choose(moved, found, state._replace(pending=jnp.full((), True)))
 
         return jax.lax.cond(due, calibrate, lambda: state)
 
@@ -168,11 +175,11 @@ class tail(WeightModel):  # noqa: N801  (a constructor)
         parts: list[tuple[jax.Array, jax.Array]],
     ) -> TailState:
         samples = context.model.samples
-        share = jnp.where(context.step == 0, 0.0, self.memory)
         s0, n = whole
 
         def averaged(old: jax.Array, new: list[jax.Array]) -> jax.Array:
             fresh = jnp.stack(new).astype(old.dtype)
+            share = jnp.where(old[: fresh.size] == 0, 0.0, self.memory)  # nothing known yet
             mixed = share * old[: fresh.size] + (1 - share) * fresh
             return jnp.zeros_like(old).at[: fresh.size].set(mixed.astype(old.dtype))
 
@@ -187,7 +194,7 @@ class tail(WeightModel):  # noqa: N801  (a constructor)
         chosen = jnp.where(
             (live >= self.good).any(), jnp.argmax(live >= self.good), jnp.argmax(live)
         )
-        return TailState(kappa, drift, measured, chosen.astype(jnp.int32))
+        return TailState(kappa, drift, measured, chosen.astype(jnp.int32), jnp.full((), False))
 
 
 def correlation(a: jax.Array, b: jax.Array, samples: Samples) -> jax.Array:

@@ -1,0 +1,62 @@
+"""`response="auto"`: a base without momentum is left alone."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import gtddp_jax as gt
+from tests.implicit import dense, models
+from tests.implicit.models import implicit, implicit_weights
+
+
+def trained(base: optax.GradientTransformation, steps: int, **options: object) -> tuple:
+    p = models.classification()
+    tx = implicit(base, p.apply_fn, p.loss, **options)
+    params, state = p.params, tx.init(p.params)
+    update = dense.compiled(lambda s, q: tx.update(None, s, q, batch=(p.x, p.y)))
+    for _ in range(steps):
+        updates, state = update(state, params)
+        params = optax.apply_updates(params, updates)
+    return p, params, state
+
+
+@pytest.mark.parametrize("weights", [gt.weights.tail("out"), gt.weights.product("auto")])
+def test_a_base_without_momentum_keeps_weights_of_one(weights: object) -> None:
+    p, params, state = trained(optax.rmsprop(0.01), 5, weights=weights)
+    look = implicit_weights(optax.rmsprop(0.01), p.apply_fn, p.loss, weights=weights)
+    np.testing.assert_allclose(look(state, params, (p.x, p.y)), 1.0, rtol=1e-12)
+    assert float(state.prediction.response) == 0.0
+
+
+@pytest.mark.parametrize("momentum", [0.02, 0.9])
+def test_the_share_is_the_size_of_the_drift_against_the_answer(momentum: float) -> None:
+    base = optax.sgd(0.2, momentum=momentum)
+    p, params, state = trained(base, 3, weights=gt.weights.product("auto"))
+    losses = dense.Losses(p._replace(params=params))
+    rest, answer = dense.Base(base, state.base, params).split(
+        losses.mean_gradient(np.ones(len(p.y)))
+    )
+    share = min(1.0, 10 * float(np.linalg.norm(rest) / np.linalg.norm(answer)))
+    assert share < 1 if momentum < 0.1 else share == 1.0
+    fixed = {"weights": gt.weights.product(share)}
+    looks = [
+        implicit_weights(base, p.apply_fn, p.loss, **options)(state, params, (p.x, p.y))
+        for options in (fixed, {"weights": gt.weights.product("auto")})
+    ]
+    np.testing.assert_allclose(looks[0], looks[1], rtol=1e-12)
+    assert np.ptp(looks[0]) > 1e-3
+
+
+@pytest.mark.parametrize("response", ["always", -0.1, 1.5, True, None])
+@pytest.mark.parametrize("model", [gt.weights.tail, gt.weights.product])
+def test_bad_responses_are_named(model: type, response: object) -> None:
+    with pytest.raises(ValueError, match="number in \\[0, 1\\] or"):
+        model(response=response)
+
+
+def test_response_is_jit_safe() -> None:
+    p, params, state = trained(optax.sgd(0.1, momentum=0.9), 2)
+    assert jax.tree.all(jax.tree.map(lambda x: bool(jnp.isfinite(x).all()), state.prediction))
+    assert set(params) == set(p.params)
