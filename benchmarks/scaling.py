@@ -1,6 +1,6 @@
-"""Step time of GT-DDP-Adam against batch size and depth: both should be straight lines.
+"""Step time of GT-DDP-Adam against batch size and depth, which should be straight lines.
 
-    python benchmarks/scaling.py [--rounds N]
+Run as `python benchmarks/scaling.py [--rounds N]`.
 """
 
 import argparse
