@@ -96,6 +96,15 @@ def test_live_states_of_a_parametric_shortcut(at: int, live: list[int]) -> None:
     assert [s.shape[1] for s in states] == ([5, 4] if at == 0 else [5, 3])
 
 
+@pytest.mark.parametrize("at", [0, 1])
+def test_layers_of_a_shortcut_act_in_consecutive_stages(at: int) -> None:
+    net = zoo.problem(f"long_shortcut_at_{at}").net
+    trunk = [("Dense_0",), ("Dense_1",), ("Dense_2",), ("Dense_3",), ("Dense_6",)]
+    trunk[1 + at] += ("Dense_4",)
+    trunk[2 + at] += ("Dense_5",)
+    assert [stage.players for stage in net.stages] == trunk
+
+
 def test_names_count_up_as_in_flax() -> None:
     net = gt.Network(
         [zoo.conv(2), nn.relu, gt.Residual([zoo.conv(2)], zoo.conv(2)), zoo.flatten, nn.Dense(3)]

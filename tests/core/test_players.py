@@ -16,7 +16,7 @@ from gtddp_jax.players import parameter_count, rules, sample_gradients
 from tests.core import oracle, zoo
 
 B = 3
-IMAGE, SIGNAL = (5, 4, 2), (6, 2)
+IMAGE, DEEP, SIGNAL = (5, 4, 2), (4, 3, 4), (6, 2)
 
 
 class Doubled(nn.Dense):
@@ -65,7 +65,7 @@ CASES: dict[str, tuple[str, Callable[[], nn.Module], tuple[int, ...]]] = {
         lambda: zoo.conv(3, (2, 2), kernel_dilation=2, strides=2, padding="SAME"),
         IMAGE,
     ),
-    "conv, groups": ("conv", lambda: zoo.conv(4, feature_group_count=2), IMAGE),
+    "conv, groups": ("conv", lambda: zoo.conv(6, feature_group_count=2), DEEP),
     "conv, depthwise": (
         "conv",
         lambda: zoo.conv(4, feature_group_count=2, padding="VALID", strides=2),
