@@ -37,7 +37,7 @@ class Residual:
         >>> block = gt.Residual([nn.Dense(8), nn.tanh, nn.Dense(4)], shortcut=nn.Dense(4), at=1)
     """
 
-    body: Sequence[Layer]
+    body: Layer | Sequence[Layer]
     shortcut: Layer | Sequence[Layer] | None = None
     at: int = 0
 

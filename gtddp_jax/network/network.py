@@ -119,7 +119,7 @@ class Network:
             states = stage(params, states)
         return states[0]
 
-    def explain(self, params: Params, x: jax.Array) -> str:
+    def explain(self, params: Params, x: jax.Array | jax.ShapeDtypeStruct) -> str:
         """The game as a table: stages, players, shapes, live states, cost rules, sizes.
 
         Args:

@@ -22,7 +22,7 @@ ALIASES = {
     "adam": functools.partial(gt.adam, learning_rate=0.05),
 }
 Tree = Any
-Step = Callable[[Tree, Tree, Tree], tuple[Tree, Tree]]
+Step = Callable[..., Any]
 Build = Callable[..., Any]
 
 
@@ -34,7 +34,8 @@ def step_of(tx: Any) -> Step:
     return step
 
 
-def run(step: Step, params: Tree, state: Tree, batch: Tree) -> tuple[Tree, Tree]:
+def run(step: Step, start: Tree, batch: Tree) -> Tree:
+    params, state = start
     for _ in range(STEPS):  # an unblocked loop of collectives starves the virtual devices
         params, state = jax.block_until_ready(step(params, state, batch))
     return params, state
@@ -61,7 +62,7 @@ class Devices:
         step = jax.pmap(step_of(build(axis_name="data")), axis_name="data")
         copies = jax.tree.map(lambda v: np.stack([v] * DEVICES), start)
         shards = jax.tree.map(lambda v: v.reshape(DEVICES, -1, *v.shape[1:]), batch)
-        params, state = run(step, *copies, shards)
+        params, state = run(step, copies, shards)
         for i in range(1, DEVICES):
             jax.tree.map(lambda v, i=i: np.testing.assert_array_equal(v[0], v[i]), params)
         return jax.tree.map(lambda v: v[0], (params, state))
@@ -73,14 +74,14 @@ class Devices:
             in_specs=(P(), P(), P("data")),
             out_specs=P(),
         )
-        return run(self.jit(step), *self.put(start, P()), self.put(batch, P("data")))
+        return run(self.jit(step), self.put(start, P()), self.put(batch, P("data")))
 
     def sharded_jit(self, build: Build, start: Tree, batch: Tree) -> Tree:
         step = self.jit(step_of(build()))
-        return run(step, *self.put(start, P()), self.put(batch, P("data")))
+        return run(step, self.put(start, P()), self.put(batch, P("data")))
 
     def one(self, build: Build, start: Tree, batch: Tree) -> Tree:
-        return run(self.jit(step_of(build())), *start, batch)
+        return run(self.jit(step_of(build())), start, batch)
 
 
 def compare(label: str, p: zoo.Problem, build: Build) -> None:

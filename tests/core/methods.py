@@ -81,7 +81,7 @@ def rmsprop(
     eps: float = 1e-8,
     initial_scale: float = 0.0,
     eps_in_sqrt: bool = True,
-    momentum: float | None = None,
+    momentum: Any = None,
     nesterov: bool = False,
     bias_correction: bool = False,
 ) -> Method:

@@ -64,14 +64,14 @@ def test_multi_steps_inside_accumulates(p: zoo.Problem, feedback: bool) -> None:
     def run(params: Any) -> Any:
         early = jax.grad(lambda q: LOSS(p.net.apply(q, first[0]), first[1]).mean())(params)
 
-        def averaged(q: Any, state: Any, own: Any = None) -> tuple[Any, Any]:
+        def averaged(q: Any, own: Any) -> Any:
             mean = jax.tree.map(lambda a, b: (a + b) / 2, {name: early[name] for name in q}, q)
-            return adam.update(mean, adam.init(own), own)[0], state
+            return adam.update(mean, adam.init(own), own)[0]
 
         accumulating = game(optax.MultiSteps(adam, 2))
         still, state = accumulating.update(None, accumulating.init(params), params, batch=first)
         got, state = accumulating.update(None, state, params, batch=second)
-        base = optax.GradientTransformation(lambda params: (), averaged)
+        base = optax.stateless(averaged)
         want, after = game(base).update(None, game(base).init(params), params, batch=second)
         return still, got, want, (state.report, after.report)
 
@@ -101,7 +101,7 @@ def test_hidden_parameters_are_refused(p: zoo.Problem, tx: Any, wrap: str, when:
 
 
 def test_freezing_comes_after(p: zoo.Problem, tx: Any) -> None:
-    chain = optax.chain(tx, optax.masked(optax.set_to_zero(), frozen))
+    chain: Any = optax.chain(tx, optax.masked(optax.set_to_zero(), frozen))
 
     @jit
     def both(params: Any) -> tuple[Any, Any]:

@@ -135,7 +135,7 @@ def test_chain(name: str, rollout: str) -> None:
 def test_inject_hyperparams(name: str, rollout: str) -> None:
     p, tx = make(name, rollout)
     build, options = ALIASES[name]
-    injected = optax.inject_hyperparams(build, static_args=("net", "loss"))(
+    injected: Any = optax.inject_hyperparams(build, static_args=("net", "loss"))(
         p.net, LOSS, **options, rollout=rollout
     )
 
@@ -186,7 +186,7 @@ def test_bfloat16_activations_over_float32_parameters(rollout: str) -> None:
         block = gt.Residual([zoo.conv(3, dtype=dtype), jnp.tanh], zoo.conv(3, (1, 1), dtype=dtype))
         return gt.Network([block, zoo.flatten, nn.Dense(3, dtype=dtype)])
 
-    p = zoo.make(zoo.Spec(lambda: net(None).layers, (4, 4, 2)), dtype=jnp.float32)
+    p = zoo.make(zoo.Spec(lambda: list(net(None).layers), (4, 4, 2)), dtype=jnp.float32)
     params = p.params
     steps = {}
     for dtype in (jnp.bfloat16, jnp.float32):

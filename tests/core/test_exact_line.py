@@ -46,7 +46,7 @@ def test_it_is_the_default_with_a_bound_of_one() -> None:
 
     @functools.partial(jax.jit, compiler_options=oracle.FAST)
     def steps(params: Any) -> dict[str, Any]:
-        games = {
+        games: dict[str, Any] = {
             label: gt.sgd(p.net, zoo.LOSSES["softmax"], 1.0, terminal=terminal)
             for label, terminal in terminals.items()
         }

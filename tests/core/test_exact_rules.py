@@ -14,7 +14,7 @@ RULES = {"factored", "kept", "recomputed"}
 
 
 def step(p: zoo.Problem, **options: Any) -> tuple[Any, Any]:
-    tx = gt.rmsprop(
+    tx: Any = gt.rmsprop(
         p.net, zoo.LOSSES["squared"], 0.03, eps=0.1, terminal=gt.terminal.projected(), **options
     )
     return jax.jit(lambda: tx.update(None, tx.init(p.params), p.params, batch=(p.x, p.y)))()

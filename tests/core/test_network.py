@@ -62,9 +62,8 @@ def test_equals_a_flax_module_with_the_same_parameters() -> None:
     x = jnp.asarray(np.random.default_rng(0).normal(size=(5, 4)))
     params = ByHand().init(jax.random.key(1), x)["params"]
     net = by_stages()
-    np.testing.assert_allclose(
-        net.apply(params, x), ByHand().apply({"params": params}, x), rtol=1e-12
-    )
+    want: Any = ByHand().apply({"params": params}, x)
+    np.testing.assert_allclose(net.apply(params, x), want, rtol=1e-12)
     assert net.players == (
         "stem", "body_a", "inner", "skip", "body_b", "left", "right", "head"
     )  # fmt: skip
@@ -99,7 +98,13 @@ def test_live_states_of_a_parametric_shortcut(at: int, live: list[int]) -> None:
 @pytest.mark.parametrize("at", [0, 1])
 def test_layers_of_a_shortcut_act_in_consecutive_stages(at: int) -> None:
     net = zoo.problem(f"long_shortcut_at_{at}").net
-    trunk = [("Dense_0",), ("Dense_1",), ("Dense_2",), ("Dense_3",), ("Dense_6",)]
+    trunk: list[tuple[str, ...]] = [
+        ("Dense_0",),
+        ("Dense_1",),
+        ("Dense_2",),
+        ("Dense_3",),
+        ("Dense_6",),
+    ]
     trunk[1 + at] += ("Dense_4",)
     trunk[2 + at] += ("Dense_5",)
     assert [stage.players for stage in net.stages] == trunk
@@ -153,7 +158,7 @@ def test_init_matches_the_module_and_varies_with_the_key() -> None:
         np.testing.assert_array_equal(a[name]["kernel"], again[name]["kernel"])
         assert not np.array_equal(a[name]["kernel"], b[name]["kernel"])
     kernels = [np.asarray(own["kernel"]) for own in a.values() if own["kernel"].shape == (3, 3)]
-    assert len(kernels) == 2 and not np.array_equal(*kernels)  # a key for each player
+    assert len(kernels) == 2 and not np.array_equal(kernels[0], kernels[1])  # a key for each player
 
 
 def test_init_under_jit_and_vmap() -> None:

@@ -17,11 +17,13 @@ def shared() -> list[Any]:
     return [layer, jnp.tanh, layer]
 
 
+HALF: Any = 0.5
+MIXED: Any = [nn.Dense(4), jnp.tanh]
 LONG = [nn.Dense(4), nn.Dense(4), nn.Dense(4)]
 
 BUILD: dict[str, tuple[Callable[[], Any], list[str]]] = {
     "empty body": (lambda: gt.Residual([]), ["body is empty", "at least one layer"]),
-    "at is no int": (lambda: gt.Residual([nn.Dense(4)], at=0.5), ["at=0.5", "must be an int"]),
+    "at is no int": (lambda: gt.Residual([nn.Dense(4)], at=HALF), ["at=0.5", "must be an int"]),
     "at is a bool": (lambda: gt.Residual([nn.Dense(4)], at=True), ["at=True", "must be an int"]),
     "at too large": (
         lambda: gt.Network([nn.Dense(4), gt.Residual([nn.Dense(4)], at=1)]),
@@ -75,7 +77,7 @@ BUILD: dict[str, tuple[Callable[[], Any], list[str]]] = {
     ),
     "one cooperator": (lambda: gt.Cooperative([nn.Dense(4)]), ["1 player(s)", "two or more"]),
     "function cooperates": (
-        lambda: gt.Cooperative([nn.Dense(4), jnp.tanh]),
+        lambda: gt.Cooperative(MIXED),
         ["not a flax.linen module", "before or after the block"],
     ),
 }
@@ -162,7 +164,7 @@ def test_samples_without_an_axis_are_refused() -> None:
 @pytest.mark.parametrize("use", ["apply", "explain", "init of the optimizer", "update"])
 def test_params_are_claimed_exactly_once(use: str) -> None:
     p = zoo.problem("no_bias")
-    tx = gt.sgd(p.net, zoo.LOSSES["squared"], 0.1)
+    tx: Any = gt.sgd(p.net, zoo.LOSSES["squared"], 0.1)
     state = tx.init(p.params)
     calls = {
         "apply": lambda params: p.net.apply(params, p.x),

@@ -142,7 +142,7 @@ def test_rho_is_clamped() -> None:
     """
     p = zoo.problem("feedforward", batch=1)
     rate = 50.0
-    tx = gt.sgd(p.net, zoo.LOSSES["squared"], rate, terminal=gt.terminal.gradient())
+    tx: Any = gt.sgd(p.net, zoo.LOSSES["squared"], rate, terminal=gt.terminal.gradient())
 
     def loss(params: Any) -> jax.Array:
         return zoo.LOSSES["squared"](p.net.apply(params, p.x), p.y)[0]

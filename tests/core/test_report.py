@@ -24,7 +24,7 @@ def problem() -> zoo.Problem:
 
 def stepped(p: zoo.Problem, **options: Any) -> tuple[Any, gt.Report]:
     """Updates and report of one step of gradient descent with a regulariser."""
-    tx = gt.sgd(p.net, LOSS, RATE, **options)
+    tx: Any = gt.sgd(p.net, LOSS, RATE, **options)
 
     @jit
     def step(params: Any) -> tuple[Any, gt.Report]:
@@ -143,7 +143,8 @@ def test_feedback_off_predicts_to_first_order(rollout: str) -> None:
 
 def test_before_the_first_step() -> None:
     p = problem()
-    report = gt.sgd(p.net, LOSS, RATE).init(p.params).report
+    tx: Any = gt.sgd(p.net, LOSS, RATE)
+    report = tx.init(p.params).report
     assert report.weight_min == report.weight_mean == report.weight_max == 1
     assert report.loss == report.skipped_steps == 0 and not report.skipped
     assert report.stage_weight_std.shape == report.feedback_ratio.shape == (len(p.net.stages),)

@@ -43,7 +43,7 @@ def spoiled(p: zoo.Problem, place: str, value: float) -> tuple[Any, Any, Any]:
 @pytest.mark.parametrize("rollout", ROLLOUTS)
 def test_bad_numbers_are_skipped_and_training_goes_on(rollout: str, feedback: bool) -> None:
     p = zoo.problem("tiny", batch=4, dtype=jnp.float32)
-    tx = gt.adam(p.net, LOSS, 0.05, rollout=rollout, feedback=feedback)
+    tx: Any = gt.adam(p.net, LOSS, 0.05, rollout=rollout, feedback=feedback)
     step = jit(lambda state, params, x, y: tx.update(None, state, params, batch=(x, y)))
     _, state = step(tx.init(p.params), p.params, p.x, p.y)
     want, _ = step(state, p.params, p.x, p.y)
@@ -67,7 +67,7 @@ def test_exploding_rate(terminal: str) -> None:
     """Finite gradients, a step whose effect on the loss overflows float32."""
     p = zoo.problem("small", batch=4, dtype=jnp.float32)
     model = gt.terminal.TERMINALS[terminal]()
-    tx = gt.sgd(p.net, LOSS, 1e37, momentum=0.9, terminal=model, rollout="nonlinear")
+    tx: Any = gt.sgd(p.net, LOSS, 1e37, momentum=0.9, terminal=model, rollout="nonlinear")
     state = tx.init(p.params)
     updates, after = jit(tx.update)(None, state, p.params, batch=(p.x, 10 * p.y))
     assert jnp.isfinite(after.report.loss)
@@ -92,7 +92,7 @@ def test_a_sample_without_gradient_is_neutral(terminal: str) -> None:
 
     @jit
     def both(params: Any) -> tuple[Any, Any, Any]:
-        tx = gt.sgd(p.net, masked, 0.06, terminal=model)
+        tx: Any = gt.sgd(p.net, masked, 0.06, terminal=model)
         updates, state = tx.update(None, tx.init(params), params, batch=(p.x, (p.y, mask)))
         tx = gt.sgd(p.net, LOSS, 0.06 * 2 / 3, terminal=model)  # a mean over two, not three
         rest, _ = tx.update(None, tx.init(params), params, batch=(p.x[::2], p.y[::2]))
@@ -106,7 +106,7 @@ def test_a_sample_without_gradient_is_neutral(terminal: str) -> None:
 @pytest.mark.parametrize("running", ["nothing", "decay", "gradient", "gradient and decay"])
 def test_double_counting_is_told(running: str) -> None:
     p = zoo.problem("small", batch=4)
-    tx = gt.sgd(p.net, LOSS, 0.01)
+    tx: Any = gt.sgd(p.net, LOSS, 0.01)
 
     @jit
     def report(params: Any) -> gt.Report:
@@ -125,7 +125,7 @@ def test_double_counting_is_told(running: str) -> None:
 
 def test_missing_arguments_show_the_call() -> None:
     p = zoo.problem("tiny")
-    tx = gt.sgd(p.net, LOSS, 0.1)
+    tx: Any = gt.sgd(p.net, LOSS, 0.1)
     state = tx.init(p.params)
     call = r"tx\.update\(running_cost_gradient, state, params, batch=\(inputs, targets\)\)"
     with pytest.raises(ValueError, match=rf"missing batch\. Call {call}"):
@@ -149,26 +149,28 @@ LOSSES = {
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_loss_must_be_one_number_a_sample(name: str) -> None:
     p = zoo.problem("tiny")
-    tx = gt.sgd(p.net, LOSSES[name], 0.1)
+    tx: Any = gt.sgd(p.net, LOSSES[name], 0.1)
     with pytest.raises(ValueError, match=r"one loss a sample, shape \(2,\), is needed"):
         tx.update(None, tx.init(p.params), p.params, batch=(p.x, p.y))
 
 
 def test_wrong_options_name_the_right_ones() -> None:
-    net, base = zoo.problem("tiny").net, gt.curvature.identity(0.1)
+    net: Any = zoo.problem("tiny").net
+    base: Any = gt.curvature.identity(0.1)
+    game: Any = gt.gtddp
     wrong = [
-        (lambda: gt.gtddp(net, LOSS, base, rollout="exact"), r"'exact'.*'linear', 'nonlinear'"),
+        (lambda: game(net, LOSS, base, rollout="exact"), r"'exact'.*'linear', 'nonlinear'"),
         (
-            lambda: gt.gtddp(net, LOSS, base, terminal="line"),
+            lambda: game(net, LOSS, base, terminal="line"),
             r"gtddp_jax\.terminal.*'line'.*line\(",
         ),
         (
-            lambda: gt.gtddp(net, LOSS, base, terminal=gt.terminal.line),
+            lambda: game(net, LOSS, base, terminal=gt.terminal.line),
             r"must come from gtddp_jax\.t",
         ),
-        (lambda: gt.gtddp(net, LOSS, optax.adam(1e-3)), r"from_optax\(tx\)"),
-        (lambda: gt.gtddp(net, LOSS, "adam"), r"must come from gtddp_jax\.curvature, got str"),
-        (lambda: gt.gtddp(nn.Dense(3), LOSS, base), r"must be a gtddp_jax\.Network, got Dense"),
+        (lambda: game(net, LOSS, optax.adam(1e-3)), r"from_optax\(tx\)"),
+        (lambda: game(net, LOSS, "adam"), r"must come from gtddp_jax\.curvature, got str"),
+        (lambda: game(nn.Dense(3), LOSS, base), r"must be a gtddp_jax\.Network, got Dense"),
         (lambda: gt.curvature.from_optax("adam"), r"must be an optax\.GradientTransformation"),
         (lambda: gt.curvature.adam(1e-3, mask={"Dense_0": True}), r"must be a function"),
         (lambda: gt.terminal.line(max_shift=0), r"max_shift=0.*> 0, or None"),

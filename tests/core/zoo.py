@@ -296,7 +296,7 @@ def cast(tree: Tree, dtype: Any) -> Tree:
     return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
 
 
-def shapes(net: gt.Network, x: jax.Array) -> Tree:
+def shapes(net: gt.Network, x: jax.Array | jax.ShapeDtypeStruct) -> Tree:
     """The shapes of the parameters, without the probing (and its compilations) of `net.init`."""
 
     def build(x: jax.Array) -> Tree:
