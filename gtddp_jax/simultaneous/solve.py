@@ -46,7 +46,8 @@ def scalar_weights(expansion: Expansion, s0: jax.Array, n: jax.Array, bounds: Bo
         # could wander for ever; halving the bracket cannot.
         good = (newton >= lo) & (newton <= hi) & (jnp.abs(newton - w) <= 0.5 * moved)
         new = jnp.where(good, newton, 0.5 * (lo + hi))
-        new = jnp.where(residual == 0, w, new)
+        still = (residual == 0) | (moved <= short * jnp.maximum(1.0, jnp.abs(w)))
+        new = jnp.where(still, w, new)
         return new, lo, hi, jnp.abs(new - w), count + 1
 
     def unfinished(state: State) -> jax.Array:

@@ -149,6 +149,22 @@ def test_decay_before_and_clipping_after(weights: str) -> None:
     assert not state.report.double_counted
 
 
+def test_the_running_cost_is_added_to_the_gradient() -> None:
+    """And, with weights of 1, nothing else happens to either."""
+    p = models.classification()
+    tx = transformation("product", strength=0.0)
+
+    @compiled
+    def both(params: Tree) -> tuple[Tree, Tree]:
+        gradient = jax.grad(lambda u: p.loss(p.apply_fn(u, p.x), p.y).mean())(params)
+        running = jax.tree.map(lambda u: 0.2 * u, params)
+        want = BASE.update(optax.tree.add(gradient, running), BASE.init(params), params)
+        got, state = tx.update(running, tx.init(params), params, batch=(p.x, p.y))
+        return (got, state.base), want
+
+    assert_close(*both(p.params))
+
+
 @each_model
 def test_a_batch_that_is_not_finite_is_skipped(weights: str, trained: dict[str, Any]) -> None:
     """Nothing moves but the counts; the next good batch continues as if it had never come."""

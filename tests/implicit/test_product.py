@@ -186,3 +186,18 @@ def test_hard_scalar_equations() -> None:
     want = dense.Losses(p).scalar_weights(np.asarray(s0), np.asarray(n), (0.0, 10.0))
     got = compiled(lambda s0, n: scalar_weights(model, s0, n, (0.0, 10.0)))(s0, n)
     np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+def test_roots_stay_found_beside_harder_ones() -> None:
+    """A sample that has its root keeps it while others are still looking for theirs."""
+    rng, size = np.random.default_rng(1), 256
+    outputs, targets = (
+        jnp.asarray(rng.normal(size=(size, 3))),
+        jnp.asarray(rng.integers(0, 3, size)),
+    )
+    s0, n = jnp.asarray(rng.normal(size=size)), jnp.asarray(np.abs(rng.normal(size=size)))
+    p = dense.Problem(lambda q, x: x + 0 * q, models.cross_entropy, jnp.zeros(()), outputs, targets)
+    model = gt.terminal.line(max_shift=None).expand(lambda o: p.loss(o, p.y), outputs)
+    got = compiled(lambda s0, n: scalar_weights(model, s0, n, None))(s0, n)
+    want = dense.Losses(p).scalar_weights(np.asarray(s0), np.asarray(n))
+    np.testing.assert_allclose(got, want, rtol=1e-11, atol=1e-13)
