@@ -159,6 +159,7 @@ def implicit_weights(
         >>> look(state, params, (jnp.ones((4, 3)), jnp.ones((4, 1)))).shape
         (4,)
     """
+    options.pop("aux", None)  # it is in the state
     game = make_game(base, apply_fn, loss, **options)
 
     def weights(state: ImplicitState, params: Tree, batch: tuple[Any, Any]) -> jax.Array:

@@ -204,18 +204,19 @@ def test_batch_norm_without_the_game_is_plain_training() -> None:
 
 def test_batch_norm_weights_use_coupled_gradients() -> None:
     """G_i is the derivative of sample i's loss with the normalisation by the others in it."""
-    apply_fn, params, statistics = with_norm()
+    both, params, statistics = with_norm()
 
-    def outputs(params: Tree, x: jax.Array) -> jax.Array:
-        return apply_fn({"params": params, "batch_stats": statistics}, x)[0]
+    def apply_fn(params: Tree, x: jax.Array) -> Any:
+        return both({"params": params, "batch_stats": statistics}, x)
 
-    p = dense.Problem(outputs, models.cross_entropy, params, X, Y)
+    p = dense.Problem(lambda u, x: apply_fn(u, x)[0], models.cross_entropy, params, X, Y)
     losses, base = dense.Losses(p), dense.Base(BASE, BASE.init(params), params)
     want = losses.scalar_weights(*dense.influence(losses, base))
-    arguments = (BASE, outputs, models.cross_entropy)
-    look = implicit_weights(*arguments, weights="product", bounds=None)
-    state = implicit(*arguments, weights="product").init(params)
-    np.testing.assert_allclose(compiled(look)(state, params, (X, Y)), want, rtol=1e-10)
+    arguments = (BASE, apply_fn, models.cross_entropy)
+    options = {"weights": "product", "bounds": None, "has_aux": True, "aux": statistics}
+    state = implicit(*arguments, **options).init(params)
+    look = compiled(implicit_weights(*arguments, **options))
+    np.testing.assert_allclose(look(state, params, (X, Y)), want, rtol=1e-10)
 
 
 class WithDropout(nn.Module):
