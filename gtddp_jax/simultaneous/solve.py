@@ -1,4 +1,9 @@
-"""The scalar equation of one sample: w = psi'(s0 - n w) (DESIGN §4, `product`)."""
+"""The scalar equation of one sample: w = psi'(s0 - n w) (DESIGN §4, `product`).
+
+The equation puts `n_i w_i` for `((1/B) N w)_i`, as if the batch shared the sample's weight. Where
+n_i < 0 the others' answer raises this sample's loss: they do not share its weight, and the
+equation may have no root. There their weight stays 1, and w = psi'(s0 - n).
+"""
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +24,8 @@ def clip(w: jax.Array, bounds: Bounds) -> jax.Array:
 def scalar_weights(expansion: Expansion, s0: jax.Array, n: jax.Array, bounds: Bounds) -> jax.Array:
     """Solves `w = psi'(s0 - n w)` for every sample by Newton steps kept inside a bracket.
 
-    For convex psi and n >= 0 the residual `w - psi'(s0 - n w)` increases with w, so the bracket
-    closes around the one root. A root outside `bounds` becomes the nearer bound.
+    For convex psi the residual `w - psi'(s0 + max(-n, 0) - max(n, 0) w)` increases with w, so the
+    bracket closes around the one root. A root outside `bounds` becomes the nearer bound.
 
     Args:
         expansion: the terminal model.
@@ -31,6 +36,7 @@ def scalar_weights(expansion: Expansion, s0: jax.Array, n: jax.Array, bounds: Bo
     Returns:
         w [B].
     """
+    s0, n = s0 + jnp.maximum(-n, 0), jnp.maximum(n, 0)
     low, high = (-UNBOUNDED, UNBOUNDED) if bounds is None else bounds
     eps = jnp.finfo(s0.dtype).eps
     # Newton steps square the error: one this short leaves an error of the size of eps.

@@ -77,8 +77,13 @@ class Losses:
     def scalar_weight(
         self, i: int, s0: float, n: float, bounds: tuple[float, float] | None
     ) -> float:
-        """The root of `w = psi'(s0 - n w)`, or the bound beyond which it lies."""
+        """The root of `w = psi'(s0 - n w)`, or the bound beyond which it lies; of n >= 0.
+
+        For n < 0 it is `psi'(s0 - n)`, within the bounds.
+        """
         low, high = (-1e4, 1e4) if bounds is None else bounds
+        if n < 0:
+            return float(np.clip(self.slope(i, s0 - n), low, high))
 
         def residual(w: float) -> float:
             return w - self.slope(i, s0 - n * w)

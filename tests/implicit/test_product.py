@@ -173,7 +173,10 @@ def test_players_and_autodiff_agree(net: str) -> None:
 
 def test_hard_scalar_equations() -> None:
     """A loss that bends sharply where a large drift meets a large influence; one root each."""
-    s0, n = (jnp.asarray(v.ravel()) for v in np.meshgrid(np.linspace(0, 20, 9), [0.3, 2.4, 20.0]))
+    s0, n = (
+        jnp.asarray(v.ravel())
+        for v in np.meshgrid(np.linspace(0, 20, 9), [-20.0, -0.3, 0.3, 2.4, 20.0])
+    )
     outputs = jnp.tile(jnp.asarray([[0.0, 2.0]]), (s0.size, 1))
     targets = jnp.ones(s0.size, int)
 
@@ -195,7 +198,7 @@ def test_roots_stay_found_beside_harder_ones() -> None:
         jnp.asarray(rng.normal(size=(size, 3))),
         jnp.asarray(rng.integers(0, 3, size)),
     )
-    s0, n = jnp.asarray(rng.normal(size=size)), jnp.asarray(np.abs(rng.normal(size=size)))
+    s0, n = jnp.asarray(rng.normal(size=size)), jnp.asarray(rng.normal(size=size))
     p = dense.Problem(lambda q, x: x + 0 * q, models.cross_entropy, jnp.zeros(()), outputs, targets)
     model = gt.terminal.line(max_shift=None).expand(lambda o: p.loss(o, p.y), outputs)
     got = compiled(lambda s0, n: scalar_weights(model, s0, n, None))(s0, n)
