@@ -1,7 +1,7 @@
 """GT-DDP, the game-theoretic differential dynamic programming optimizer, in optax style."""
 
 from gtddp_jax import curvature, reference, terminal
-from gtddp_jax.alias import adam, adamw, rmsprop, sgd
+from gtddp_jax.alias import adam, adamw, ekfac, kfac, rmsprop, scale_by_gt_ekfac, sgd
 from gtddp_jax.core.report import Report
 from gtddp_jax.network import Cooperative, Network, NetworkError, Residual, Stage
 from gtddp_jax.optimizer import GTDDPState, gtddp, make_update
@@ -19,12 +19,15 @@ __all__ = [
     "adam",
     "adamw",
     "curvature",
+    "ekfac",
     "gtddp",
     "implicit",
     "implicit_weights",
+    "kfac",
     "make_update",
     "reference",
     "rmsprop",
+    "scale_by_gt_ekfac",
     "sgd",
     "terminal",
     "weights",

@@ -176,3 +176,105 @@ def adamw(
         rollout=rollout,
         axis_name=axis_name,
     )
+
+
+def kfac(
+    net: Network,
+    loss: Loss,
+    learning_rate: Any,
+    damping: Any = 1e-2,
+    momentum: Any = None,
+    *,
+    feedback: bool = True,
+    terminal: Terminal | None = None,
+    rollout: str = "linear",
+    axis_name: Any = None,
+    **options: Any,
+) -> optax.GradientTransformationExtraArgs:
+    """GT-DDP-KFAC: `gtddp` with `curvature.kfac`, which takes the further `options`.
+
+    Example:
+        >>> import flax.linen as nn, gtddp_jax as gt, optax
+        >>> net = gt.Network([nn.Dense(2)])
+        >>> loss = optax.softmax_cross_entropy_with_integer_labels
+        >>> tx = gt.kfac(net, loss, 1e-2, damping=1e-2, refresh_every=50)
+    """
+    base = curvature.kfac(learning_rate, damping, momentum, **options)
+    return gtddp(
+        net,
+        loss,
+        base,
+        feedback=feedback,
+        terminal=terminal,
+        rollout=rollout,
+        axis_name=axis_name,
+    )
+
+
+def ekfac(
+    net: Network,
+    loss: Loss,
+    learning_rate: Any,
+    damping: Any = 1e-2,
+    momentum: Any = None,
+    *,
+    feedback: bool = True,
+    terminal: Terminal | None = None,
+    rollout: str = "linear",
+    axis_name: Any = None,
+    **options: Any,
+) -> optax.GradientTransformationExtraArgs:
+    """GT-DDP-EKFAC: `gtddp` with `curvature.ekfac`, which takes the further `options`.
+
+    With `feedback=False` it is EKFAC, and with `cooperative="rescale"` (or another mode) beside it
+    GT-EKFAC, the paper's game-theoretic second-order method without feedback (Sec. 6).
+
+    Example:
+        >>> import flax.linen as nn, gtddp_jax as gt, optax
+        >>> net = gt.Network([gt.Cooperative([nn.Dense(2), nn.Dense(2)])])
+        >>> loss = optax.softmax_cross_entropy_with_integer_labels
+        >>> tx = gt.ekfac(net, loss, 1e-2, damping=1e-2, cooperative="rescale", feedback=False)
+    """
+    base = curvature.ekfac(learning_rate, damping, momentum, **options)
+    return gtddp(
+        net,
+        loss,
+        base,
+        feedback=feedback,
+        terminal=terminal,
+        rollout=rollout,
+        axis_name=axis_name,
+    )
+
+
+def scale_by_gt_ekfac(
+    net: Network,
+    loss: Loss,
+    damping: Any = 1e-2,
+    *,
+    cooperative: str = "rescale",
+    axis_name: Any = None,
+    **options: Any,
+) -> optax.GradientTransformationExtraArgs:
+    """The gradient under GT-EKFAC's curvature, without feedback, for an optax chain (Sec. 6).
+
+    Like other `scale_by_` transformations it has no learning rate and does not change the sign.
+
+    Args:
+        net: the network.
+        loss: `loss(outputs, targets) -> [B]`.
+        damping: see `curvature.ekfac`.
+        cooperative: how players who act at once know of each other, see `curvature.ekfac`.
+        axis_name: see `gtddp`.
+        **options: further options of `curvature.ekfac`.
+
+    Example:
+        >>> import flax.linen as nn, gtddp_jax as gt, optax
+        >>> net = gt.Network([gt.Cooperative([nn.Dense(2), nn.Dense(2)])])
+        >>> loss = optax.softmax_cross_entropy_with_integer_labels
+        >>> scale = gt.scale_by_gt_ekfac(net, loss, damping=1e-2)
+        >>> tx = optax.chain(scale, optax.trace(0.9), optax.scale_by_learning_rate(1e-2))
+    """
+    base = curvature.ekfac(1.0, damping, cooperative=cooperative, **options)
+    step = gtddp(net, loss, base, feedback=False, axis_name=axis_name)
+    return optax.chain(step, optax.scale(-1.0))

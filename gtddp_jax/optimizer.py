@@ -13,7 +13,7 @@ from gtddp_jax.core.safety import all_finite, choose, zero_unless
 from gtddp_jax.core.samples import Samples
 from gtddp_jax.curvature import Curvature, Move
 from gtddp_jax.game import adjoints
-from gtddp_jax.game.backward import StagePlan, plan
+from gtddp_jax.game.backward import StagePlan, places, plan
 from gtddp_jax.game.rollout import ROLLOUTS, Rolled, open_loop, roll
 from gtddp_jax.game.summary import first_order_changes, summarise
 from gtddp_jax.network import Network
@@ -92,7 +92,8 @@ def gtddp(
     def init(params: Tree) -> GTDDPState:
         _check_params(net, params)
         states = tuple(
-            curvature.init({name: params[name] for name in stage.players}) for stage in net.stages
+            curvature.init({name: params[name] for name in place.stage.players}, place)
+            for place in places(net.stages)
         )
         return GTDDPState(states, empty_report(len(net.stages), ratios=len(net.stages)))
 
@@ -160,7 +161,7 @@ def gtddp(
             for stage in net.stages
         ]
         plans = plan(
-            net.stages,
+            places(net.stages),
             moves,
             params,
             running,

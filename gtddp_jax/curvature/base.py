@@ -17,10 +17,26 @@ from typing import Any, NamedTuple
 
 import jax
 
+from gtddp_jax.core.samples import Samples
+from gtddp_jax.network.program import Stage
 from gtddp_jax.players import SampleGradients
 
 Tree = Any
 State = Any
+
+
+class Place(NamedTuple):
+    """Where a stage stands. Static.
+
+    Attributes:
+        stage: the stage.
+        index: its number, from 0.
+        stages: the number of stages.
+    """
+
+    stage: Stage
+    index: int
+    stages: int
 
 
 class Move(NamedTuple):
@@ -65,7 +81,7 @@ class Curvature(abc.ABC):
     """A base method: immutable, holds its hyper-parameters, makes policies."""
 
     @abc.abstractmethod
-    def init(self, params: Tree) -> State:
+    def init(self, params: Tree, place: Place) -> State:
         """The state for one stage with parameters `{player: tree}`."""
 
     @abc.abstractmethod
@@ -76,6 +92,8 @@ class Curvature(abc.ABC):
         params: Tree,
         moves: Mapping[str, Move],
         alpha: jax.Array,
+        place: Place,
+        samples: Samples,
     ) -> Policy:
         """The policy of one stage.
 
@@ -85,4 +103,11 @@ class Curvature(abc.ABC):
             params: the stage's parameters.
             moves: the players' inputs, output adjoints and per-sample gradients.
             alpha: the weights of the samples in `q`, [B]; Kronecker statistics use alpha g_h.
+            place: the stage.
+            samples: the sample axis.
         """
+
+    def describe(self, params: Tree, place: Place) -> dict[str, str]:
+        """What each player of a stage gets, for `Network.explain`."""
+        del place
+        return {name: type(self).__name__ for name in params}

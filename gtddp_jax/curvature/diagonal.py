@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gtddp_jax.curvature.base import Curvature, Move, Policy, State, Tree
+from gtddp_jax.core.samples import Samples
+from gtddp_jax.curvature.base import Curvature, Move, Place, Policy, State, Tree
 from gtddp_jax.players import SampleGradients
 
 Rate = Any  # float | array | schedule
@@ -64,15 +65,23 @@ class DiagonalCurvature(Curvature):
     def rate(self, state: State) -> Rate:
         """The learning rate of this step, from the chain's state *before* the update."""
 
-    def init(self, params: Tree) -> State:
+    def init(self, params: Tree, place: Place) -> State:
         """See `Curvature`."""
+        del place
         return self.base.init(params)
 
     def policy(
-        self, q: Tree, state: State, params: Tree, moves: Mapping[str, Move], alpha: jax.Array
+        self,
+        q: Tree,
+        state: State,
+        params: Tree,
+        moves: Mapping[str, Move],
+        alpha: jax.Array,
+        place: Place,
+        samples: Samples,
     ) -> Policy:
         """See `Curvature`."""
-        del moves, alpha
+        del moves, alpha, place, samples
         step, after = self.base.update(q, state, params)
         return DiagonalPolicy(step, after, self.diagonal(after, self.rate(state), params))
 

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import optax
 
 from gtddp_jax.core import arguments
+from gtddp_jax.core.samples import Samples
 from gtddp_jax.core.trees import vdot
-from gtddp_jax.curvature.base import Curvature, Move, Policy, State, Tree
+from gtddp_jax.curvature.base import Curvature, Move, Place, Policy, State, Tree
 from gtddp_jax.curvature.diagonal import diagonal_form
 from gtddp_jax.players import SampleGradients
 
@@ -62,15 +63,23 @@ class from_optax(Curvature):  # noqa: N801  (a constructor, named as optax names
         base = arguments.transformation("curvature.from_optax", self.base)
         object.__setattr__(self, "base", base)
 
-    def init(self, params: Tree) -> State:
+    def init(self, params: Tree, place: Place) -> State:
         """See `Curvature`."""
+        del place
         return self.base.init(params)
 
     def policy(
-        self, q: Tree, state: State, params: Tree, moves: Mapping[str, Move], alpha: jax.Array
+        self,
+        q: Tree,
+        state: State,
+        params: Tree,
+        moves: Mapping[str, Move],
+        alpha: jax.Array,
+        place: Place,
+        samples: Samples,
     ) -> Policy:
         """See `Curvature`."""
-        del moves, alpha
+        del moves, alpha, place, samples
         step, after = self.base.update(q, state, params)
         rest, _ = self.base.update(jax.tree.map(jnp.zeros_like, q), state, params)
         metric = {name: _rayleigh(q[name], step[name], rest[name], params[name]) for name in params}

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from gtddp_jax.core.samples import Samples
-from gtddp_jax.curvature import Curvature, Move, Policy
+from gtddp_jax.curvature import Curvature, Move, Place, Policy
 from gtddp_jax.network.program import Stage
 from gtddp_jax.terminal import Expansion
 
@@ -68,8 +68,13 @@ def dot(moves: Mapping[str, Move], step: Tree) -> jax.Array:
     return jnp.stack([move.samples.dot(step[name]) for name, move in moves.items()]).sum(0)
 
 
+def places(stages: Sequence[Stage]) -> list[Place]:
+    """Every stage with its number."""
+    return [Place(stage, t, len(stages)) for t, stage in enumerate(stages)]
+
+
 def plan(
-    stages: Sequence[Stage],
+    places: Sequence[Place],
     all_moves: Sequence[Mapping[str, Move]],
     params: Tree,
     running: Tree,
@@ -83,7 +88,7 @@ def plan(
     """Policies of all stages, first stage first.
 
     Args:
-        stages: the stages.
+        places: the stages.
         all_moves: the players' moves in each stage.
         params: all parameters.
         running: gradients of the running cost, `{player: tree}`.
@@ -96,14 +101,14 @@ def plan(
     pi = jnp.zeros_like(terminal.curvature)
     d = jnp.ones_like(pi)
     plans: list[StagePlan] = []
-    for t in reversed(range(len(stages))):
+    for t in reversed(range(len(places))):
         moves = all_moves[t]
         own = {name: params[name] for name in moves}
         cost = {name: running[name] for name in moves}
         alpha = terminal.slope(pi) if feedback else None
         q = stage_gradient(moves, alpha, own, cost, samples)
         weights = jnp.ones_like(pi) if alpha is None else alpha
-        policy = curvature.policy(q, states[t], own, moves, weights)
+        policy = curvature.policy(q, states[t], own, moves, weights, places[t], samples)
         plans.append(StagePlan(policy, moves, q, cost, pi, d, alpha))
         if feedback and t > 0:
             pi = pi + d * dot(moves, policy.open_gain)

@@ -8,13 +8,20 @@ from gtddp_jax.network.naming import layer_label
 from gtddp_jax.network.program import Params
 
 if TYPE_CHECKING:
+    from gtddp_jax.curvature import Curvature
     from gtddp_jax.network.network import Network
 
 HEADER = ("stage", "player", "layer", "input", "output", "parameters", "rule", "live states after")
 
 
-def explain(net: "Network", params: Params, x: jax.Array | jax.ShapeDtypeStruct) -> str:
+def explain(
+    net: "Network",
+    params: Params,
+    x: jax.Array | jax.ShapeDtypeStruct,
+    curvature: "Curvature | None" = None,
+) -> str:
     """Stage by stage: players, shapes, cost rule at this batch size, live states, sizes."""
+    from gtddp_jax.game.backward import places
     from gtddp_jax.players import parameter_count, rule
 
     net.check_params(params)
@@ -27,7 +34,12 @@ def explain(net: "Network", params: Params, x: jax.Array | jax.ShapeDtypeStruct)
         return runs
 
     shapes = jax.eval_shape(values, params, x)
-    rows: list[tuple[str, ...]] = [HEADER]
+    header = HEADER if curvature is None else (*HEADER, "curvature")
+    rows: list[tuple[str, ...]] = [header]
+    notes: dict[str, str] = {}
+    for place in places(net.stages) if curvature is not None else ():
+        own = {name: params[name] for name in place.stage.players}
+        notes |= curvature.describe(own, place)
     for t, (stage, run) in enumerate(zip(net.stages, shapes, strict=True)):
         live = " ".join(str(run[v].shape) for v in stage.outputs)
         for i, act in enumerate(stage.acts):
@@ -43,9 +55,10 @@ def explain(net: "Network", params: Params, x: jax.Array | jax.ShapeDtypeStruct)
                     f"{count:,}",
                     chosen,
                     live if i == 0 else "",
+                    *([notes[act.name]] if curvature is not None else []),
                 )
             )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(HEADER))]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
     total = parameter_count(params)
     summary = f"{len(net.stages)} stages, {len(net.players)} players, {total:,} parameters"

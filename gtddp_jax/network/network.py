@@ -1,7 +1,7 @@
 """`Network`: layers in, stages out."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,9 @@ from gtddp_jax.network.errors import NetworkError
 from gtddp_jax.network.lowering import lower
 from gtddp_jax.network.probe import check_stages
 from gtddp_jax.network.program import Act, Params, Stage
+
+if TYPE_CHECKING:
+    from gtddp_jax.curvature import Curvature
 
 
 class Network:
@@ -119,19 +122,26 @@ class Network:
             states = stage(params, states)
         return states[0]
 
-    def explain(self, params: Params, x: jax.Array | jax.ShapeDtypeStruct) -> str:
+    def explain(
+        self,
+        params: Params,
+        x: jax.Array | jax.ShapeDtypeStruct,
+        curvature: "Curvature | None" = None,
+    ) -> str:
         """The game as a table: stages, players, shapes, live states, cost rules, sizes.
 
         Args:
             params: the network's parameters.
             x: an input batch [B, ...]; its batch size decides the cost rules.
+            curvature: from `gtddp_jax.curvature`; adds what each player gets from it (for Kronecker
+                curvature: sizes of the factors, cost of a refresh, cooperation).
 
         Returns:
             Text for `print`.
         """
         from gtddp_jax.network.explain import explain
 
-        return explain(self, params, x)
+        return explain(self, params, x, curvature)
 
     def __repr__(self) -> str:
         return f"Network({len(self.stages)} stages, {len(self.players)} players)"

@@ -11,11 +11,13 @@ No implementation holds more than a budgeted number of per-sample-and-per-weight
 """
 
 import abc
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from gtddp_jax.core.chunks import map_over_samples
 from gtddp_jax.core.trees import wide
 
 Tree = Any
@@ -35,6 +37,22 @@ class SampleGradients(abc.ABC):
     @abc.abstractmethod
     def square(self, d: Tree) -> jax.Array:
         """`G_i^T diag(d) G_i` for every sample, [B]; a leaf of shape () scales its whole array."""
+
+    @abc.abstractmethod
+    def parts(self) -> tuple[Tree, Callable[[Tree], Tree]]:
+        """Arrays with a leading sample axis, and the function from one sample's part to its G_i."""
+
+
+def map_samples(
+    f: Callable[[dict[str, Tree]], Tree], players: Mapping[str, SampleGradients], chunk: int
+) -> Tree:
+    """`f` of `{player: G_i}` for every sample, on `chunk` samples at a time; leaves [B, ...]."""
+    parts = {name: samples.parts() for name, samples in players.items()}
+
+    def one(part: dict[str, Tree]) -> Tree:
+        return f({name: parts[name][1](part[name]) for name in players})
+
+    return map_over_samples(one, {name: part for name, (part, _) in parts.items()}, chunk)
 
 
 class Kept(SampleGradients):
@@ -56,6 +74,10 @@ class Kept(SampleGradients):
     def square(self, d: Tree) -> jax.Array:
         """See `SampleGradients`."""
         return _leaf_sum(_square, self.gradients, d)
+
+    def parts(self) -> tuple[Tree, Callable[[Tree], Tree]]:
+        """See `SampleGradients`."""
+        return self.gradients, lambda gradient: gradient
 
 
 def _flat(x: jax.Array) -> jax.Array:

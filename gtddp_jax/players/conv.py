@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -81,6 +82,35 @@ def per_sample_gradients(act: Act, x: jax.Array, g: jax.Array) -> dict[str, Any]
     return lax.map(one, (x, g), batch_size=chunk)
 
 
+def _windows(module: Any, x: jax.Array) -> tuple[jax.Array, Callable[[int, int], slice]]:
+    """The padded inputs, and what a kernel offset sees of one of their spatial axes."""
+    size = _kernel(module)
+    strides = _tuple(module.strides or 1, len(size))
+    dilation = _tuple(module.kernel_dilation or 1, len(size))
+    pads = _pads(module, x.shape[1:-1])
+    assert pads is not None
+    x = jnp.pad(x, [(0, 0), *pads, (0, 0)])
+    reach = [(k - 1) * d + 1 for k, d in zip(size, dilation, strict=True)]
+    out = [(n - r) // s + 1 for n, r, s in zip(x.shape[1:-1], reach, strides, strict=True)]
+
+    def window(offset: int, axis: int) -> slice:
+        first = offset * dilation[axis]
+        return slice(first, first + (out[axis] - 1) * strides[axis] + 1, strides[axis])
+
+    return x, window
+
+
+def patches(module: Any, x: jax.Array) -> jax.Array:
+    """What each output position sees: [B, *output positions, kernel offsets, input features]."""
+    size = _kernel(module)
+    x, window = _windows(module, x)
+    offsets = itertools.product(*(range(n) for n in size))
+    seen = [
+        x[(slice(None), *(window(i, axis) for axis, i in enumerate(offset)))] for offset in offsets
+    ]
+    return jnp.stack(seen, axis=-2)
+
+
 def _gradients(module: Any, x: jax.Array, g: jax.Array) -> dict[str, Any]:
     """All samples at once.
 
@@ -90,17 +120,8 @@ def _gradients(module: Any, x: jax.Array, g: jax.Array) -> dict[str, Any]:
     """
     x, g = wide(x), wide(g)
     size, groups = _kernel(module), module.feature_group_count
-    strides = _tuple(module.strides or 1, len(size))
-    dilation = _tuple(module.kernel_dilation or 1, len(size))
-    pads = _pads(module, x.shape[1:-1])
-    assert pads is not None
-    x = jnp.pad(x, [(0, 0), *pads, (0, 0)])
-    batch, *out, features = g.shape
-
-    def window(start: int, axis: int) -> slice:
-        first = start * dilation[axis]
-        return slice(first, first + (out[axis] - 1) * strides[axis] + 1, strides[axis])
-
+    x, window = _windows(module, x)
+    batch, features = g.shape[0], g.shape[-1]
     last = len(size) - 1
     rows = jnp.stack([x[..., window(j, last), :] for j in range(size[last])], axis=-2)
     g = g.reshape(batch, -1, groups, features // groups)

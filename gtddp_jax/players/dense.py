@@ -1,5 +1,6 @@
 """Dense players: `h = x W + b` on [B, d] or [B, ..., d]."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -43,6 +44,15 @@ class Factored(SampleGradients):
             return _bilinear(x, d, g)
         size = d["kernel"].astype(x.dtype) * x.sum(-1)
         return g.sum(-1) * (size + d["bias"].astype(x.dtype) if "bias" in d else size)
+
+    def parts(self) -> tuple[Tree, Callable[[Tree], Tree]]:
+        """See `SampleGradients`."""
+
+        def gradient(part: tuple[jax.Array, jax.Array]) -> Tree:
+            x, g = part
+            return self._tree(x[:, None] * g[None], g)
+
+        return (self._x, self._g), gradient
 
 
 def _bilinear(x: jax.Array, k: Tree, g: jax.Array) -> jax.Array:

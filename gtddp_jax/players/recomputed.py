@@ -47,12 +47,21 @@ class Recomputed(SampleGradients):
 
     def square(self, d: Tree) -> jax.Array:
         """See `SampleGradients`."""
+        data, gradient = self.parts()
 
-        def one(sample: tuple[jax.Array, jax.Array]) -> jax.Array:
-            x, g = sample
-            return Kept(self._gradients(x[None], g[None])).square(d)[0]
+        def one(part: Tree) -> jax.Array:
+            return Kept(jax.tree.map(lambda v: v[None], gradient(part))).square(d)[0]
 
-        return jax.lax.map(one, (self._x, self._g), batch_size=self._chunk)
+        return jax.lax.map(one, data, batch_size=self._chunk)
+
+    def parts(self) -> tuple[Tree, Callable[[Tree], Tree]]:
+        """See `SampleGradients`."""
+
+        def gradient(part: tuple[jax.Array, jax.Array]) -> Tree:
+            x, g = part
+            return jax.tree.map(lambda v: v[0], self._gradients(x[None], g[None]))
+
+        return (self._x, self._g), gradient
 
 
 def _tangent(v: jax.Array, p: jax.Array) -> jax.Array:

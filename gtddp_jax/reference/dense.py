@@ -41,8 +41,8 @@ class Gains(NamedTuple):
     respond: Callable[[jax.Array], jax.Array]
 
 
-GainRule = Callable[[int, jax.Array, jax.Array], Gains]
-"""`(stage, Q_u [m], f_u^T V_xx f_u [m, m]) -> Gains`."""
+GainRule = Callable[[int, jax.Array, jax.Array, jax.Array], Gains]
+"""`(stage, Q_u [m], f_u^T V_xx f_u [m, m], V_x of the next states [groups, N']) -> Gains`."""
 
 
 class DenseStep(NamedTuple):
@@ -70,8 +70,8 @@ class DenseStep(NamedTuple):
 def preconditioned(inverse: Callable[[int, jax.Array], jax.Array]) -> GainRule:
     """The gain rule `k = -P Q_u`, `K = -P Q_ux` for `inverse(stage, Q_u) -> P [m, m]`."""
 
-    def rule(t: int, q_u: jax.Array, own: jax.Array) -> Gains:
-        del own
+    def rule(t: int, q_u: jax.Array, own: jax.Array, value: jax.Array) -> Gains:
+        del own, value
         p = inverse(t, q_u)
         return Gains(-p @ q_u, p, lambda closed: -p @ closed)
 
@@ -81,7 +81,8 @@ def preconditioned(inverse: Callable[[int, jax.Array], jax.Array]) -> GainRule:
 def with_own_curvature(metric: Callable[[int], jax.Array]) -> GainRule:
     """`Q_uu = metric(stage) + f_u^T V_xx f_u`: Eq. 25, both terms kept (DESIGN §4)."""
 
-    def rule(t: int, q_u: jax.Array, own: jax.Array) -> Gains:
+    def rule(t: int, q_u: jax.Array, own: jax.Array, value: jax.Array) -> Gains:
+        del value
         p = jnp.linalg.inv(metric(t) + own)
         return Gains(-p @ q_u, p, lambda closed: -p @ closed)
 
@@ -146,7 +147,7 @@ def ddp_step(
         q_x = jnp.einsum("gpn,gp->gn", fx, vx)
         q_ux = jnp.einsum("gpm,gpq,gqn->gmn", fu, vxx, fx)
         q_xx = jnp.einsum("gpn,gpq,gqr->gnr", fx, vxx, fx)
-        gain = gains(t, q_u, jnp.einsum("gpm,gpq,gqr->mr", fu, vxx, fu))
+        gain = gains(t, q_u, jnp.einsum("gpm,gpq,gqr->mr", fu, vxx, fu), vx)
         big_k = -jnp.einsum("mr,grn->gmn", gain.inverse, q_ux)
         v_x.insert(0, q_x + jnp.einsum("gmn,m->gn", q_ux, gain.k))
         v_xx.insert(0, q_xx + jnp.einsum("gmn,gmr->gnr", q_ux, big_k))

@@ -74,7 +74,7 @@ def dense_step(
     closed: dict[int, Vector] = {}
     method, loss = game.method, zoo.LOSSES[game.loss]
 
-    def gains(t: int, q: Vector, own: Any = None) -> gt.reference.Gains:
+    def gains(t: int, q: Vector, own: Any = None, value: Any = None) -> gt.reference.Gains:
         facts = owned(params, p.net.stages[t])
         k, diagonal = method.gains(q, memories[t], facts)
         opens[t] = closed[t] = q

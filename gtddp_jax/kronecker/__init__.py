@@ -1,0 +1,1 @@
+"""Kronecker-factored curvature: statistics, eigenbases, damping and cooperation (DESIGN §5)."""

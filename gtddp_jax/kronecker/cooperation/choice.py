@@ -1,0 +1,75 @@
+"""Which form of cooperation a stage gets, from its structure."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from gtddp_jax.kronecker.cooperation.base import Cooperation, Separate
+from gtddp_jax.kronecker.cooperation.paired import Paired
+from gtddp_jax.kronecker.cooperation.theorem3 import Theorem3
+from gtddp_jax.kronecker.cooperation.twins import Twins
+from gtddp_jax.kronecker.layouts import Layout
+from gtddp_jax.network.program import Add, Stage
+
+MODES = ("none", "theorem3", "rescale", "joint")
+GEOMETRY = ("kernel_size", "strides", "padding", "kernel_dilation", "feature_group_count")
+
+
+def choose(
+    mode: str, stage: Stage, layouts: Mapping[str, Layout], *, damping_form: str, correct: bool
+) -> Cooperation:
+    """The cooperation of the Kronecker players of a stage.
+
+    Args:
+        mode: one of `MODES`.
+        stage: the stage.
+        layouts: its Kronecker players.
+        damping_form: "exact" or "factored".
+        correct: whether own blocks differ from factored damping, see `correction`.
+
+    Raises:
+        ValueError: the stage's players cannot act together in this mode.
+    """
+    if mode == "none" or len(layouts) < 2:
+        return Separate(layouts)
+    closed = len(layouts) == 2 or mode == "joint"
+    if closed and damping_form == "exact" and are_twins(stage, layouts):
+        return Twins(layouts, mode)
+    grouped = [name for name, layout in layouts.items() if layout.groups > 1]
+    if grouped:
+        raise ValueError(
+            f"cooperative={mode!r}: {grouped} are grouped convolutions, whose factors cannot be "
+            "joined with those of other players. Use cooperative='none', or one feature group."
+        )
+    if mode != "joint":
+        return Theorem3(layouts, mode == "rescale", correct)
+    if len(layouts) == 2:
+        return Paired(layouts, correct)
+    raise ValueError(
+        f"cooperative='joint' takes two players at a time, but {list(layouts)} act at once; "
+        "only players that share one input and add their outputs may be more, under exact damping. "
+        "Use 'theorem3', 'rescale' or 'none'."
+    )
+
+
+def are_twins(stage: Stage, layouts: Mapping[str, Layout]) -> bool:
+    """Whether the players share their input and add their outputs, and have one geometry."""
+    acts = [act for act in stage.acts if act.name in layouts]
+    shapes = {(type(la), la.groups, la.rows, la.columns) for la in layouts.values()}
+    geometry = [_geometry(act.module) for act in acts]
+    if len(shapes) > 1 or any(g != geometry[0] for g in geometry):
+        return False
+    readers = [
+        [op for op in stage.ops if act.target in op.sources]
+        + ([None] if act.target in stage.outputs else [])
+        for act in acts
+    ]
+    one = all(len(found) == 1 and isinstance(found[0], Add) for found in readers)
+    return (
+        one
+        and len({act.source for act in acts}) == 1
+        and len({id(found[0]) for found in readers}) == 1
+    )
+
+
+def _geometry(module: Any) -> list[Any]:
+    return [module.use_bias, *(getattr(module, field, None) for field in GEOMETRY)]

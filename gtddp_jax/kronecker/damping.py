@@ -1,0 +1,50 @@
+"""Damping: how gamma joins the eigenvalues (DESIGN §5).
+
+| form       | P in the eigenbases                                                              |
+|------------|----------------------------------------------------------------------------------|
+| `exact`    | `1 / (lambda_A lambda_B + gamma)`: `(A (x) B + gamma I)^-1`                       |
+| `factored` | `1 / ((lambda_A + pi sqrt(gamma)) (lambda_B + sqrt(gamma) / pi))`, Martens and    |
+|            | Grosse 2015, with `pi^2 = mean lambda_A / mean lambda_B` over the dimensions     |
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gtddp_jax.kronecker.bases import Basis, outer
+
+FORMS = ("exact", "factored")
+
+
+class Parts(NamedTuple):
+    """What factored damping adds to the two factors, [groups] each."""
+
+    left: jax.Array
+    right: jax.Array
+
+
+def parts(left: Basis, right: Basis, gamma: jax.Array) -> Parts:
+    """`pi sqrt(gamma)` and `sqrt(gamma) / pi`; pi is 1 where a factor is zero."""
+    return balanced(left.mean_value, right.mean_value, gamma)
+
+
+def balanced(left: jax.Array, right: jax.Array, gamma: jax.Array) -> Parts:
+    """`parts` from the mean eigenvalues of the two factors, [groups] each."""
+    known = (left > 0) & (right > 0)
+    pi = jnp.sqrt(jnp.where(known, left, 1.0) / jnp.where(known, right, 1.0))
+    root = jnp.sqrt(gamma)
+    return Parts(pi * root, root / pi)
+
+
+def factored(left: Basis, right: Basis, gamma: jax.Array) -> jax.Array:
+    """Eigenvalues of the damped factors' product, [groups, left, right coordinates]."""
+    add = parts(left, right, gamma)
+    return outer(left.all_values + add.left[:, None], right.all_values + add.right[:, None])
+
+
+def inverse(left: Basis, right: Basis, gamma: jax.Array, form: str) -> jax.Array:
+    """The table of P for `A (x) B`, [groups, left coordinates, right coordinates]."""
+    if form == "factored":
+        return 1 / factored(left, right, gamma)
+    return 1 / (outer(left.all_values, right.all_values) + gamma)
