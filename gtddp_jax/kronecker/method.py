@@ -133,7 +133,7 @@ class KroneckerCurvature(Curvature):
     def __post_init__(self) -> None:
         name = f"curvature.{type(self).__name__}"
         check_rate(name, self.learning_rate)
-        if not callable(self.damping) and not isinstance(self.damping, jax.core.Tracer):
+        if not callable(self.damping):
             _positive(name, damping=self.damping)
         _one_of(name, "positions", self.positions, statistics.POSITIONS)
         _one_of(name, "cooperative", self.cooperative, MODES)

@@ -37,9 +37,10 @@ def explain(
     header = HEADER if curvature is None else (*HEADER, "curvature")
     rows: list[tuple[str, ...]] = [header]
     notes: dict[str, str] = {}
-    for place in places(net.stages) if curvature is not None else ():
-        own = {name: params[name] for name in place.stage.players}
-        notes |= curvature.describe(own, place)
+    if curvature is not None:
+        for place in places(net.stages):
+            own = {name: params[name] for name in place.stage.players}
+            notes |= curvature.describe(own, place)
     for t, (stage, run) in enumerate(zip(net.stages, shapes, strict=True)):
         live = " ".join(str(run[v].shape) for v in stage.outputs)
         for i, act in enumerate(stage.acts):
