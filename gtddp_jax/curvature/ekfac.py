@@ -7,8 +7,8 @@ import jax
 
 from gtddp_jax.core.samples import Samples
 from gtddp_jax.curvature.base import Move
-from gtddp_jax.kronecker import second_moments
-from gtddp_jax.kronecker.bases import Basis, outer
+from gtddp_jax.kronecker import damping, second_moments
+from gtddp_jax.kronecker.bases import Basis, Table, eigenvalues
 from gtddp_jax.kronecker.cooperation.base import Own
 from gtddp_jax.kronecker.layouts import Layout
 from gtddp_jax.kronecker.method import KroneckerCurvature, Player, _one_of
@@ -68,7 +68,7 @@ class ekfac(KroneckerCurvature):  # noqa: N801  (a constructor)
 
     def start_moments(self, left: Basis, right: Basis) -> Any:
         """See `KroneckerCurvature`."""
-        return outer(left.all_values, right.all_values)
+        return eigenvalues(left, right)
 
     def next_moments(
         self,
@@ -83,8 +83,11 @@ class ekfac(KroneckerCurvature):  # noqa: N801  (a constructor)
         """See `KroneckerCurvature`."""
         left, right, old = player.left, player.right, player.moments
 
-        def mixed(new: jax.Array) -> jax.Array:
-            return (self.scale_decay * old + (1 - self.scale_decay) * new).astype(old.dtype)
+        def mixed(new: Table) -> Table:
+            decay = self.scale_decay
+            return jax.tree.map(
+                lambda o, n: (decay * o + (1 - decay) * n).astype(o.dtype), old, new
+            )
 
         if self.mode == "running":
             return mixed(second_moments.of_gradient(q, left, right, samples))
@@ -96,4 +99,5 @@ class ekfac(KroneckerCurvature):  # noqa: N801  (a constructor)
 
     def own(self, player: Player, gamma: jax.Array) -> Own:
         """See `KroneckerCurvature`."""
-        return Own(player.left, player.right, player.moments, 1 / (player.moments + gamma))
+        scale = damping.exact(player.moments, gamma)
+        return Own(player.left, player.right, player.moments, scale)

@@ -8,7 +8,7 @@ import jax
 from gtddp_jax.core.samples import Samples
 from gtddp_jax.curvature.base import Move
 from gtddp_jax.kronecker import damping
-from gtddp_jax.kronecker.bases import Basis, outer
+from gtddp_jax.kronecker.bases import Basis, eigenvalues
 from gtddp_jax.kronecker.cooperation.base import Own
 from gtddp_jax.kronecker.layouts import Layout
 from gtddp_jax.kronecker.method import KroneckerCurvature, Player, _one_of
@@ -82,4 +82,4 @@ class kfac(KroneckerCurvature):  # noqa: N801  (a constructor)
         """See `KroneckerCurvature`."""
         left, right = player.left, player.right
         scale = damping.inverse(left, right, gamma, self.damping_form)
-        return Own(left, right, outer(left.all_values, right.all_values), scale)
+        return Own(left, right, eigenvalues(left, right), scale)

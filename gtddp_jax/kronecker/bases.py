@@ -1,7 +1,7 @@
 """Eigenbases of factors, and matrices seen in two of them.
 
-A basis of low rank has one more coordinate: the part of a vector outside of it, where the factor
-is zero. Tables over coordinates have that one last; an operator treats it as isotropic.
+A basis may be of low rank, where it spans what a window of vectors spans; the factor is zero
+outside of it.
 """
 
 from typing import NamedTuple
@@ -31,18 +31,10 @@ class Basis(NamedTuple):
         return self.vectors.shape[-1] == self.vectors.shape[-2]
 
     @property
-    def all_values(self) -> jax.Array:
-        """Eigenvalues of all coordinates, [groups, coordinates]."""
-        return self.values if self.full else jnp.pad(self.values, ((0, 0), (0, 1)))
-
-    @property
-    def sizes(self) -> jax.Array:
-        """How many dimensions each coordinate stands for, [groups, coordinates], at least 1."""
-        if self.full:
-            return jnp.ones_like(self.values)
-        live = (self.values > 0).sum(1, keepdims=True)
-        rest = jnp.maximum(self.vectors.shape[-2] - live, 1).astype(self.values.dtype)
-        return jnp.concatenate([jnp.ones_like(self.values), rest], axis=1)
+    def live(self) -> jax.Array:
+        """How many eigenvectors there are, [groups]."""
+        rank = self.vectors.shape[-1]
+        return jnp.full(self.values.shape[:1], rank) if self.full else (self.values > 0).sum(1)
 
     @property
     def mean_value(self) -> jax.Array:
@@ -80,58 +72,98 @@ def _of_window(window: Window) -> Basis:
     )
 
 
-def rescaled(m: jax.Array, left: Basis, right: Basis, scale: jax.Array) -> jax.Array:
-    """Multiplies the coordinates of matrices by a table, and turns them back.
+class Table(NamedTuple):
+    """A number for each coordinate of a matrix, and one for all that lies outside of them.
+
+    Outside is where at least one of the factors is zero. All of it belongs to one eigenvalue of
+    their product, zero, so a table that does not depend on the choice of eigenvectors has one
+    number there. Between two full bases nothing lies outside.
+
+    Attributes:
+        inside: [groups, left rank, right rank].
+        outside: [groups].
+    """
+
+    inside: jax.Array
+    outside: jax.Array
+
+
+def _everything(left: Basis, right: Basis) -> bool:
+    return left.full and right.full
+
+
+def coordinates(m: jax.Array, left: Basis, right: Basis) -> jax.Array:
+    """A matrix [groups, rows, columns] in two bases, [groups, left rank, right rank]."""
+    y = jnp.einsum("gar,gab->grb", left.vectors, m)
+    return jnp.einsum("grb,gbs->grs", y, right.vectors)
+
+
+def rescaled(m: jax.Array, left: Basis, right: Basis, scale: Table) -> jax.Array:
+    """Multiplies the coordinates of a matrix by a table, and turns them back.
 
     Args:
         m: [groups, rows, columns].
         left: basis of the rows.
         right: basis of the columns.
-        scale: [groups, left coordinates, right coordinates].
+        scale: the table.
 
     Returns:
         [groups, rows, columns].
     """
-    rank = left.vectors.shape[-1]
-    y = jnp.einsum("gar,gab->grb", left.vectors, m)
-    inside = jnp.einsum("gar,grb->gab", left.vectors, _columns_rescaled(y, right, scale[:, :rank]))
-    if left.full:
-        return inside
-    rest = m - jnp.einsum("gar,grb->gab", left.vectors, y)
-    return inside + _columns_rescaled(rest, right, scale[:, rank:])
+    outside = scale.outside[:, None, None]
+    factor = scale.inside if _everything(left, right) else scale.inside - outside
+    y = factor * coordinates(m, left, right)
+    back = jnp.einsum("grs,gbs->grb", y, right.vectors)
+    inside = jnp.einsum("gar,grb->gab", left.vectors, back)
+    return inside if _everything(left, right) else inside + outside * m
 
 
-def _columns_rescaled(y: jax.Array, right: Basis, scale: jax.Array) -> jax.Array:
-    rank = right.vectors.shape[-1]
-    z = jnp.einsum("gab,gbr->gar", y, right.vectors)
-    inside = jnp.einsum("gar,gbr->gab", z * scale[..., :rank], right.vectors)
-    if right.full:
-        return inside
-    rest = y - jnp.einsum("gar,gbr->gab", z, right.vectors)
-    return inside + rest * scale[..., rank:]
+def energies(m: jax.Array, left: Basis, right: Basis) -> Table:
+    """Squared lengths of a matrix along the coordinates and outside of them."""
+    inside = jnp.square(coordinates(m, left, right))
+    if _everything(left, right):
+        return Table(inside, jnp.zeros_like(inside[:, 0, 0]))
+    outside = jnp.square(m).sum((1, 2)) - inside.sum((1, 2))
+    return Table(inside, jnp.maximum(outside, 0))
 
 
-def energies(m: jax.Array, left: Basis, right: Basis) -> jax.Array:
-    """Squared lengths of a matrix along the coordinates, [groups, left, right coordinates]."""
-    y = jnp.einsum("gar,gab->grb", left.vectors, m)
-    inside = _column_energies(y, right)
-    if left.full:
-        return inside
-    rest = m - jnp.einsum("gar,grb->gab", left.vectors, y)
-    return jnp.concatenate([inside, _column_energies(rest, right).sum(1, keepdims=True)], axis=1)
+def weighted_energy(m: jax.Array, left: Basis, right: Basis, scale: Table) -> jax.Array:
+    """`m . rescaled(m)`, over all groups."""
+    found = energies(m, left, right)
+    return (found.inside * scale.inside).sum() + (found.outside * scale.outside).sum()
 
 
-def _column_energies(y: jax.Array, right: Basis) -> jax.Array:
-    return vector_energies(y.swapaxes(0, 1), right).swapaxes(0, 1)
+class VectorEnergies(NamedTuple):
+    """Squared lengths of vectors [n, groups, width].
+
+    Attributes:
+        inside: along each eigenvector, [n, groups, rank].
+        total: of the whole vector, [n, groups].
+    """
+
+    inside: jax.Array
+    total: jax.Array
 
 
-def vector_energies(v: jax.Array, basis: Basis) -> jax.Array:
-    """Squared lengths of vectors [n, groups, width] along the coordinates, [n, groups, ...]."""
+def vector_energies(v: jax.Array, basis: Basis) -> VectorEnergies:
+    """Squared lengths of vectors [n, groups, width] along a basis."""
     squares = jnp.square(jnp.einsum("ngb,gbr->ngr", v, basis.vectors))
-    if basis.full:
-        return squares
-    rest = jnp.square(v).sum(-1, keepdims=True) - squares.sum(-1, keepdims=True)
-    return jnp.concatenate([squares, jnp.maximum(rest, 0)], axis=-1)
+    total = squares.sum(-1) if basis.full else jnp.square(v).sum(-1)
+    return VectorEnergies(squares, total)
+
+
+def dimensions(left: Basis, right: Basis) -> Table:
+    """How many dimensions each entry of a table stands for, at least 1."""
+    inside = jnp.ones((*left.values.shape, right.values.shape[-1]), left.values.dtype)
+    size = left.vectors.shape[-2] * right.vectors.shape[-2]
+    outside = jnp.maximum(size - left.live * right.live, 1)
+    return Table(inside, outside.astype(left.values.dtype))
+
+
+def eigenvalues(left: Basis, right: Basis) -> Table:
+    """The products of eigenvalues; zero outside."""
+    inside = outer(left.values, right.values)
+    return Table(inside, jnp.zeros_like(inside[:, 0, 0]))
 
 
 def outer(a: jax.Array, b: jax.Array) -> jax.Array:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gtddp_jax.kronecker.bases import Basis, outer
+from gtddp_jax.kronecker.bases import Basis, Table, eigenvalues, outer
 
 FORMS = ("exact", "factored")
 
@@ -38,13 +38,19 @@ def balanced(left: jax.Array, right: jax.Array, gamma: jax.Array) -> Parts:
 
 
 def factored(left: Basis, right: Basis, gamma: jax.Array) -> jax.Array:
-    """Eigenvalues of the damped factors' product, [groups, left, right coordinates]."""
+    """Eigenvalues of the damped factors' product, [groups, left rank, right rank]; full bases."""
     add = parts(left, right, gamma)
-    return outer(left.all_values + add.left[:, None], right.all_values + add.right[:, None])
+    return outer(left.values + add.left[:, None], right.values + add.right[:, None])
 
 
-def inverse(left: Basis, right: Basis, gamma: jax.Array, form: str) -> jax.Array:
-    """The table of P for `A (x) B`, [groups, left coordinates, right coordinates]."""
+def inverse(left: Basis, right: Basis, gamma: jax.Array, form: str) -> Table:
+    """The table of P for `A (x) B`; `factored` for full bases only."""
     if form == "factored":
-        return 1 / factored(left, right, gamma)
-    return 1 / (outer(left.all_values, right.all_values) + gamma)
+        inside = 1 / factored(left, right, gamma)
+        return Table(inside, jnp.zeros_like(inside[:, 0, 0]))
+    return exact(eigenvalues(left, right), gamma)
+
+
+def exact(curvature: Table, gamma: jax.Array) -> Table:
+    """`1 / (curvature + gamma)`."""
+    return jax.tree.map(lambda value: 1 / (value + gamma), curvature)

@@ -267,6 +267,12 @@ class KroneckerCurvature(Curvature):
             if isinstance(p.inputs, Window) or isinstance(p.outputs, Window)
         ]
         joint = cooperation.init(dtype)
+        if windows and self.damping_form == "factored":
+            raise ValueError(
+                f"damping_form='factored': the factors of {windows} are wider than full_limit="
+                f"{self.full_limit} and kept at low rank, where only damping_form='exact' is "
+                "cheap. Raise full_limit, or use 'exact'."
+            )
         if windows and joint != ():
             raise ValueError(
                 f"cooperative={self.cooperative!r}: the factors of {windows} are wider than "

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from gtddp_jax.curvature.base import Move
-from gtddp_jax.kronecker.bases import Basis, energies, rescaled, vector_energies
+from gtddp_jax.kronecker.bases import Basis, Table, rescaled, vector_energies, weighted_energy
 from gtddp_jax.kronecker.layouts import Layout
 from gtddp_jax.players import map_samples
 
@@ -62,13 +62,13 @@ class Alone(Operator):
         name: the player.
         left: basis of the rows.
         right: basis of the columns.
-        scale: [groups, left coordinates, right coordinates].
+        scale: the table.
     """
 
     name: str
     left: Basis
     right: Basis
-    scale: jax.Array
+    scale: Table
 
     def __call__(self, m: Matrices) -> dict[str, jax.Array]:
         """See `Operator`."""
@@ -80,12 +80,15 @@ class Alone(Operator):
         if layout.positions(move.inputs, move.adjoints) > 1:
 
             def form(m: dict[str, jax.Array]) -> jax.Array:
-                return (energies(m[self.name], self.left, self.right) * self.scale).sum()
+                return weighted_energy(m[self.name], self.left, self.right, self.scale)
 
             return map_matrices(form, {self.name: layout}, moves)
         a = vector_energies(layout.inputs(move.inputs)[:, 0], self.left)
         b = vector_energies(layout.outputs(move.adjoints)[:, 0], self.right)
-        return (jnp.einsum("ngp,gpq->ngq", a, self.scale) * b).sum((1, 2))
+        outside = jnp.expand_dims(self.scale.outside, (1, 2))
+        difference = self.scale.inside - outside
+        inside = (jnp.einsum("ngp,gpq->ngq", a.inside, difference) * b.inside).sum((1, 2))
+        return inside + (a.total * b.total) @ self.scale.outside
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ import jax
 
 from gtddp_jax.core.samples import Samples
 from gtddp_jax.curvature.base import Move
-from gtddp_jax.kronecker.bases import Basis
+from gtddp_jax.kronecker.bases import Basis, Table
 from gtddp_jax.kronecker.layouts import Layout
 from gtddp_jax.kronecker.operators import Alone, Operator, Together
 
@@ -22,14 +22,14 @@ class Own(NamedTuple):
     Attributes:
         left: eigenbasis of its inputs' factor.
         right: eigenbasis of its outputs' factor.
-        curvature: undamped curvature along the coordinates, [groups, left, right coordinates].
-        scale: the table of P, damped, of the same shape.
+        curvature: undamped.
+        scale: the table of P, damped.
     """
 
     left: Basis
     right: Basis
-    curvature: jax.Array
-    scale: jax.Array
+    curvature: Table
+    scale: Table
 
     def operator(self, name: str) -> Alone:
         """The player's own P."""

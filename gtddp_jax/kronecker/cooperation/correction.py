@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from gtddp_jax.kronecker import damping
-from gtddp_jax.kronecker.bases import rescaled
+from gtddp_jax.kronecker.bases import Table, rescaled
 from gtddp_jax.kronecker.cooperation.base import Own
 from gtddp_jax.kronecker.operators import Matrices, Operator
 
@@ -23,7 +23,7 @@ class Corrected(Operator):
 
     inner: Operator
     own: Mapping[str, Own]
-    tables: Mapping[str, jax.Array]
+    tables: Mapping[str, Table]
 
     def _scaled(self, m: Matrices) -> dict[str, jax.Array]:
         return {
@@ -38,8 +38,9 @@ class Corrected(Operator):
 
 def corrected(inner: Operator, own: Mapping[str, Own], gamma: jax.Array) -> Operator:
     """Gives `inner`, made with factored damping gamma, the players' own tables."""
-    tables = {
-        name: jnp.sqrt(player.scale * damping.factored(player.left, player.right, gamma))
-        for name, player in own.items()
-    }
-    return Corrected(inner, own, tables)
+
+    def table(player: Own) -> Table:
+        product = damping.factored(player.left, player.right, gamma)
+        return Table(jnp.sqrt(player.scale.inside * product), player.scale.outside)
+
+    return Corrected(inner, own, {name: table(player) for name, player in own.items()})

@@ -21,7 +21,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from gtddp_jax.kronecker.bases import rescaled
+from gtddp_jax.kronecker.bases import Table, rescaled
 from gtddp_jax.kronecker.cooperation.base import Cooperation, Own, State
 from gtddp_jax.kronecker.operators import Alone, Matrices, Operator, Together
 
@@ -37,8 +37,8 @@ class MeanAndRest(Operator):
     """
 
     own: Own
-    mean: jax.Array
-    rest: jax.Array
+    mean: Table
+    rest: Table
 
     def __call__(self, m: Matrices) -> dict[str, jax.Array]:
         """See `Operator`."""
@@ -58,13 +58,14 @@ class Twins(Cooperation):
         """See `Cooperation`."""
         del state
         first = next(iter(own.values()))
-        value = jnp.stack([player.curvature for player in own.values()]).mean(0)
+        tables = [player.curvature for player in own.values()]
+        value: Table = jax.tree.map(lambda *xs: jnp.stack(xs).mean(0), *tables)
         if self.mode == "rescale":
-            scale = 1 / (gamma + gamma * value / (gamma + value))
+            scale = jax.tree.map(lambda v: 1 / (gamma + gamma * v / (gamma + v)), value)
             parts = tuple(Alone(name, first.left, first.right, scale) for name in self.layouts)
             return Together(parts, tuple((name,) for name in self.layouts))
-        together = 1 / (gamma + len(own) * value)
-        free = jnp.full_like(value, 1.0) / gamma
+        together: Table = jax.tree.map(lambda v: 1 / (gamma + len(own) * v), value)
+        free: Table = jax.tree.map(lambda v: jnp.ones_like(v) / gamma, value)
         if self.mode == "joint":
             return MeanAndRest(first, together, free)
         return MeanAndRest(first, free, together)

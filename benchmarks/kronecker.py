@@ -1,0 +1,220 @@
+"""KFAC and EKFAC against optax SGD and Adam, and against kfac-jax where it is installed.
+
+    python benchmarks/kronecker.py [--rounds N] [--only TEXT] [--period N] [--out FILE.json]
+
+Every method takes whole periods of steps, interleaved, so that refreshes are in the figures. For
+kfac-jax (its release does not run on current JAX; the repository does):
+
+    pip install git+https://github.com/google-deepmind/kfac-jax
+"""
+
+import argparse
+import importlib.util
+import json
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from nets import Case, batch_of, flatten, four_blocks, one_block
+
+import gtddp_jax as gt
+
+LOSS = optax.softmax_cross_entropy_with_integer_labels
+RATE, DAMPING = 1e-3, 1e-2
+
+
+def wide_mlp(batch: int) -> Case:
+    """A perceptron on 56x56 images: 3136 inputs."""
+    layers = [nn.Dense(256), nn.relu, nn.Dense(256), nn.relu, nn.Dense(10)]
+    return Case(gt.Network(layers), (batch, 3136))
+
+
+def wide_head(batch: int) -> Case:
+    """Two strided convolutions and a dense layer on 7 x 7 x 64 = 3136 features."""
+    convs = [nn.Conv(16, (3, 3), 2), nn.relu, nn.Conv(64, (3, 3), 2), nn.relu]
+    return Case(
+        gt.Network([*convs, flatten, nn.Dense(128), nn.relu, nn.Dense(10)]), (batch, 28, 28, 1)
+    )
+
+
+CASES: dict[str, Callable[[], Case]] = {
+    "digits 8x8x16": lambda: one_block(16, 8, 1, 128),
+    "1 block 28x28x16": lambda: one_block(16, 28, 1, 128),
+    "mlp, 3136 inputs": lambda: wide_mlp(128),
+    "convs, dense 3136-128": lambda: wide_head(128),
+    "4 blocks 32x32": lambda: four_blocks(128),
+}
+
+
+class Runner:
+    """A method in the middle of training: `run(n)` takes n more steps."""
+
+    compile_seconds = 0.0
+    megabytes = 0.0
+
+    def run(self, steps: int) -> None:
+        """Takes steps."""
+        raise NotImplementedError
+
+
+class Optax(Runner):
+    """A jitted step `(params, state) -> (params, state)`."""
+
+    def __init__(self, step: Callable[[Any, Any], Any], params: Any, state: Any) -> None:
+        start = time.perf_counter()
+        self._step = jax.jit(step).lower(params, state).compile()
+        self.compile_seconds = time.perf_counter() - start
+        plan = self._step.memory_analysis()
+        assert plan is not None
+        peak = plan.temp_size_in_bytes + plan.argument_size_in_bytes + plan.output_size_in_bytes
+        self.megabytes = peak / 2**20
+        self._now = params, state
+
+    def run(self, steps: int) -> None:
+        """See `Runner`."""
+        for _ in range(steps):
+            self._now = self._step(*self._now)
+        jax.block_until_ready(self._now)
+
+
+def plain(case: Case, params: Any, batch: Any, tx: Any) -> Runner:
+    """An optax optimizer."""
+
+    def step(params: Any, state: Any) -> Any:
+        def mean(params: Any) -> jax.Array:
+            return LOSS(case.net.apply(params, batch[0]), batch[1]).mean()
+
+        updates, state = tx.update(jax.grad(mean)(params), state, params)
+        return optax.apply_updates(params, updates), state
+
+    return Optax(step, params, tx.init(params))
+
+
+def ours(case: Case, params: Any, batch: Any, make: Any, period: int, feedback: bool) -> Runner:
+    """`gt.kfac` or `gt.ekfac`."""
+    tx = make(case.net, LOSS, RATE, DAMPING, refresh_every=period, feedback=feedback)
+
+    def step(params: Any, state: Any) -> Any:
+        updates, state = tx.update(None, state, params, batch=batch)
+        return optax.apply_updates(params, updates), state
+
+    return Optax(step, params, tx.init(params))
+
+
+class KfacJax(Runner):
+    """kfac-jax with the same refresh period and its factors updated as often as ours."""
+
+    def __init__(self, case: Case, params: Any, batch: Any, period: int, factors: int) -> None:
+        import kfac_jax
+
+        def loss(params: Any, batch: Any) -> jax.Array:
+            logits = case.net.apply(params, batch[0])
+            kfac_jax.register_softmax_cross_entropy_loss(logits, batch[1])
+            return LOSS(logits, batch[1]).mean()
+
+        self._optimizer = kfac_jax.Optimizer(
+            jax.value_and_grad(loss),
+            l2_reg=0.0,
+            learning_rate_schedule=lambda step: jnp.asarray(RATE),
+            momentum_schedule=lambda step: jnp.asarray(0.0),
+            damping_schedule=lambda step: jnp.asarray(DAMPING),
+            curvature_update_period=factors,
+            inverse_update_period=period,
+            num_burnin_steps=0,
+            estimation_mode="fisher_empirical",
+        )
+        key = jax.random.key(0)
+        params = jax.tree.map(jnp.copy, params)  # its step donates them
+        self._batch, self._key, self._count = batch, key, 0
+        self._now = params, self._optimizer.init(params, key, batch)
+        start = time.perf_counter()
+        self.run(1)
+        self.compile_seconds = time.perf_counter() - start
+
+    def run(self, steps: int) -> None:
+        """See `Runner`."""
+        for _ in range(steps):
+            params, state, _ = self._optimizer.step(
+                *self._now, self._key, batch=self._batch, global_step_int=self._count
+            )
+            self._now, self._count = (params, state), self._count + 1
+        jax.block_until_ready(self._now[0])
+
+
+def runners(case: Case, period: int) -> dict[str, Runner]:
+    """All methods on one network."""
+    batch = batch_of(case)
+    params = case.net.init(jax.random.key(0), batch[0][:1])
+    found: dict[str, Runner] = {
+        "sgd": plain(case, params, batch, optax.sgd(RATE)),
+        "adam": plain(case, params, batch, optax.adam(RATE)),
+    }
+    for name, make in (("kfac", gt.kfac), ("ekfac", gt.ekfac)):
+        for feedback in (False, True):
+            label = f"gt-ddp-{name}" if feedback else name
+            found[label] = ours(case, params, batch, make, period, feedback)
+    if importlib.util.find_spec("kfac_jax") is not None:
+        factors = gt.curvature.kfac(RATE).factors_every
+        found["kfac-jax"] = KfacJax(case, params, batch, period, factors)
+    return found
+
+
+def measure(case: Case, period: int, rounds: int) -> dict[str, dict[str, float]]:
+    """Milliseconds a step (amortised), ratio to SGD, compile time and memory by method."""
+    methods = runners(case, period)
+    for runner in methods.values():
+        runner.run(period)
+    seconds: dict[str, list[float]] = {name: [] for name in methods}
+    for _ in range(rounds):
+        for name, runner in methods.items():
+            start = time.perf_counter()
+            runner.run(period)
+            seconds[name].append((time.perf_counter() - start) / period)
+    base = np.array(seconds["sgd"])
+    return {
+        name: {
+            "milliseconds": 1e3 * float(np.median(values)),
+            "ratio": float(np.median(np.array(values) / base)),
+            "compile_seconds": methods[name].compile_seconds,
+            "megabytes": methods[name].megabytes,
+        }
+        for name, values in seconds.items()
+    }
+
+
+def main() -> None:
+    """Prints a Markdown table a network."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--period", type=int, default=20)
+    parser.add_argument("--only", default="")
+    parser.add_argument("--out", type=pathlib.Path, default=None)
+    options = parser.parse_args()
+    results = {}
+    for name, make in CASES.items():
+        if options.only not in name:
+            continue
+        results[name] = measure(make(), options.period, options.rounds)
+        print(f"\n{name}, B = 128, refresh every {options.period}\n")
+        print(
+            "| method | ms a step | ratio to SGD | compile, s | memory, MiB |\n|---|---|---|---|---|"
+        )
+        for method, row in results[name].items():
+            memory = f"{row['megabytes']:.0f}" if row["megabytes"] else "–"
+            print(
+                f"| {method} | {row['milliseconds']:.1f} | {row['ratio']:.2f} | "
+                f"{row['compile_seconds']:.1f} | {memory} |",
+                flush=True,
+            )
+        if options.out is not None:
+            options.out.write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()
