@@ -203,7 +203,8 @@ def main() -> None:
         results[name] = measure(make(), options.period, options.rounds)
         print(f"\n{name}, B = 128, refresh every {options.period}\n")
         print(
-            "| method | ms a step | ratio to SGD | compile, s | memory, MiB |\n|---|---|---|---|---|"
+            "| method | ms a step | ratio to SGD | compile, s | memory, MiB |\n"
+            "|---|---|---|---|---|"
         )
         for method, row in results[name].items():
             memory = f"{row['megabytes']:.0f}" if row["megabytes"] else "–"

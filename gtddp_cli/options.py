@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import tyro
 
 DatasetName = Literal["digits"]
-OptimizerName = Literal["sgd", "rmsprop", "adam"]
+OptimizerName = Literal["sgd", "rmsprop", "adam", "kfac", "ekfac"]
 GameName = Literal["sequential", "implicit"]
 WeightsName = Literal["tail", "product", "trial", "newton"]
 RolloutName = Literal["linear", "nonlinear"]
@@ -31,7 +31,8 @@ class Train:
     """Images to learn: scikit-learn's 8x8 handwritten digits."""
 
     optimizer: OptimizerName = "adam"
-    """Base optimizer, in optax's form (SGD with momentum 0.9)."""
+    """Base optimizer, in optax's form; SGD, KFAC and EKFAC with momentum 0.9, the latter two with
+    damping 0.03 and for the sequential game only."""
 
     game: Annotated[tuple[GameName, ...], tyro.conf.arg(metavar="{sequential,implicit} [...]")] = (
         "sequential",
@@ -43,7 +44,9 @@ class Train:
 
     learning_rate: Annotated[
         float | None,
-        tyro.conf.arg(metavar="FLOAT", help_behavior_hint="(default: 0.001, for sgd 0.01)"),
+        tyro.conf.arg(
+            metavar="FLOAT", help_behavior_hint="(default: 0.001, for sgd, kfac and ekfac 0.01)"
+        ),
     ] = None
     """Learning rate of all methods."""
 
@@ -66,7 +69,8 @@ class Train:
     """Sequential game: how far --terminal line may assume the outputs to move; inf for no limit."""
 
     weights: WeightsName = "tail"
-    """Implicit game: how the samples' weights are found."""
+    """Implicit game: how the samples' weights are found. Without momentum (rmsprop) tail leaves the
+    base as it is."""
 
     out: Path = Path("runs")
     """Folder in which the run makes its own."""

@@ -1,7 +1,8 @@
 """What trains a network: every base optimizer, alone and inside a game.
 
-A method is one entry of ``OPTIMIZERS`` (SGD, RMSprop, Adam) played by the rules of one entry of
-``GAMES`` (none, sequential, implicit). A new game is one more entry; every optimizer then has it.
+A method is one entry of ``OPTIMIZERS`` (SGD, RMSprop, Adam, KFAC, EKFAC) played by the rules of one
+entry of ``GAMES`` (none, sequential, implicit). A new game is one more entry; every optimizer then
+has it, if it has the form of an optax optimizer where the game needs one.
 """
 
 import math
@@ -72,14 +73,15 @@ class Optimizer:
     Attributes:
         label: Name for people.
         learning_rate: Default learning rate.
-        plain: Builds the optax optimizer from a learning rate.
+        plain: Builds the optax optimizer from a learning rate; None if optax has none, because it
+            needs to see the network.
         feedback: Builds the GT-DDP form from a network, a loss and a learning rate, with the
             keywords ``rollout`` and ``terminal``.
     """
 
     label: str
     learning_rate: float
-    plain: Callable[..., optax.GradientTransformation]
+    plain: Callable[..., optax.GradientTransformation] | None
     feedback: Callable[..., optax.GradientTransformationExtraArgs]
 
 
@@ -87,6 +89,8 @@ OPTIMIZERS: dict[str, Optimizer] = {
     "sgd": Optimizer("SGD", 0.01, partial(optax.sgd, momentum=0.9), partial(gt.sgd, momentum=0.9)),
     "rmsprop": Optimizer("RMSprop", 0.001, optax.rmsprop, gt.rmsprop),
     "adam": Optimizer("Adam", 0.001, optax.adam, gt.adam),
+    "kfac": Optimizer("KFAC", 0.01, None, partial(gt.kfac, damping=0.03, momentum=0.9)),
+    "ekfac": Optimizer("EKFAC", 0.01, None, partial(gt.ekfac, damping=0.03, momentum=0.9)),
 }
 
 
@@ -110,6 +114,8 @@ class Game:
 def _plain(
     optimizer: Optimizer, net: gt.Network, loss: Loss, settings: Settings
 ) -> optax.GradientTransformation:
+    if optimizer.plain is None:
+        return optimizer.feedback(net, loss, settings.learning_rate, feedback=False)
     return optimizer.plain(settings.learning_rate)
 
 
@@ -128,6 +134,7 @@ def _sequential(
 def _implicit(
     optimizer: Optimizer, net: gt.Network, loss: Loss, settings: Settings
 ) -> optax.GradientTransformation:
+    assert optimizer.plain is not None  # `method` has seen to it
     base = optimizer.plain(settings.learning_rate)
     return gt.implicit(base, net.apply, loss, weights=settings.weights)
 
@@ -161,13 +168,20 @@ def method(optimizer: str, game: str) -> Method:
     """Puts the optimizer called ``optimizer`` into the game called ``game``.
 
     Raises:
-        ValueError: If ``optimizer`` is not in ``OPTIMIZERS`` or ``game`` not in ``GAMES``.
+        ValueError: If ``optimizer`` is not in ``OPTIMIZERS``, ``game`` not in ``GAMES``, or the
+            game needs an optax optimizer and there is none of that name.
     """
     base = look_up(OPTIMIZERS, optimizer, "optimizer")
     rules = look_up(GAMES, game, "game")
+    if base.plain is None and game == "implicit":
+        able = ", ".join(name for name, entry in OPTIMIZERS.items() if entry.plain is not None)
+        raise ValueError(
+            f"The implicit game needs an optax optimizer, which {optimizer} is not. "
+            f"Supported: {able}."
+        )
     return Method(
         rules.name.format(optimizer),
         rules.label.format(base.label),
         partial(rules.build, base),
-        rules.step,
+        game_step if base.plain is None else rules.step,
     )
