@@ -20,5 +20,7 @@ def test_curvature_equals_its_formula(name: str) -> None:
 
 
 def test_every_curvature_has_a_formula() -> None:
+    """Those with Kronecker factors have theirs in `tests/kronecker/formulas.py`."""
     covered = {type(method.curvature) for method in METHODS.values()}
+    covered |= {gt.curvature.kfac, gt.curvature.ekfac}
     assert covered == set(gt.curvature.CURVATURES.values())

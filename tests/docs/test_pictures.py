@@ -11,7 +11,7 @@ PICTURES = Path(__file__).resolve().parents[2] / "docs" / "pictures"
 
 
 @pytest.mark.parametrize(
-    "name", ["the_game", pytest.param("what_the_weights_do", marks=pytest.mark.slow)]
+    "name", ["the_game", "cooperation", pytest.param("what_the_weights_do", marks=pytest.mark.slow)]
 )
 def test_a_script_draws_its_picture(run_python: RunPython, tmp_path: Path, name: str) -> None:
     script = shutil.copy(PICTURES / f"{name}.py", tmp_path)
