@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import RunPython
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -33,3 +35,15 @@ def test_data_parallel(run_python: RunPython) -> None:
     apart = [float(number) for number in re.findall(r"apart by (\S+)", text)]
     assert len(apart) == 4
     assert max(apart) < 1e-4
+
+
+@pytest.mark.slow
+def test_cooperative_blocks(run_python: RunPython, tmp_path: Path) -> None:
+    picture = tmp_path / "curves.png"
+    options = ("--epochs", "2", "--seeds", "1", "--out", str(picture))
+    script = str(EXAMPLES / "cooperative_blocks.py")
+    result = run_python("-W", "error", script, *options, timeout=400)
+    assert result.returncode == 0, result.stderr
+    assert len(accuracies(result.stdout)) == 4
+    assert min(accuracies(result.stdout)) > 70
+    assert picture.read_bytes().startswith(b"\x89PNG")
