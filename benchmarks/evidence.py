@@ -3,6 +3,7 @@
     python benchmarks/evidence.py --net mlp --out docs/evidence/mlp.json
     python benchmarks/evidence.py --net conv --bases sgd_momentum adam --out docs/evidence/conv.json
     python benchmarks/evidence.py --table docs/evidence/mlp.json docs/evidence/conv.json
+    python benchmarks/evidence.py --retime docs/evidence/conv.json      (on a quiet machine)
 
 Same seeds, initial parameters, batches and hyper-parameters for every method. The base runs longer
 than the others, so that it can also be compared at equal time: with as many more epochs as a
@@ -205,6 +206,21 @@ def step_ratios(net: Any, steps: dict[str, Step], data: Any, batch: int) -> dict
     return {name: ratio(seconds[name], seconds["base"]) for name in steps}
 
 
+def retime(path: pathlib.Path) -> None:
+    """Measures the step costs of a file of results again, all methods of a cell in one run."""
+    cells, data = json.loads(path.read_text()), load("digits")
+    groups = dict.fromkeys((c["net"], c["base"], c["batch"]) for c in cells)
+    for net_name, base, batch in groups:
+        mine = [c for c in cells if (c["net"], c["base"], c["batch"]) == (net_name, base, batch)]
+        net = mlp() if net_name == "mlp" else conv()
+        steps = methods(net, BASES[base][0], tuple(dict.fromkeys(c["method"] for c in mine)))
+        ratios = step_ratios(net, steps, data, batch)
+        for cell in mine:
+            cell["step_ratio"] = ratios[cell["method"]]
+        print(net_name, base, batch, {k: round(v, 2) for k, v in ratios.items()}, flush=True)
+    path.write_text(json.dumps(cells))
+
+
 def train(options: argparse.Namespace) -> None:
     """Runs the grid and writes it as JSON, cell by cell."""
     data = load("digits")
@@ -295,8 +311,11 @@ def main() -> None:
     parser.add_argument("--longest", type=float, default=2.6, help="epochs of the base, relative")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("evidence.json"))
     parser.add_argument("--table", nargs="+", type=pathlib.Path, default=None)
+    parser.add_argument("--retime", type=pathlib.Path, default=None)
     options = parser.parse_args()
-    if options.table is None:
+    if options.retime is not None:
+        retime(options.retime)
+    elif options.table is None:
         train(options)
     else:
         cells = [cell for path in options.table for cell in json.loads(path.read_text())]

@@ -75,7 +75,7 @@ class KroneckerPolicy(Policy):
     open_gain: Tree
     state: Any
     operator: Operator
-    rate: jax.Array
+    rate: Any
     layouts: Mapping[str, Layout]
     moves: Mapping[str, Move]
     other: Policy | None
@@ -324,9 +324,9 @@ class KroneckerCurvature(Curvature):
         mine = {name: params[name] for name in layouts}
         image = operator({name: la.matrix(q[name]) for name, la in layouts.items()})
         direction = {name: la.tree(image[name], params[name]) for name, la in layouts.items()}
-        eta = jnp.asarray(rate_now(self.learning_rate, _Count(state.count)), jnp.float32)
+        eta = rate_now(self.learning_rate, _Count(state.count))
         short = self._shortening({name: q[name] for name in layouts}, direction, eta)
-        direction = jax.tree.map(lambda v: short.astype(v.dtype) * v, direction)
+        direction = jax.tree.map(lambda v: jnp.asarray(short, v.dtype) * v, direction)
         gain, chain = self._chain.update(direction, state.chain, mine)
         policy, after = None, state.other
         rest = {name: params[name] for name in params if name not in layouts}
@@ -399,13 +399,13 @@ class KroneckerCurvature(Curvature):
             players[name] = player._replace(moments=moments)
         return players, joint
 
-    def _shortening(self, q: Tree, direction: Tree, eta: jax.Array) -> jax.Array:
+    def _shortening(self, q: Tree, direction: Tree, eta: Any) -> Any:
         """The factor that keeps `eta^2 q^T Q_uu^-1 q` within `norm_constraint`; at most 1."""
         if self.norm_constraint is None:
-            return jnp.ones((), jnp.float32)
+            return 1.0
         square = jnp.square(eta) * vdot(q, direction)
         limit = jnp.sqrt(self.norm_constraint / jnp.where(square > 0, square, 1.0))
-        return jnp.where(square > 0, jnp.minimum(1.0, limit), 1.0).astype(jnp.float32)
+        return jnp.where(square > 0, jnp.minimum(1.0, limit), 1.0)
 
 
 class _Count(NamedTuple):

@@ -11,7 +11,6 @@ from gtddp_jax.kronecker.layouts import Layout
 from gtddp_jax.network.program import Add, Stage
 
 MODES = ("none", "theorem3", "rescale", "joint")
-GEOMETRY = ("kernel_size", "strides", "padding", "kernel_dilation", "feature_group_count")
 
 
 def choose(
@@ -71,5 +70,23 @@ def are_twins(stage: Stage, layouts: Mapping[str, Layout]) -> bool:
     )
 
 
-def _geometry(module: Any) -> list[Any]:
-    return [module.use_bias, *(getattr(module, field, None) for field in GEOMETRY)]
+def _geometry(module: Any) -> tuple[Any, ...]:
+    """What tells layers with parameters of one shape apart; strides 2 and (2, 2) are the same."""
+    if not hasattr(module, "kernel_size"):
+        return (module.use_bias,)
+    size = _each(module.kernel_size, 1)
+    padding = module.padding
+    if not isinstance(padding, str):
+        padding = tuple(_each(pad, 2) for pad in _each(padding, len(size)))
+    return (
+        module.use_bias,
+        size,
+        _each(module.strides or 1, len(size)),
+        _each(module.kernel_dilation or 1, len(size)),
+        padding,
+        module.feature_group_count,
+    )
+
+
+def _each(value: Any, count: int) -> tuple[Any, ...]:
+    return (value,) * count if isinstance(value, int) else tuple(value)
