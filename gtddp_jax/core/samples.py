@@ -62,6 +62,15 @@ class Samples:
         count = self.count
         return jax.tree.map(lambda leaf: leaf / count, self.total(tree))
 
+    def gathered(self, x: jax.Array) -> jax.Array:
+        """`x` [n, ...] of all devices, one after the other; the same array on each of them."""
+        if self.axis_name is None:
+            return x
+        devices = jax.lax.psum(1, self.axis_name)
+        places = jnp.zeros((devices, *x.shape), x.dtype)
+        mine = places.at[jax.lax.axis_index(self.axis_name)].set(x)
+        return self.total(mine).reshape(-1, *x.shape[1:])
+
     def mean(self, x: jax.Array) -> jax.Array:
         """The mean of `x` [local] over all samples."""
         return self.total(x.sum()) / self.count

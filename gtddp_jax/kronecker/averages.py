@@ -70,8 +70,7 @@ class Window(NamedTuple):
         Raises:
             ValueError: one batch alone overflows the window.
         """
-        if samples.axis_name is not None:
-            vectors = jax.lax.all_gather(vectors, samples.axis_name, tiled=True)
+        vectors = samples.gathered(vectors)
         new, rows = vectors.shape[0], self.vectors.shape[0]
         if new > rows:
             raise ValueError(
