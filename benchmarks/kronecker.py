@@ -27,6 +27,8 @@ import gtddp_jax as gt
 
 LOSS = optax.softmax_cross_entropy_with_integer_labels
 RATE, DAMPING = 1e-3, 1e-2
+WIDEST = 8192
+"""kfac-jax inverts full factors: beyond this width one inverse takes minutes."""
 
 
 def wide_mlp(batch: int) -> Case:
@@ -64,11 +66,11 @@ class Runner:
 
 
 class Optax(Runner):
-    """A jitted step `(params, state) -> (params, state)`."""
+    """A jitted step `(params, state, batch) -> (params, state)`."""
 
-    def __init__(self, step: Callable[[Any, Any], Any], params: Any, state: Any) -> None:
+    def __init__(self, step: Callable[..., Any], params: Any, state: Any, batch: Any) -> None:
         start = time.perf_counter()
-        self._step = jax.jit(step).lower(params, state).compile()
+        self._step, self._batch = jax.jit(step).lower(params, state, batch).compile(), batch
         self.compile_seconds = time.perf_counter() - start
         plan = self._step.memory_analysis()
         assert plan is not None
@@ -79,32 +81,32 @@ class Optax(Runner):
     def run(self, steps: int) -> None:
         """See `Runner`."""
         for _ in range(steps):
-            self._now = self._step(*self._now)
+            self._now = self._step(*self._now, self._batch)
         jax.block_until_ready(self._now)
 
 
 def plain(case: Case, params: Any, batch: Any, tx: Any) -> Runner:
     """An optax optimizer."""
 
-    def step(params: Any, state: Any) -> Any:
+    def step(params: Any, state: Any, batch: Any) -> Any:
         def mean(params: Any) -> jax.Array:
             return LOSS(case.net.apply(params, batch[0]), batch[1]).mean()
 
         updates, state = tx.update(jax.grad(mean)(params), state, params)
         return optax.apply_updates(params, updates), state
 
-    return Optax(step, params, tx.init(params))
+    return Optax(step, params, tx.init(params), batch)
 
 
 def ours(case: Case, params: Any, batch: Any, make: Any, period: int, feedback: bool) -> Runner:
     """`gt.kfac` or `gt.ekfac`."""
     tx = make(case.net, LOSS, RATE, DAMPING, refresh_every=period, feedback=feedback)
 
-    def step(params: Any, state: Any) -> Any:
+    def step(params: Any, state: Any, batch: Any) -> Any:
         updates, state = tx.update(None, state, params, batch=batch)
         return optax.apply_updates(params, updates), state
 
-    return Optax(step, params, tx.init(params))
+    return Optax(step, params, tx.init(params), batch)
 
 
 class KfacJax(Runner):
@@ -159,7 +161,8 @@ def runners(case: Case, period: int) -> dict[str, Runner]:
         for feedback in (False, True):
             label = f"gt-ddp-{name}" if feedback else name
             found[label] = ours(case, params, batch, make, period, feedback)
-    if importlib.util.find_spec("kfac_jax") is not None:
+    widest = max(leaf.shape[0] for leaf in jax.tree.leaves(params) if leaf.ndim == 2)
+    if importlib.util.find_spec("kfac_jax") is not None and widest <= WIDEST:
         factors = gt.curvature.kfac(RATE).factors_every
         found["kfac-jax"] = KfacJax(case, params, batch, period, factors)
     return found

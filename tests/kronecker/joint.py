@@ -1,13 +1,13 @@
 """Cooperative stages as dense matrices, from the vectors a and b of the players alone.
 
-| symbol     | meaning                                                           | shape              |
-|------------|-------------------------------------------------------------------|--------------------|
-| a          | the Jacobian of one output of the player by its weights           | [B, S, rows]       |
-| b          | V_h, the weighted adjoint of the player's output                  | [B, S, columns]    |
-| A_ww, B_ww | joint factors of all players (Eq. 50)                             | all rows, columns  |
-| w          | all parameters, player by player: kernel row by row, then bias    | [m]                |
-| L, Q_uu    | a player's own curvature, undamped and damped                     | [m_u, m_u]         |
-| P          | the inverse of Q_ww, without the rate                             | [m, m]             |
+| symbol     | meaning                                                           | shape        |
+|------------|-------------------------------------------------------------------|--------------|
+| a          | the Jacobian of one output of the player by its weights           | [B, S, rows] |
+| b          | V_h, the weighted adjoint of the player's output                  | [B, S, cols] |
+| A_ww, B_ww | joint factors: all players' rows, all players' columns (Eq. 50)   | square       |
+| w          | all parameters, player by player: kernel row by row, then bias    | [m]          |
+| L, Q_uu    | a player's own curvature, undamped and damped                     | [m_u, m_u]   |
+| P          | the inverse of Q_ww, without the rate                             | [m, m]       |
 
 Nothing of `gtddp_jax.kronecker` makes a formula here.
 """
@@ -34,7 +34,7 @@ from tests.core import zoo
 Tree = Any
 Matrix = jax.Array
 
-RATE, GAMMA = 0.25, 0.07
+RATE, GAMMA = 0.3, 0.07
 MODES = ("none", "theorem3", "rescale", "joint")
 
 # What a player contributes.
@@ -103,8 +103,9 @@ def _leaves(tree: Tree) -> tuple[str, ...]:
 
 def order(params: Tree, names: Sequence[str]) -> np.ndarray:
     """Where each entry of `flat` stands in `ravel_pytree`, which the dense reference uses."""
-    own, unravel = ravel_pytree({name: params[name] for name in names})
-    return np.asarray(flat(unravel(jnp.arange(own.size, dtype=own.dtype)), names)).astype(int)
+    with jax.ensure_compile_time_eval():
+        own, unravel = ravel_pytree({name: params[name] for name in names})
+        return np.asarray(flat(unravel(jnp.arange(own.size, dtype=own.dtype)), names)).astype(int)
 
 
 def reordered(p: Matrix, index: np.ndarray) -> Matrix:
@@ -131,7 +132,7 @@ def moment(u: jax.Array, v: jax.Array, *, paired: bool) -> Matrix:
 
 
 def summed(v: Vectors) -> jax.Array:
-    """b such that `E[a a^T] (x) E[b b^T]` belongs to a *sum* over positions."""
+    """The vectors b, scaled so that `E[a a^T] (x) E[b b^T]` belongs to a *sum* over positions."""
     return v.b * math.sqrt(v.b.shape[1])
 
 

@@ -43,13 +43,13 @@ def test_stage_has_the_dense_joint_matrix(name: str) -> None:
         assert np.linalg.eigvalsh(got[0]).min() > 0, case
 
 
-def schur(j: joint.Joint, u: int) -> tuple[list[jax.Array], list[jax.Array], np.ndarray]:
+def schur(j: joint.Joint, u: int) -> tuple[list[jax.Array], list[jax.Array], list[int]]:
     """Of each factor: the inverse Schur complement of u, what stands beside it in the inverse.
 
     The others are one group v: `(A_uu - A_uv A_vv^-1 A_vu)^-1` and `-(...) A_uv A_vv^-1`. The last
     result are the players of the group.
     """
-    others = np.delete(np.arange(len(j.sizes)), u)
+    others = [v for v in range(len(j.sizes)) if v != u]
     inverses, beside = [], []
     for side in (0, 1):
         uu = j.block(u, u)[side]

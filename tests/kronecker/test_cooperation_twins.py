@@ -121,7 +121,7 @@ def test_theorem_3_cancels_curvature_in_a_network() -> None:
         found = {}
         for method in EXACT:
             curvature = joint.METHODS[method].curvature("theorem3")
-            tx = gt.gtddp(p.net, loss, curvature, feedback=False)
+            tx: Any = gt.gtddp(p.net, loss, curvature, feedback=False)
             found[method], _ = tx.update(None, tx.init(params), params, batch=(p.x, p.y))
         return found, want
 
@@ -201,9 +201,8 @@ STRANGERS: dict[str, Any] = {
 def together(layers: Layers, mode: str, method: str = "kfac") -> str:
     """The cooperation of the first stage with several players."""
     net = gt.Network(layers)
-    module = net.acts[0].module
-    sizes = len(nn.Conv(1, module.kernel_size).kernel_size) if isinstance(module, nn.Conv) else 0
-    params = zoo.shapes(net, jnp.zeros((1, *[4] * sizes, 2)))
+    size: Any = getattr(net.acts[0].module, "kernel_size", ())
+    params = zoo.shapes(net, jnp.zeros((1, *[4] * len(size), 2)))
     stages = enumerate(net.stages)
     place = next(Place(s, t, len(net.stages)) for t, s in stages if len(s.players) > 1)
     own = {name: params[name] for name in place.stage.players}

@@ -49,7 +49,7 @@ def dense_step(
 
 def compare(p: zoo.Problem, games: dict[str, Any], steps: int, **options: Any) -> None:
     """The library and the definition agree to 1e-8, and feedback is not negligible."""
-    tables = {
+    tables: dict[str, Any] = {
         label: gt.gtddp(
             p.net,
             LOSS,

@@ -29,7 +29,7 @@ FORMULAS = {
 
 def plain_gradients(p: zoo.Problem, params: Tree) -> tuple[Tree, list[jax.Array]]:
     """The gradient of the mean loss, and V_x of every stage's next states, [B, N']."""
-    states = [(p.x,)]
+    states: list[tuple[jax.Array, ...]] = [(p.x,)]
     for stage in p.net.stages:
         states.append(stage(params, states[-1]))
 
@@ -48,7 +48,7 @@ def plain_gradients(p: zoo.Problem, params: Tree) -> tuple[Tree, list[jax.Array]
 
 def test_feedback_off_is_the_plain_method() -> None:
     p = zoo.problem("conv_small", batch=7)
-    tables = {
+    tables: dict[str, Any] = {
         label: gt.gtddp(p.net, LOSS, formulas.curvature(f), feedback=False)
         for label, f in FORMULAS.items()
     }
@@ -66,7 +66,8 @@ def test_feedback_off_is_the_plain_method() -> None:
         for label, (got, state) in library(now).items():
             params = now[label][0]
             gradient, values = jax.jit(functools.partial(plain_gradients, p))(params)
-            states, want = (p.x,), {}
+            states: tuple[jax.Array, ...] = (p.x,)
+            want: dict[str, Any] = {}
             for t, stage in enumerate(p.net.stages):
                 own, unravel = ravel_pytree({name: params[name] for name in stage.players})
                 q, _ = ravel_pytree({name: gradient[name] for name in stage.players})
@@ -126,9 +127,9 @@ def check_baseline(net: gt.Network, shape: tuple[int, ...], size: int) -> None:
     for label, options in kinds.items():
         published = Baseline(eps, options["refresh_every"], running=label == "ra")
         once = {"feedback": False, "factor_decay": 0.0, "stagger": False}
-        tx = gt.ekfac(net, LOSS, rate, damping=eps, **once, **options)
+        tx: Any = gt.ekfac(net, LOSS, rate, damping=eps, **once, **options)
         x = jnp.asarray(rng.normal(size=(16, *shape)))
-        params = zoo.cast(net.init(jax.random.key(0), x[:1]), jnp.float64)
+        params: Any = zoo.cast(net.init(jax.random.key(0), x[:1]), jnp.float64)
         state = tx.init(params)
         update = jax.jit(
             lambda state, params, x, y, tx=tx: tx.update(None, state, params, batch=(x, y))

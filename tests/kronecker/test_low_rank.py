@@ -56,7 +56,7 @@ def batches(steps: int) -> list[tuple[jax.Array, jax.Array]]:
 
 
 def test_kfac_equals_the_dense_solve() -> None:
-    tx = gt.kfac(NET, LOSS, RATE, feedback=False, **OPTIONS)
+    tx: Any = gt.kfac(NET, LOSS, RATE, feedback=False, **OPTIONS)
     params = zoo.cast(NET.init(jax.random.key(0), jnp.ones((1, WIDTH))), jnp.float64)
     update = jax.jit(lambda s, p, batch: tx.update(None, s, p, batch=batch))
     state, window, outputs, mass = tx.init(params), Window(), 0.0, 0.0
@@ -79,7 +79,7 @@ def test_kfac_equals_the_dense_solve() -> None:
 @pytest.mark.parametrize("mode", ["running", "per_example"])
 def test_ekfac_shares_one_moment_outside_of_the_window(mode: str) -> None:
     """Second moments along the window's eigenvectors, their mean over all other directions."""
-    tx = gt.ekfac(NET, LOSS, RATE, feedback=False, mode=mode, scale_decay=0.5, **OPTIONS)
+    tx: Any = gt.ekfac(NET, LOSS, RATE, feedback=False, mode=mode, scale_decay=0.5, **OPTIONS)
     params = zoo.cast(NET.init(jax.random.key(0), jnp.ones((1, WIDTH))), jnp.float64)
     (x, y), (second_x, second_y) = batches(2)
     update = jax.jit(lambda s, p, batch: tx.update(None, s, p, batch=batch))
@@ -116,8 +116,8 @@ def test_feedback_sees_the_same_matrix() -> None:
     (x, y), *_ = batches(1)
     found = {}
     for label, limit in (("window", 8), ("full", 1024)):
-        options = OPTIONS | {"full_limit": limit, "factor_decay": 0.0}
-        tx = gt.kfac(net, LOSS, RATE, rollout="linear", **options)
+        options: dict[str, Any] = OPTIONS | {"full_limit": limit, "factor_decay": 0.0}
+        tx: Any = gt.kfac(net, LOSS, RATE, rollout="linear", **options)
         run = jax.jit(
             lambda s, p, tx=tx: tx.update(None, s, p, batch=(x, y)), compiler_options=oracle.FAST
         )
@@ -127,7 +127,7 @@ def test_feedback_sees_the_same_matrix() -> None:
 
 
 def test_a_batch_larger_than_the_window_is_refused() -> None:
-    tx = gt.kfac(NET, LOSS, RATE, **(OPTIONS | {"window_rows": 3}))
+    tx: Any = gt.kfac(NET, LOSS, RATE, **(OPTIONS | {"window_rows": 3}))
     params = NET.init(jax.random.key(0), jnp.ones((1, WIDTH)))
     (batch,) = batches(1)
     with pytest.raises(ValueError, match=r"4 vectors of width 21 .* remembers 3\. Raise window_ro"):
@@ -135,7 +135,7 @@ def test_a_batch_larger_than_the_window_is_refused() -> None:
 
 
 def test_factored_damping_needs_full_factors() -> None:
-    tx = gt.kfac(NET, LOSS, RATE, damping_form="factored", **OPTIONS)
+    tx: Any = gt.kfac(NET, LOSS, RATE, damping_form="factored", **OPTIONS)
     params = NET.init(jax.random.key(0), jnp.ones((1, WIDTH)))
     with pytest.raises(ValueError, match="only damping_form='exact' is cheap"):
         tx.init(params)
