@@ -90,7 +90,8 @@ class Game:
             return self.loss(outputs, targets)
 
         owner = getattr(self.apply_fn, "__self__", None)
-        if isinstance(owner, Network) and not self.has_aux and not self.plain:
+        shared = self.model.whole and not self.has_aux and not self.plain
+        if isinstance(owner, Network) and shared:
             return ByPlayers(owner, inputs, loss_of, params, self.terminal, self.axis_name)
         return ByAutodiff(self._forward(inputs), loss_of, params, self.terminal, self.axis_name)
 

@@ -47,7 +47,8 @@ def implicit(
     Args:
         base: any optax transformation or chain. Its state advances once a step.
         apply_fn: `apply_fn(params, inputs) -> outputs`, an array [B, ...] or a tree of such. A
-            `gtddp_jax.Network`'s `apply` shares its backward pass between all sums.
+            `gtddp_jax.Network`'s `apply` shares its backward pass between all sums where the weight
+            model needs them (all but `tail`).
         loss: `loss(outputs, targets) -> [B]`, twice differentiable, one number a sample.
         weights: a weight model from `gtddp_jax.weights`, or its name: "tail", "product", "trial",
             "newton".

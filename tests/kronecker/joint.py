@@ -34,7 +34,7 @@ from tests.core import zoo
 Tree = Any
 Matrix = jax.Array
 
-RATE, GAMMA = 0.3, 0.07
+RATE, GAMMA = 0.05, 0.3
 MODES = ("none", "theorem3", "rescale", "joint")
 
 # What a player contributes.
@@ -182,7 +182,7 @@ class Method(NamedTuple):
     curvature: Callable[[str], Curvature]
 
 
-EVERY = {"factors_every": 1, "refresh_every": 1}
+EVERY: dict[str, Any] = {"factors_every": 1, "refresh_every": 1}
 
 
 def _library(make: Any, **options: Any) -> Callable[[str], Curvature]:
@@ -386,7 +386,14 @@ TABLES: dict[str, Callable[[], Table]] = {
         ]
     ),
 }
-"""Stages whose players are not twins; the last three pair some positions or none."""
+"""Stages whose players are not twins: with paired positions, without, and with some."""
+
+
+FEW = (
+    ("kfac", "joint"),
+    ("kfac_factored", "theorem3"),
+    ("ekfac", "rescale"),
+)
 
 
 def cases(table: Table) -> list[tuple[str, str]]:

@@ -168,6 +168,9 @@ TWINS: dict[str, Any] = {
     "no_bias": lambda: [gt.Cooperative([joint.plain(3), joint.plain(3)])],
     "between_functions": lambda: [D(2), jnp.tanh, gt.Cooperative([D(3), D(3)]), jnp.tanh],
     "three": lambda: [gt.Cooperative([D(3), D(3), D(3)])],
+    "sum_of_sums": lambda: residual([gt.Cooperative([D(3), D(3)])], [D(3)]),
+    "sum_at_a_split": lambda: [gt.Residual([gt.Residual([D(2)], [D(2)]), D(2)])],
+    "sum_in_an_identity": lambda: residual([gt.Residual([D(2)])], [D(2)]),
     "beside_an_identity": lambda: [D(3), gt.Residual([gt.Cooperative([D(3), D(3)])])],
     "shortcut": lambda: residual([D(3)], [D(3)]),
     "shared_head": lambda: [D(2), gt.Residual([D(3)], [D(3)]), jnp.tanh],
@@ -194,7 +197,9 @@ STRANGERS: dict[str, Any] = {
     "kernel_of_one_size": lambda: [gt.Cooperative([C(2, (1, 2)), C(2, (2, 1))])],
     "dilation": lambda: [gt.Cooperative([C(2), C(2, kernel_dilation=2)])],
     "padding": lambda: [gt.Cooperative([C(2, padding=1), C(2, padding=((2, 0), (1, 1)))])],
-    "sum_of_sums": lambda: residual([gt.Cooperative([D(3), D(3)])], [D(3)]),
+    "added_to_different_sums": lambda: residual(
+        [gt.Residual([D(2)]), jnp.tanh], [gt.Residual([D(2)])]
+    ),
 }
 
 
@@ -215,7 +220,7 @@ def test_twins_are_found(name: str) -> None:
     layers = TWINS[name]
     assert together(layers(), "none") == "Separate"
     assert together(layers(), "joint") == together(layers(), "joint", "ekfac") == "Twins"
-    more = name == "three"
+    more = name in ("three", "sum_of_sums")
     assert together(layers(), "rescale") == ("Theorem3" if more else "Twins")
     if not more and name != "conv_grouped":
         assert together(layers(), "joint", "kfac_factored") == "Paired"
@@ -225,5 +230,4 @@ def test_twins_are_found(name: str) -> None:
 def test_others_are_not_twins(name: str) -> None:
     layers = STRANGERS[name]
     assert together(layers(), "theorem3") == together(layers(), "rescale", "ekfac") == "Theorem3"
-    if name != "sum_of_sums":
-        assert together(layers(), "joint") == "Paired"
+    assert together(layers(), "joint") == "Paired"

@@ -116,7 +116,7 @@ def test_feedback_sees_the_same_matrix() -> None:
     (x, y), *_ = batches(1)
     found = {}
     for label, limit in (("window", 8), ("full", 1024)):
-        options: dict[str, Any] = OPTIONS | {"full_limit": limit, "factor_decay": 0.0}
+        options: Any = OPTIONS | {"full_limit": limit, "factor_decay": 0.0}
         tx: Any = gt.kfac(net, LOSS, RATE, rollout="linear", **options)
         run = jax.jit(
             lambda s, p, tx=tx: tx.update(None, s, p, batch=(x, y)), compiler_options=oracle.FAST

@@ -8,7 +8,7 @@ from gtddp_jax.kronecker.cooperation.paired import Paired
 from gtddp_jax.kronecker.cooperation.theorem3 import Theorem3
 from gtddp_jax.kronecker.cooperation.twins import Twins
 from gtddp_jax.kronecker.layouts import Layout
-from gtddp_jax.network.program import Add, Stage
+from gtddp_jax.network.program import Add, Stage, Value
 
 MODES = ("none", "theorem3", "rescale", "joint")
 
@@ -57,17 +57,19 @@ def are_twins(stage: Stage, layouts: Mapping[str, Layout]) -> bool:
     geometry = [_geometry(act.module) for act in acts]
     if len(shapes) > 1 or any(g != geometry[0] for g in geometry):
         return False
-    readers = [
-        [op for op in stage.ops if act.target in op.sources]
-        + ([None] if act.target in stage.outputs else [])
-        for act in acts
-    ]
-    one = all(len(found) == 1 and isinstance(found[0], Add) for found in readers)
-    return (
-        one
-        and len({act.source for act in acts}) == 1
-        and len({id(found[0]) for found in readers}) == 1
-    )
+    sums = {_sum_of(stage, act.target) for act in acts}
+    return len({act.source for act in acts}) == 1 and len(sums) == 1 and None not in sums
+
+
+def _sum_of(stage: Stage, value: Value) -> Value | None:
+    """Where a value ends after it has only been added to others in this stage, if it has."""
+    found = None
+    while value not in stage.outputs:
+        readers = [op for op in stage.ops if value in op.sources]
+        if len(readers) != 1 or not isinstance(readers[0], Add):
+            break
+        found = value = readers[0].target
+    return found
 
 
 def _geometry(module: Any) -> tuple[Any, ...]:

@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -69,7 +69,14 @@ class Context(NamedTuple):
 
 
 class WeightModel(abc.ABC):
-    """Immutable options; makes the weights of one step."""
+    """Immutable options; makes the weights of one step.
+
+    Attributes:
+        whole: whether every step asks for sums over the whole network. It pays then to share the
+            adjoints of a `Network`; otherwise plain differentiation is cheaper.
+    """
+
+    whole: ClassVar[bool] = True
 
     def init(self, params: Tree) -> State:
         """State carried between steps; none by default."""

@@ -8,7 +8,7 @@ and every `calibrate_every`-th. Before the first measurement the weights are 1.
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -78,6 +78,7 @@ class tail(WeightModel):  # noqa: N801  (a constructor)
         >>> weights = gt.weights.tail("head", calibrate_every=100)
     """
 
+    whole: ClassVar[bool] = False
     players: Any = "auto"
     calibrate_every: int = 50
     good: float = 0.9
