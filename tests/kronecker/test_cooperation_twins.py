@@ -1,5 +1,6 @@
 """Players with one input whose outputs are added (Fig. 7a, Cor. 7), and who counts as such."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -231,3 +232,13 @@ def test_others_are_not_twins(name: str) -> None:
     layers = STRANGERS[name]
     assert together(layers(), "theorem3") == together(layers(), "rescale", "ekfac") == "Theorem3"
     assert together(layers(), "joint") == "Paired"
+
+
+def test_a_player_whose_output_lives_on_is_no_twin() -> None:
+    """A sum is not all that follows from it, so its adjoint is another one."""
+    t = TABLES["dense"]()
+    for outputs, name in (((20,), "Twins"), ((20, 10), "Theorem3")):
+        place = Place(dataclasses.replace(t.stage, outputs=outputs), 0, 1)
+        curvature: Any = joint.METHODS["kfac"].curvature("theorem3")
+        found = curvature.cooperation(curvature.layouts(t.params, place), place)
+        assert type(found).__name__ == name

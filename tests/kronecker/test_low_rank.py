@@ -127,7 +127,8 @@ def test_feedback_sees_the_same_matrix() -> None:
 
 
 def test_a_batch_larger_than_the_window_is_refused() -> None:
-    tx: Any = gt.kfac(NET, LOSS, RATE, **(OPTIONS | {"window_rows": 3}))
+    options: Any = OPTIONS | {"window_rows": 3}
+    tx: Any = gt.kfac(NET, LOSS, RATE, **options)
     params = NET.init(jax.random.key(0), jnp.ones((1, WIDTH)))
     (batch,) = batches(1)
     with pytest.raises(ValueError, match=r"4 vectors of width 21 .* remembers 3\. Raise window_ro"):
