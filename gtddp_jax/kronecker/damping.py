@@ -26,15 +26,21 @@ class Parts(NamedTuple):
 
 def parts(left: Basis, right: Basis, gamma: jax.Array) -> Parts:
     """`pi sqrt(gamma)` and `sqrt(gamma) / pi`; pi is 1 where a factor is zero."""
-    return balanced(left.mean_value, right.mean_value, gamma)
+    widths = left.vectors.shape[-2], right.vectors.shape[-2]
+    return balanced(left.mean_value, right.mean_value, gamma, widths)
 
 
-def balanced(left: jax.Array, right: jax.Array, gamma: jax.Array) -> Parts:
-    """`parts` from the mean eigenvalues of the two factors, [groups] each."""
+def balanced(left: jax.Array, right: jax.Array, gamma: jax.Array, widths: tuple[int, int]) -> Parts:
+    """`parts` from the mean eigenvalues [groups] and the widths of the two factors.
+
+    Nothing less is added than a factor's rounding error, without which its Cholesky factor may not
+    exist.
+    """
     known = (left > 0) & (right > 0)
     pi = jnp.sqrt(jnp.where(known, left, 1.0) / jnp.where(known, right, 1.0))
     root = jnp.sqrt(gamma)
-    return Parts(pi * root, root / pi)
+    least = [jnp.finfo(v.dtype).eps * w * v for v, w in zip((left, right), widths, strict=True)]
+    return Parts(jnp.maximum(pi * root, least[0]), jnp.maximum(root / pi, least[1]))
 
 
 def factored(left: Basis, right: Basis, gamma: jax.Array) -> jax.Array:

@@ -208,7 +208,8 @@ class KroneckerCurvature(Curvature):
             place.stage,
             layouts,
             damping_form=self.damping_form,
-            correct=self.damping_form != "factored",
+            # Joint factors keep the damping of their last refresh; own blocks follow a schedule.
+            correct=self.damping_form != "factored" or not isinstance(self.damping, (int, float)),
         )
 
     def rows(self, layout: Layout, width: int) -> int | None:

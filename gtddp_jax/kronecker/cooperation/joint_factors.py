@@ -123,7 +123,7 @@ def damped(joint: Joint, layouts: Mapping[str, Layout], gamma: jax.Array) -> Dam
     for name, layout in layouts.items():
         own_a = jnp.diagonal(a)[rows(layouts)[name]].mean()[None]
         own_b = jnp.diagonal(b)[columns(layouts)[name]].mean()[None]
-        add = balanced(own_a, own_b, gamma)
+        add = balanced(own_a, own_b, gamma, (layout.rows, layout.columns))
         left.append(jnp.broadcast_to(add.left, (layout.rows,)))
         right.append(jnp.broadcast_to(add.right, (layout.columns,)))
     return Damped(a + jnp.diag(jnp.concatenate(left)), b + jnp.diag(jnp.concatenate(right)))
