@@ -3,6 +3,7 @@
 import importlib.util
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
@@ -26,15 +27,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from gtddp_cli.parse import UsageError, parse
 
     try:
-        options = parse(sys.argv[1:] if arguments is None else arguments)
-        from gtddp_cli.train import train
-
-        return EXIT_INTERRUPTED if train(options).interrupted else 0
+        return _run(parse(sys.argv[1:] if arguments is None else arguments))
     except UsageError as error:
         return _usage(str(error))
     except KeyboardInterrupt:
         print("gtddp: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
+
+
+def _run(options: Any) -> int:
+    """Runs the command that the options belong to; only then is what it needs imported."""
+    from gtddp_cli.options import Data
+
+    if isinstance(options, Data):
+        from gtddp_cli.data import data
+
+        data(options)
+        return 0
+    from gtddp_cli.train import train
+
+    return EXIT_INTERRUPTED if train(options).interrupted else 0
 
 
 def _usage(message: str) -> int:

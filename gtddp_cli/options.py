@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-DatasetName = Literal["digits"]
+DatasetName = Literal["digits", "mnist", "fashion_mnist", "svhn_cropped", "cifar10", "cifar100"]
 OptimizerName = Literal["sgd", "rmsprop", "adam", "kfac", "ekfac"]
 GameName = Literal["sequential", "implicit"]
 WeightsName = Literal["tail", "product", "trial", "newton"]
@@ -28,7 +28,7 @@ class Train:
     """
 
     dataset: DatasetName = "digits"
-    """Images to learn: scikit-learn's 8x8 handwritten digits."""
+    """Images to learn. The digits (8x8) come with scikit-learn; see gtddp data for the others."""
 
     optimizer: OptimizerName = "adam"
     """Base optimizer, in optax's form; SGD, KFAC and EKFAC with momentum 0.9, the latter two with
@@ -74,3 +74,30 @@ class Train:
 
     out: Path = Path("runs")
     """Folder in which the run makes its own."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Bring a data set into the form that training reads, once, and say what is in it.
+
+    Nothing is downloaded: --from names a folder with the files that the set's authors publish.
+    Debian's package dataset-fashion-mnist is found without it.
+    """
+
+    name: tyro.conf.Positional[DatasetName]
+    """The data set."""
+
+    source: Annotated[Path | None, tyro.conf.arg(name="from", metavar="FOLDER")] = None
+    """Folder with the original files: idx (gzip or not), CIFAR's archives in the python or the
+    binary form (or unpacked), SVHN's .mat files."""
+
+    own: bool = False
+    """The files hold other data in the same format: do not compare them with the originals."""
+
+    data_dir: Annotated[
+        Path | None,
+        tyro.conf.arg(
+            metavar="DIR", help_behavior_hint="(default: gtddp/data in the user's cache)"
+        ),
+    ] = None
+    """Folder of prepared data sets."""

@@ -8,9 +8,9 @@ from typing import Any
 
 import tyro
 
-from gtddp_cli.options import Train
+from gtddp_cli.options import Data, Train
 
-COMMANDS: dict[str, Any] = {"train": Train}
+COMMANDS: dict[str, Any] = {"train": Train, "data": Data}
 """Options by command."""
 
 DESCRIPTION = "GT-DDP: game-theoretic differential dynamic programming for residual networks."
@@ -20,7 +20,7 @@ class UsageError(Exception):
     """The command line asks for something that cannot be done; its text is one line."""
 
 
-def parse(arguments: Sequence[str]) -> Train:
+def parse(arguments: Sequence[str]) -> Train | Data:
     """Reads ``arguments``, without the program's name.
 
     Raises:

@@ -10,11 +10,11 @@ from gtddp_cli.main import main
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "Expected one of {train}"),
+        ([], "Expected one of {train, data}"),
         (["learn"], "Unrecognized options: learn"),
         (["train", "--optim", "adam"], "Unrecognized options: --optim"),
         (["train", "--optimizer", "adagrad"], "invalid choice 'adagrad' for argument"),
-        (["train", "--dataset", "mnist"], "invalid choice 'mnist' for argument"),
+        (["train", "--dataset", "emnist"], "invalid choice 'emnist' for argument"),
         (["train", "--rollout", "cubic"], "invalid choice 'cubic' for argument"),
         (["train", "--terminal", "plane"], "invalid choice 'plane' for argument"),
         (["train", "--learning-rate", "fast"], "Error parsing --learning-rate"),

@@ -44,8 +44,8 @@ def test_the_split_never_changes(digits: data.Dataset) -> None:
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"Invalid dataset: 'mnist'\. Supported: digits\."):
-        data.load("mnist")
+    with pytest.raises(ValueError, match=r"Invalid dataset: 'emnist'\. Supported: digits, mnist"):
+        data.load("emnist")
 
 
 @pytest.mark.parametrize(

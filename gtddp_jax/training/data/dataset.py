@@ -1,14 +1,13 @@
-"""Data sets that fit in device memory, each with a fixed train/validation split."""
+"""What every data set is once it is loaded: labelled images in memory."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from gtddp_jax.training.tables import look_up
 
-SPLIT_SEED = 0
-"""Seed of every split: never the run's, so that all runs are scored on the same images."""
+class DataError(ValueError):
+    """A data set is absent, or its files are not what they should be; its text is one line."""
 
 
 @dataclass(frozen=True)
@@ -55,41 +54,17 @@ class Dataset:
             if labels.min() < 0 or labels.max() >= self.classes:
                 raise ValueError(f"{self.name}: {part} labels must lie in [0, {self.classes}).")
 
+    @cached_property
+    def channel_mean(self) -> np.ndarray:
+        """Mean of every channel over the training images: float32 [channels]."""
+        return self.train_images.mean(axis=(0, 1, 2), dtype=np.float64).astype(np.float32)
 
-def digits() -> Dataset:
-    """Loads scikit-learn's handwritten digits: 1797 grey images of 8x8 pixels in 10 classes.
+    @cached_property
+    def channel_std(self) -> np.ndarray:
+        """Standard deviation of every channel over the training images: float32 [channels].
 
-    The split is stratified: 80 % training images, 20 % validation images of every class.
-    """
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    pixels, classes = map(np.asarray, load_digits(return_X_y=True))  # [1797, 64] in 0..16, [1797]
-    images = (pixels / 16.0).astype(np.float32).reshape(-1, 8, 8, 1)
-    labels = classes.astype(np.int32)
-    train, validation = map(
-        np.asarray,
-        train_test_split(
-            np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=SPLIT_SEED
-        ),
-    )
-    return Dataset(
-        name="digits",
-        train_images=images[train],
-        train_labels=labels[train],
-        validation_images=images[validation],
-        validation_labels=labels[validation],
-        classes=10,
-    )
-
-
-DATASETS: dict[str, Callable[[], Dataset]] = {"digits": digits}
-
-
-def load(name: str) -> Dataset:
-    """Loads the data set called ``name``.
-
-    Raises:
-        ValueError: If ``name`` is not in ``DATASETS``.
-    """
-    return look_up(DATASETS, name, "dataset")()
+        A channel that never changes has 1, so that it may be divided by.
+        """
+        channels = np.moveaxis(self.train_images, -1, 0)
+        std = np.array([channel.std(dtype=np.float64) for channel in channels], np.float32)
+        return np.where(std > 0, std, np.float32(1))
