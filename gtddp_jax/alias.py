@@ -1,8 +1,8 @@
 """GT-DDP optimizers named after their base method, in optax's argument order.
 
-Each takes every keyword of `gtddp` (`feedback`, `terminal`, `rollout`, `axis_name`) and is, with
-`feedback=False`, the optax optimizer of its name. The keywords are written out, not `**game`:
-`optax.inject_hyperparams` reads them from the signature.
+Each takes every keyword of `gtddp` (`feedback`, `terminal`, `rollout`, `axis_name`, `batch_stats`)
+and is, with `feedback=False`, the optax optimizer of its name. The keywords are written out, not
+`**game`: `optax.inject_hyperparams` reads them from the signature.
 """
 
 from typing import Any
@@ -27,6 +27,7 @@ def sgd(
     terminal: Terminal | None = None,
     rollout: str = "linear",
     axis_name: Any = None,
+    batch_stats: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """GT-DDP-SGD: `gtddp` with `curvature.identity`.
 
@@ -41,6 +42,7 @@ def sgd(
         terminal: see `gtddp`.
         rollout: see `gtddp`.
         axis_name: see `gtddp`.
+        batch_stats: see `gtddp`.
 
     Example:
         >>> import flax.linen as nn, gtddp_jax as gt, optax
@@ -56,6 +58,7 @@ def sgd(
         terminal=terminal,
         rollout=rollout,
         axis_name=axis_name,
+        batch_stats=batch_stats,
     )
 
 
@@ -75,6 +78,7 @@ def rmsprop(
     terminal: Terminal | None = None,
     rollout: str = "linear",
     axis_name: Any = None,
+    batch_stats: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """GT-DDP-RMSprop: `gtddp` with `curvature.rmsprop`, whose arguments these are.
 
@@ -101,6 +105,7 @@ def rmsprop(
         terminal=terminal,
         rollout=rollout,
         axis_name=axis_name,
+        batch_stats=batch_stats,
     )
 
 
@@ -119,6 +124,7 @@ def adam(
     terminal: Terminal | None = None,
     rollout: str = "linear",
     axis_name: Any = None,
+    batch_stats: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """GT-DDP-Adam: `gtddp` with `curvature.adam`, whose arguments these are.
 
@@ -136,6 +142,7 @@ def adam(
         terminal=terminal,
         rollout=rollout,
         axis_name=axis_name,
+        batch_stats=batch_stats,
     )
 
 
@@ -156,6 +163,7 @@ def adamw(
     terminal: Terminal | None = None,
     rollout: str = "linear",
     axis_name: Any = None,
+    batch_stats: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """GT-DDP-AdamW: `gtddp` with `curvature.adam` and decoupled weight decay.
 
@@ -175,6 +183,7 @@ def adamw(
         terminal=terminal,
         rollout=rollout,
         axis_name=axis_name,
+        batch_stats=batch_stats,
     )
 
 
@@ -189,6 +198,7 @@ def kfac(
     terminal: Terminal | None = None,
     rollout: str = "linear",
     axis_name: Any = None,
+    batch_stats: Any = None,
     **options: Any,
 ) -> optax.GradientTransformationExtraArgs:
     """GT-DDP-KFAC: `gtddp` with `curvature.kfac`, which takes the further `options`.
@@ -208,6 +218,7 @@ def kfac(
         terminal=terminal,
         rollout=rollout,
         axis_name=axis_name,
+        batch_stats=batch_stats,
     )
 
 
@@ -222,6 +233,7 @@ def ekfac(
     terminal: Terminal | None = None,
     rollout: str = "linear",
     axis_name: Any = None,
+    batch_stats: Any = None,
     **options: Any,
 ) -> optax.GradientTransformationExtraArgs:
     """GT-DDP-EKFAC: `gtddp` with `curvature.ekfac`, which takes the further `options`.
@@ -244,6 +256,7 @@ def ekfac(
         terminal=terminal,
         rollout=rollout,
         axis_name=axis_name,
+        batch_stats=batch_stats,
     )
 
 
@@ -254,6 +267,7 @@ def scale_by_gt_ekfac(
     *,
     cooperative: str = "rescale",
     axis_name: Any = None,
+    batch_stats: Any = None,
     **options: Any,
 ) -> optax.GradientTransformationExtraArgs:
     """The gradient under GT-EKFAC's curvature, without feedback, for an optax chain (Sec. 6).
@@ -266,6 +280,7 @@ def scale_by_gt_ekfac(
         damping: see `curvature.ekfac`.
         cooperative: how players who act at once know of each other, see `curvature.ekfac`.
         axis_name: see `gtddp`.
+        batch_stats: see `gtddp`.
         **options: further options of `curvature.ekfac`.
 
     Example:
@@ -276,5 +291,5 @@ def scale_by_gt_ekfac(
         >>> tx = optax.chain(scale, optax.trace(0.9), optax.scale_by_learning_rate(1e-2))
     """
     base = curvature.ekfac(1.0, damping, cooperative=cooperative, **options)
-    step = gtddp(net, loss, base, feedback=False, axis_name=axis_name)
+    step = gtddp(net, loss, base, feedback=False, axis_name=axis_name, batch_stats=batch_stats)
     return optax.chain(step, optax.scale(-1.0))

@@ -16,7 +16,7 @@ from gtddp_jax.game import adjoints
 from gtddp_jax.game.backward import StagePlan, places, plan
 from gtddp_jax.game.rollout import ROLLOUTS, Rolled, open_loop, roll
 from gtddp_jax.game.summary import first_order_changes, summarise
-from gtddp_jax.network import Network
+from gtddp_jax.network import Network, Stage
 from gtddp_jax.players import sample_gradients
 from gtddp_jax.terminal import Expansion, Terminal, line
 
@@ -30,10 +30,13 @@ class GTDDPState(NamedTuple):
     Attributes:
         curvature: the base method's state, one a stage.
         report: figures of the last step.
+        batch_stats: running statistics `{layer: {"mean": [features], "var": [features]}}` after the
+            last step that was taken; empty without `nn.BatchNorm`.
     """
 
     curvature: tuple[Any, ...]
     report: Report
+    batch_stats: dict[str, Any]
 
 
 def gtddp(
@@ -45,6 +48,7 @@ def gtddp(
     terminal: Terminal | None = None,
     rollout: str = "linear",
     axis_name: Any = None,
+    batch_stats: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Game-theoretic differential dynamic programming on an explicit residual network.
 
@@ -63,10 +67,13 @@ def gtddp(
         rollout: "linear" (cheap) or "nonlinear" (the paper's; one more forward pass).
         axis_name: the mapped axis of `pmap` or `shard_map` over which samples are spread. Under
             `jit` with a sharded batch nothing is needed.
+        batch_stats: for a network with `nn.BatchNorm`, the running statistics to begin with, from
+            `net.init_variables`.
 
     Returns:
         An `optax.GradientTransformationExtraArgs` whose `update` needs `params` and
-        `batch=(inputs, targets)`, inputs [B, ...]. Its state has a `report`.
+        `batch=(inputs, targets)`, inputs [B, ...], and `rngs={"dropout": key}` for a network with
+        `nn.Dropout`. Its state has a `report` and the running `batch_stats`.
 
     Raises:
         ValueError: an argument of the wrong kind, named with what is supported.
@@ -87,6 +94,7 @@ def gtddp(
     """
     terminal = line() if terminal is None else terminal
     _check(net, curvature, terminal, rollout)
+    _check_batch_stats(net, axis_name, batch_stats)
     observer = ROLLOUTS[rollout]
 
     def init(params: Tree) -> GTDDPState:
@@ -95,7 +103,8 @@ def gtddp(
             curvature.init({name: params[name] for name in place.stage.players}, place)
             for place in places(net.stages)
         )
-        return GTDDPState(states, empty_report(len(net.stages), ratios=len(net.stages)))
+        report = empty_report(len(net.stages), ratios=len(net.stages))
+        return GTDDPState(states, report, jax.tree.map(jnp.array, dict(batch_stats or {})))
 
     def update(
         updates: Tree,
@@ -103,6 +112,7 @@ def gtddp(
         params: Tree = None,
         *,
         batch: Any = None,
+        rngs: Any = None,
         **extra_args: Any,
     ) -> tuple[Tree, GTDDPState]:
         del extra_args
@@ -111,13 +121,17 @@ def gtddp(
         _check_params(net, params)
         running = jax.tree.map(jnp.zeros_like, params) if updates is None else updates
         samples = Samples(inputs.shape[0], axis_name)
-        plans, rolled, terminal_model = _step(inputs, targets, params, running, state, samples)
+        stages = net.bind(state.batch_stats, train=True, rngs=samples.own_keys(rngs))
+        plans, rolled, terminal_model, statistics = _step(
+            stages, inputs, targets, params, running, state, samples
+        )
         ok = samples.all(
             all_finite(
                 terminal_model.line.value,
                 rolled.weights,
                 first_order_changes(rolled),
                 rolled.states,
+                statistics,
             )
         )
         report = summarise(
@@ -125,24 +139,27 @@ def gtddp(
         )
         steps = {name: rolled.steps[name] for name in params}
         return zero_unless(ok, steps), GTDDPState(
-            choose(ok, rolled.states, state.curvature), report
+            choose(ok, rolled.states, state.curvature),
+            report,
+            choose(ok, statistics, state.batch_stats),
         )
 
     def loss_of(targets: Any) -> Callable[[jax.Array], jax.Array]:
         return lambda outputs: loss(outputs, targets)
 
     def _step(
+        stages: tuple[Stage, ...],
         inputs: jax.Array,
         targets: Any,
         params: Tree,
         running: Tree,
         state: GTDDPState,
         samples: Samples,
-    ) -> tuple[list[StagePlan], Rolled, Expansion]:
+    ) -> tuple[list[StagePlan], Rolled, Expansion, Tree]:
         params = samples.local_copy(params)
-        trajectory = adjoints.forward(net.stages, params, inputs)
+        trajectory = adjoints.forward(stages, params, inputs)
         model = terminal.expand(loss_of(targets), trajectory.outputs)
-        back = adjoints.backward(net.stages, trajectory, model.line.gradient)
+        back = adjoints.backward(stages, trajectory, model.line.gradient)
         moves = [
             {
                 act.name: Move(
@@ -158,10 +175,11 @@ def gtddp(
                 )
                 for act in stage.acts
             }
-            for stage in net.stages
+            for stage in stages
         ]
+        statistics = {**state.batch_stats, **common_statistics(net, trajectory, samples)}
         plans = plan(
-            places(net.stages),
+            places(stages),
             moves,
             params,
             running,
@@ -172,9 +190,9 @@ def gtddp(
             feedback=feedback,
         )
         if not feedback:
-            return plans, open_loop(plans), model
-        eyes = observer(net.stages, params, trajectory, back, model)
-        return plans, roll(plans, params, model, samples, eyes), model
+            return plans, open_loop(plans), model, statistics
+        eyes = observer(stages, params, trajectory, back, model)
+        return plans, roll(plans, params, model, samples, eyes), model, statistics
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -196,6 +214,32 @@ def _check(net: Any, curvature: Any, terminal: Any, rollout: Any) -> None:
         raise ValueError(f"Invalid rollout: {rollout!r}. Supported: {tuple(ROLLOUTS)}.")
 
 
+def _check_batch_stats(net: Network, axis_name: Any, batch_stats: Any) -> None:
+    net.check_batch_stats(batch_stats)
+    for op in net.normalisations:
+        others = [axis for axis in op.axes if axis not in Samples(0, axis_name).axes]
+        if others:
+            raise ValueError(
+                f"gtddp: {op.name} synchronises its statistics over the mapped axis {others[0]!r}, "
+                f"but gtddp has axis_name={axis_name!r}. Pass gtddp the same axis_name, or leave "
+                "it out of nn.BatchNorm (under jit with a sharded batch nothing is needed)."
+            )
+
+
+def common_statistics(net: Network, trajectory: adjoints.Trajectory, samples: Samples) -> Tree:
+    """The running statistics that a step emitted, the same on all devices.
+
+    A layer without `axis_name` has normalised each device's samples by their own statistics; the
+    running ones are the mean over devices.
+    """
+    found = dict(trajectory.batch_stats)
+    for op in net.normalisations:
+        axes = op.unsynchronised(samples.axes)
+        if axes and op.name in found:
+            found[op.name] = jax.lax.pmean(found[op.name], axes)
+    return found
+
+
 def _check_params(net: Network, params: Tree) -> None:
     arguments.refuse_multi_steps(
         "gtddp", "gtddp_jax.curvature.from_optax(optax.MultiSteps(optax.adam(1e-3), 4))"
@@ -206,15 +250,16 @@ def _check_params(net: Network, params: Tree) -> None:
 
 def make_update(
     tx: optax.GradientTransformationExtraArgs,
-) -> Callable[[Tree, Any, tuple[Any, Any]], tuple[Tree, Any]]:
-    """The whole step, jitted: `params, state = step(params, state, batch)`.
+) -> Callable[..., tuple[Tree, Any]]:
+    """The whole step, jitted: `params, state = step(params, state, batch, rngs=None)`.
 
     Args:
         tx: a transformation of this library, alone or in an optax chain.
 
     Returns:
-        A function of `params`, `state` and `batch=(inputs, targets)` that returns the new
-        parameters and state. Its old arguments stay valid (nothing is donated).
+        A function of `params`, `state`, `batch=(inputs, targets)` and, for a network with dropout,
+        `rngs={"dropout": key}` that returns the new parameters and state. Its old arguments stay
+        valid (nothing is donated).
 
     Example:
         >>> import flax.linen as nn, jax, jax.numpy as jnp, optax
@@ -227,9 +272,12 @@ def make_update(
     """
 
     @jax.jit
-    def step(params: Tree, state: Any, batch: tuple[Any, Any]) -> tuple[Tree, Any]:
+    def step(
+        params: Tree, state: Any, batch: tuple[Any, Any], rngs: Any = None
+    ) -> tuple[Tree, Any]:
         zeros = jax.tree.map(jnp.zeros_like, params)
-        updates, state = tx.update(zeros, state, params, batch=batch)
+        extra = {} if rngs is None else {"rngs": rngs}
+        updates, state = tx.update(zeros, state, params, batch=batch, **extra)
         return optax.apply_updates(params, updates), state
 
     return step

@@ -43,15 +43,26 @@ class Samples:
             return self.local
         return self.local * jax.lax.psum(1, self.axis_name)
 
+    @property
+    def axes(self) -> tuple[Any, ...]:
+        """The mapped axes over devices, none, one or more."""
+        if self.axis_name is None:
+            return ()
+        return self.axis_name if isinstance(self.axis_name, tuple) else (self.axis_name,)
+
     def local_copy(self, tree: Tree) -> Tree:
         """The tree as this device's own, so that derivatives by it are this device's share.
 
         Under `shard_map` a derivative by a replicated value is summed over the axis already.
         """
+        return jax.tree.map(lambda x: spread(x, self.axes), tree) if self.axes else tree
+
+    def own_keys(self, keys: Tree) -> Tree:
+        """Random keys that differ between devices."""
         if self.axis_name is None:
-            return tree
-        names = self.axis_name if isinstance(self.axis_name, tuple) else (self.axis_name,)
-        return jax.tree.map(lambda x: spread(x, names), tree)
+            return keys
+        index = jax.lax.axis_index(self.axis_name)
+        return jax.tree.map(lambda key: jax.random.fold_in(key, index), keys)
 
     def total(self, tree: Tree) -> Tree:
         """Adds what every device has summed over its own samples."""

@@ -1,7 +1,9 @@
 """Ordinary forward and backward pass that keep what the game needs (DESIGN §1: x, g).
 
 The backward pass is plain backpropagation of each sample's own loss: the adjoint of a state that
-is read by several stages adds up, so the live edges of a residual network need no extra care.
+is read by several stages adds up, so the live edges of a residual network need no extra care. An
+operation that couples samples (batch normalisation) is pulled back as a whole: g_i is then the
+gradient of the sum of all losses by sample i's state (DESIGN §7).
 """
 
 from collections.abc import Callable, Mapping
@@ -10,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 
 from gtddp_jax.core.trees import inner, wide
+from gtddp_jax.network.modes import observed
 from gtddp_jax.network.program import Op, Params, Stage, Value
 
 Pullback = Callable[[jax.Array], tuple[jax.Array, ...]]
@@ -22,11 +25,13 @@ class Trajectory(NamedTuple):
         values: every value by identifier, [B, ...] each.
         pullbacks: how adjoints pass each operation, by the identifier of its target.
         outputs: x_T.
+        batch_stats: the running statistics that it emitted, by layer.
     """
 
     values: dict[Value, jax.Array]
     pullbacks: dict[Value, Pullback]
     outputs: jax.Array
+    batch_stats: dict[str, Any]
 
 
 class Adjoints(NamedTuple):
@@ -47,24 +52,28 @@ def _differentiable(op: Op, given: Value) -> tuple[int, ...]:
 
 
 def forward(stages: tuple[Stage, ...], params: Params, x: jax.Array) -> Trajectory:
-    """Runs the network on inputs `x` [B, ...]."""
+    """Runs the network on inputs `x` [B, ...]; stages as from `Network.bind`."""
     given = stages[0].inputs[0]
     values: dict[Value, jax.Array] = {given: x}
+    batch_stats: dict[str, Any] = {}
     pullbacks: dict[Value, Pullback] = {}
     for stage in stages:
         for op in stage.ops:
             xs = [values[v] for v in op.sources]
             free = _differentiable(op, given)
 
-            def f(*moved: jax.Array, op: Op = op, xs: list = xs, free: tuple = free) -> jax.Array:
+            def f(*moved: jax.Array, op: Op = op, xs: list = xs, free: tuple = free) -> Any:
                 full = list(xs)
                 for i, value in zip(free, moved, strict=True):
                     full[i] = value
-                return op(params, *full)
+                return observed(op, params, *full)
 
-            values[op.target], pullbacks[op.target] = jax.vjp(f, *(xs[i] for i in free))
+            values[op.target], pullbacks[op.target], emitted = jax.vjp(
+                f, *(xs[i] for i in free), has_aux=True
+            )
+            batch_stats |= emitted
     (last,) = stages[-1].outputs
-    return Trajectory(values, pullbacks, values[last])
+    return Trajectory(values, pullbacks, values[last], batch_stats)
 
 
 def backward(stages: tuple[Stage, ...], trajectory: Trajectory, g: jax.Array) -> Adjoints:

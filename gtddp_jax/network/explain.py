@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
+from gtddp_jax.network.modes import FRESH, bind
 from gtddp_jax.network.naming import layer_label
 from gtddp_jax.network.program import Params
 
@@ -28,7 +29,7 @@ def explain(
 
     def values(params: Any, x: jax.Array) -> list[dict[int, jax.Array]]:
         states, runs = (x,), []
-        for stage in net.stages:
+        for stage in bind(net.stages, FRESH):
             runs.append(stage.run(params, states))
             states = tuple(runs[-1][v] for v in stage.outputs)
         return runs

@@ -7,6 +7,7 @@ first player that follows. A merge belongs to the last step of its block (Eq. 26
 
 from gtddp_jax.network.blocks import Cooperative, Layer, Residual
 from gtddp_jax.network.errors import NetworkError
+from gtddp_jax.network.modes import LAYERS, operations
 from gtddp_jax.network.naming import Namer, layer_label
 from gtddp_jax.network.program import Act, Add, Map, Op, Stage, Value, close_stages
 
@@ -38,10 +39,10 @@ class Lowering:
                 new, value = self._residual(layer, value, f"{place} Residual")
             elif isinstance(layer, Cooperative):
                 new, value = self._cooperative(layer, value, f"{place} Cooperative")
-            elif self._namer.is_player(layer, place):
-                new, value = _single(
-                    Act(self._namer.name(layer, place), layer, value, self._value())
-                )
+            elif self._namer.is_module(layer, place):
+                name = self._namer.name(layer, place)
+                ops = operations(layer, name, place, value, self._value)
+                new, value = [ops], ops[-1].target
             else:
                 function = self._namer.function(layer, place)
                 new, value = _single(Map(function, layer_label(layer), value, self._value()))
@@ -80,8 +81,11 @@ class Lowering:
         acts = []
         for index, module in enumerate(block.players):
             place = f"{where}[{index}]"
-            if not self._namer.is_player(module, place):
-                raise NetworkError(f"{place}: {layer_label(module)} has no parameters.")
+            if isinstance(module, tuple(LAYERS)):
+                raise NetworkError(
+                    f"{place}: nn.{layer_label(module)} cannot be a member of a cooperative block; "
+                    "put it before or after the block."
+                )
             acts.append(Act(self._namer.name(module, place), module, value, self._value()))
         total = Add(f"sum of {where}", tuple(act.target for act in acts), self._value())
         return [[*acts, total]], total.target

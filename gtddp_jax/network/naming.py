@@ -8,14 +8,6 @@ import flax.linen as nn
 
 from gtddp_jax.network.errors import NetworkError
 
-REFUSED: dict[str, str] = {
-    "BatchNorm": "it couples the samples of a batch and keeps running statistics, which stages "
-    "do not carry. Use nn.LayerNorm or nn.GroupNorm, or optimise the model as a whole with "
-    "gtddp_jax.implicit, which supports it",
-    "Dropout": "it needs a random key, which stages do not carry. Leave it out, or optimise the "
-    "model as a whole with gtddp_jax.implicit, which supports it",
-}
-
 
 def layer_label(layer: Any) -> str:
     """A short name for messages and tables."""
@@ -37,18 +29,13 @@ class Namer:
         self._modules: dict[int, str] = {}
         self._counts: dict[str, int] = {}
 
-    def is_player(self, layer: Any, place: str) -> bool:
-        """Whether a layer is a parametric module; raises on what a network cannot hold."""
+    def is_module(self, layer: Any, place: str) -> bool:
+        """Whether a layer is a linen module; raises on a class."""
         if isinstance(layer, type) and issubclass(layer, nn.Module):
             raise NetworkError(
                 f"{place}: {layer.__name__} is a class; make an instance, {layer.__name__}(...)."
             )
-        if not isinstance(layer, nn.Module):
-            return False
-        for kind, reason in REFUSED.items():
-            if isinstance(layer, getattr(nn, kind)):
-                raise NetworkError(f"{place}: nn.{kind} cannot be a player: {reason}.")
-        return True
+        return isinstance(layer, nn.Module)
 
     def function(self, layer: Any, place: str) -> Callable[..., Any]:
         """A parameter-free layer as a callable."""
@@ -60,7 +47,7 @@ class Namer:
         return layer
 
     def name(self, module: nn.Module, place: str) -> str:
-        """A unique name for the player at `place`."""
+        """A unique name for the module at `place`."""
         if id(module) in self._modules:
             raise NetworkError(
                 f"{place}: the same {layer_label(module)} object already stands at "

@@ -114,7 +114,8 @@ def _module_params(op: Act, key: jax.Array, x: jax.Array) -> Any:
     if others:
         raise NetworkError(
             f"{describe(op)} keeps the variable collection(s) {others} beside its parameters; "
-            "a player may have the collection 'params' only."
+            "a player may have the collection 'params' only. nn.BatchNorm is a layer of its own in "
+            "gt.Network, not part of a player."
         )
     if not jax.tree.leaves(variables.get("params", {})):
         raise NetworkError(

@@ -156,9 +156,10 @@ class ByPlayers(Linearised):
         self.samples = Samples(inputs.shape[0], axis_name)
         params = self.samples.local_copy(params)
         self._net, self._inputs, self._params = net, inputs, params
-        trajectory = adjoints.forward(net.stages, params, inputs)
+        stages = net.bind()
+        trajectory = adjoints.forward(stages, params, inputs)
         self.expansion = terminal.expand(loss, trajectory.outputs)
-        back = adjoints.backward(net.stages, trajectory, self.expansion.line.gradient)
+        back = adjoints.backward(stages, trajectory, self.expansion.line.gradient)
         self._gradients = {
             act.name: sample_gradients(
                 act,

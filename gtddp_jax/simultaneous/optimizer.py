@@ -9,6 +9,7 @@ import optax
 
 from gtddp_jax.core import arguments
 from gtddp_jax.core.report import empty_report
+from gtddp_jax.network import Network
 from gtddp_jax.simultaneous.game import Game, ImplicitState
 from gtddp_jax.simultaneous.solve import Bounds
 from gtddp_jax.simultaneous.weights import WEIGHTS, WeightModel
@@ -187,6 +188,13 @@ def make_game(
     axis_name: Any = None,
 ) -> Game:
     """The checked options of `implicit`."""
+    owner = getattr(apply_fn, "__self__", None)
+    if isinstance(owner, Network) and owner.rng_collections:
+        raise ValueError(
+            "implicit: the network has nn.Dropout, and net.apply drops nothing unless it is told "
+            "to. Pass the key with the inputs, batch=((x, key), targets), and as apply_fn a "
+            'function that calls net.apply(params, x, train=True, rngs={"dropout": key}).'
+        )
     return Game(
         base=arguments.transformation("implicit", base),
         apply_fn=apply_fn,

@@ -17,6 +17,10 @@ def shared() -> list[Any]:
     return [layer, jnp.tanh, layer]
 
 
+class OwnBatchNorm(nn.BatchNorm):
+    """Anything may happen in a subclass."""
+
+
 HALF: Any = 0.5
 MIXED: Any = [nn.Dense(4), jnp.tanh]
 LONG = [nn.Dense(4), nn.Dense(4), nn.Dense(4)]
@@ -59,13 +63,17 @@ BUILD: dict[str, tuple[Callable[[], Any], list[str]]] = {
         lambda: gt.Network([nn.Dense(4, name="Dense_0"), nn.Dense(4)]),
         ["Network[1]", "'Dense_0' is taken by Network[0]"],
     ),
-    "batch norm": (
-        lambda: gt.Network([nn.Dense(4), nn.BatchNorm(use_running_average=False)]),
-        ["Network[1]", "nn.BatchNorm", "running statistics", "nn.LayerNorm"],
+    "batch norm on another axis": (
+        lambda: gt.Network([nn.Dense(4), nn.BatchNorm(axis=1)]),
+        ["Network[1]", "nn.BatchNorm(axis=1)", "the last axis"],
     ),
-    "dropout": (
-        lambda: gt.Network([nn.Dense(4), gt.Residual([nn.Dropout(0.1), nn.Dense(4)])]),
-        ["Network[1] Residual body[0]", "nn.Dropout", "random key"],
+    "batch norm of one's own": (
+        lambda: gt.Network([nn.Dense(4), OwnBatchNorm()]),
+        ["Network[1]", "OwnBatchNorm is a subclass", "use nn.BatchNorm itself"],
+    ),
+    "batch norm cooperates": (
+        lambda: gt.Network([gt.Cooperative([nn.Dense(4), nn.BatchNorm()])]),
+        ["Network[0] Cooperative[1]", "nn.BatchNorm cannot be a member", "before or after"],
     ),
     "a class": (
         lambda: gt.Network([nn.Dense(4), nn.LayerNorm]),
@@ -97,6 +105,10 @@ SHAPES: dict[str, tuple[Callable[[], list[Any]], list[str]]] = {
     ),
     "mean over the batch": (
         lambda: [nn.Dense(4), lambda x: x - x.mean(0, keepdims=True)],
+        ["function '<lambda>'", "changes with the other samples", "never over axis 0"],
+    ),
+    "mean over the batch, normalised": (
+        lambda: [nn.Dense(4), nn.BatchNorm(), lambda x: x - x.mean(0, keepdims=True)],
         ["function '<lambda>'", "changes with the other samples", "never over axis 0"],
     ),
     "sum over all axes": (
@@ -153,7 +165,7 @@ def test_further_collections_are_refused() -> None:
     net = gt.Network([Counting()])
     with pytest.raises(gt.NetworkError) as error:
         net.init(jax.random.key(0), jnp.ones((2, 4)))
-    check(error, ["player 'Counting_0'", "['memory']", "'params' only"])
+    check(error, ["player 'Counting_0'", "['memory']", "'params' only", "nn.BatchNorm is a layer"])
 
 
 def test_samples_without_an_axis_are_refused() -> None:

@@ -21,6 +21,9 @@ NET = gt.Network([nn.Dense(2)])
 PARAMS = NET.init(jax.random.key(0), X)
 MASK = {"Dense_0": {"kernel": True, "bias": False}}
 ADAM = gt.adam(NET, LOSS, 1e-3)
+NORMALISED = gt.Network([nn.Dense(2), nn.BatchNorm()])
+STATISTICS = NORMALISED.init_variables(jax.random.key(0), X)["batch_stats"]
+DROPPING = gt.Network([nn.Dropout(0.1), nn.Dense(2)])
 
 
 def quoted() -> list[str]:
@@ -50,6 +53,14 @@ class Counting(nn.Module):
         return nn.Dense(4)(x)
 
 
+class OwnDropout(nn.Dropout):
+    """Anything may happen in a subclass."""
+
+
+def synchronised() -> gt.Network:
+    return gt.Network([nn.Dense(2), nn.BatchNorm(axis_name="data")])
+
+
 def shared() -> None:
     layer = nn.Dense(3)
     network(layer, layer)
@@ -75,8 +86,16 @@ PROVOKED: dict[str, Callable[[], Any]] = {
     "curvature must come": lambda: gt.gtddp(NET, LOSS, optax.adam(1e-3)),  # type: ignore[arg-type]
     "net must be": lambda: gt.adam(nn.Dense(2), LOSS, 1e-3),  # type: ignore[arg-type]
     "params do not match": lambda: NET.apply({}, X),
-    "nn.BatchNorm": lambda: network(nn.Dense(2), nn.BatchNorm(use_running_average=False)),
-    "nn.Dropout": lambda: network(nn.Dense(2), nn.Dropout(0.1)),
+    "batch_stats is missing": lambda: gt.adam(NORMALISED, LOSS, 1e-3),
+    "batch_stats do not match": lambda: gt.adam(NET, LOSS, 1e-3, batch_stats=STATISTICS),
+    "synchronises its statistics": lambda: gt.adam(
+        synchronised(), LOSS, 1e-3, batch_stats=STATISTICS
+    ),
+    "rngs is missing": lambda: update(gt.adam(DROPPING, LOSS, 1e-3)),
+    "net.apply drops nothing": lambda: gt.implicit(optax.adam(1e-3), DROPPING.apply, LOSS),
+    "a subclass of": lambda: network(nn.Dense(2), OwnDropout(0.1)),
+    "cannot be a member": lambda: network(gt.Cooperative([nn.Dense(2), nn.BatchNorm()])),
+    "nn.BatchNorm(axis=1)": lambda: network(nn.BatchNorm(axis=1)),
     "the output of one sample": lambda: network(nn.Dense(2), lambda x: x - x.mean(0)[None]),
     "an array whose leading axis": lambda: network(nn.Dense(2), jnp.sum),
     "cannot add states": lambda: network(gt.Residual([nn.Dense(5)])),
