@@ -1,0 +1,228 @@
+"""Flax models as pure functions of parameters, other state, random keys and inputs.
+
+| front-end | parameters                     | other state (`batch_stats`)                          |
+|-----------|--------------------------------|------------------------------------------------------|
+| linen     | `variables["params"]`          | `variables["batch_stats"]`, or all other collections |
+| nnx       | `nnx.state(model, nnx.Param)`  | everything else: statistics, random streams          |
+"""
+
+import abc
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+from flax import nnx
+
+from gtddp_jax.network.errors import NetworkError
+
+Tree = Any
+Path = tuple[str, ...]
+STATISTICS = "batch_stats"
+
+
+def call(function: Any, inputs: Any, **options: Any) -> Any:
+    """`function` of inputs: a tuple is positional arguments, a dict keywords, else one argument."""
+    if isinstance(inputs, tuple):
+        return function(*inputs, **options)
+    if isinstance(inputs, dict):
+        return function(**inputs, **options)
+    return function(inputs, **options)
+
+
+def path_names(path: Sequence[Any]) -> Path:
+    """A path of a tree as names; nnx ends each with an attribute of the variable, left out."""
+    parts = [p for p in path if not (isinstance(p, jax.tree_util.GetAttrKey) and p.name == "value")]
+    return tuple(str(getattr(p, "key", getattr(p, "idx", getattr(p, "name", p)))) for p in parts)
+
+
+class Model(abc.ABC):
+    """A model: immutable, knows its parameters by path.
+
+    Attributes:
+        paths: of the leaves of the parameters, in the order of `jax.tree.leaves`.
+        shapes: their shapes and dtypes.
+        structure: of the parameters, as the model itself wants them.
+        state: shapes of the other state.
+    """
+
+    paths: tuple[Path, ...]
+    shapes: tuple[jax.ShapeDtypeStruct, ...]
+    structure: Any
+    state: Tree
+
+    def _describe(self, params: Tree) -> None:
+        found, self.structure = jax.tree_util.tree_flatten_with_path(params)
+        self.paths = tuple(path_names(path) for path, _ in found)
+        self.shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for _, x in found)
+
+    def leaves(self, params: Tree) -> list[Any]:
+        """The leaves of parameters, checked against the model's.
+
+        Raises:
+            NetworkError: they are not this model's parameters.
+        """
+        found = jax.tree_util.tree_flatten_with_path(params)[0]
+        given = {path_names(path): leaf for path, leaf in found}
+        missing = ["/".join(p) for p in self.paths if p not in given]
+        extra = ["/".join(p) for p in given if p not in set(self.paths)]
+        if missing or extra:
+            raise NetworkError(
+                "params do not match the model"
+                + (f"; missing {missing[:5]}" if missing else "")
+                + (f"; nobody claims {extra[:5]}" if extra else "")
+                + f". {self.hint}"
+            )
+        for path, shape in zip(self.paths, self.shapes, strict=True):
+            if jax.numpy.shape(given[path]) != shape.shape:
+                raise NetworkError(
+                    f"params: {'/'.join(path)} has shape {jax.numpy.shape(given[path])}, the model "
+                    f"wants {shape.shape}."
+                )
+        return [given[path] for path in self.paths]
+
+    hint = ""
+
+    @abc.abstractmethod
+    def initialise(self, key: jax.Array, inputs: Any) -> tuple[Tree, Tree]:
+        """Fresh parameters and other state."""
+
+    @abc.abstractmethod
+    def apply(
+        self, leaves: Sequence[Any], state: Tree, rngs: Mapping[str, Any], inputs: Any, train: bool
+    ) -> tuple[Any, Tree]:
+        """Outputs and the next other state."""
+
+
+class LinenModel(Model):
+    """A `flax.linen` module."""
+
+    hint = "Give variables['params'], as a TrainState holds them."
+
+    def __init__(
+        self,
+        module: nn.Module,
+        example: Any,
+        method: Any,
+        apply_kwargs: Mapping[str, Any],
+        eval_kwargs: Mapping[str, Any],
+        streams: Sequence[str],
+    ) -> None:
+        self._module, self._method = module, method
+        self._train, self._eval = dict(apply_kwargs), dict(eval_kwargs)
+        self._streams = tuple(streams)
+        variables = jax.eval_shape(self._init, jax.random.key(0), example)
+        if "params" not in variables:
+            raise NetworkError(f"from_flax: {type(module).__name__} has no parameters.")
+        self.collections = tuple(sorted(set(variables) - {"params"}))
+        self._describe(variables["params"])
+        self.state = self._pack(variables)
+
+    def _init(self, key: jax.Array, inputs: Any) -> Any:
+        names = ("params", *self._streams)
+        keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
+        return call(
+            lambda *a, **k: self._module.init(keys, *a, method=self._method, **k),
+            inputs,
+            **self._train,
+        )
+
+    def _pack(self, variables: Mapping[str, Any]) -> Tree:
+        rest = {name: variables[name] for name in self.collections}
+        return rest[STATISTICS] if tuple(rest) == (STATISTICS,) else rest
+
+    def variables(self, params: Tree, state: Tree) -> dict[str, Any]:
+        """What `module.apply` takes."""
+        rest = {STATISTICS: state} if self.collections == (STATISTICS,) else dict(state or {})
+        return {"params": params, **rest}
+
+    def initialise(self, key: jax.Array, inputs: Any) -> tuple[Tree, Tree]:
+        """See `Model`."""
+        variables = jax.jit(self._init)(key, inputs)
+        return variables["params"], self._pack(variables)
+
+    def apply(
+        self, leaves: Sequence[Any], state: Tree, rngs: Mapping[str, Any], inputs: Any, train: bool
+    ) -> tuple[Any, Tree]:
+        """See `Model`."""
+        variables = self.variables(jax.tree.unflatten(self.structure, leaves), state)
+        mutable = list(self.collections) if train else False
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            return self._module.apply(
+                variables, *args, mutable=mutable, rngs=dict(rngs), method=self._method, **kwargs
+            )
+
+        if not train:
+            return call(run, inputs, **self._eval), state
+        outputs, updated = call(run, inputs, **self._train)
+        return outputs, self._pack({**variables, **updated})
+
+
+class NnxModel(Model):
+    """A `flax.nnx` module; its random streams are part of its state."""
+
+    hint = "Give nnx.state(model, nnx.Param)."
+
+    def __init__(
+        self,
+        module: nnx.Module,
+        method: Any,
+        apply_kwargs: Mapping[str, Any],
+        eval_kwargs: Mapping[str, Any],
+    ) -> None:
+        self._method = method
+        self._train, self._eval = dict(apply_kwargs), dict(eval_kwargs)
+        self._graph, params, rest = nnx.split(module, nnx.Param, ...)
+        if not jax.tree.leaves(params):
+            raise NetworkError(f"from_flax: {type(module).__name__} has no parameters.")
+        self._describe(params)
+        self._initial = nnx.as_pure(params), nnx.as_pure(rest)
+        self.state = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self._initial[1]
+        )
+        self._rest = jax.tree.structure(rest)
+
+    def initialise(self, key: jax.Array, inputs: Any) -> tuple[Tree, Tree]:
+        """The parameters and state that the module held when it was given."""
+        del key, inputs
+        return self._initial
+
+    def apply(
+        self, leaves: Sequence[Any], state: Tree, rngs: Mapping[str, Any], inputs: Any, train: bool
+    ) -> tuple[Any, Tree]:
+        """See `Model`."""
+        params = jax.tree.unflatten(self.structure, leaves)
+        rest = jax.tree.unflatten(self._rest, jax.tree.leaves(state))
+        module = nnx.merge(self._graph, params, rest)
+        if rngs:
+            nnx.reseed(module, **rngs)
+        if not train:
+            module.eval()
+        function = module if self._method is None else getattr(module, self._method)
+        outputs = call(function, inputs, **(self._train if train else self._eval))
+        after = nnx.as_pure(nnx.state(module, nnx.Not(nnx.Param)))
+        return outputs, jax.tree.unflatten(jax.tree.structure(state), jax.tree.leaves(after))
+
+
+def as_model(
+    module: Any,
+    example: Any,
+    method: Any,
+    apply_kwargs: Mapping[str, Any],
+    eval_kwargs: Mapping[str, Any],
+    streams: Sequence[str],
+) -> Model:
+    """A linen or nnx module as a `Model`.
+
+    Raises:
+        NetworkError: it is neither.
+    """
+    if isinstance(module, nn.Module):
+        return LinenModel(module, example, method, apply_kwargs, eval_kwargs, streams)
+    if isinstance(module, nnx.Module):
+        return NnxModel(module, method, apply_kwargs, eval_kwargs)
+    raise NetworkError(
+        f"from_flax: model must be an instance of flax.linen.Module or flax.nnx.Module, got "
+        f"{module!r}. For a plain function of parameters and inputs there is gtddp_jax.implicit."
+    )
