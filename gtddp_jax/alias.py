@@ -10,13 +10,13 @@ from typing import Any
 import optax
 
 from gtddp_jax import curvature
-from gtddp_jax.network import Network
+from gtddp_jax.network.protocol import Playable
 from gtddp_jax.optimizer import Loss, gtddp
 from gtddp_jax.terminal import Terminal
 
 
 def sgd(
-    net: Network,
+    net: Playable,
     loss: Loss,
     learning_rate: Any,
     momentum: Any = None,
@@ -63,7 +63,7 @@ def sgd(
 
 
 def rmsprop(
-    net: Network,
+    net: Playable,
     loss: Loss,
     learning_rate: Any,
     decay: Any = 0.9,
@@ -110,7 +110,7 @@ def rmsprop(
 
 
 def adam(
-    net: Network,
+    net: Playable,
     loss: Loss,
     learning_rate: Any,
     b1: Any = 0.9,
@@ -147,7 +147,7 @@ def adam(
 
 
 def adamw(
-    net: Network,
+    net: Playable,
     loss: Loss,
     learning_rate: Any,
     b1: Any = 0.9,
@@ -188,7 +188,7 @@ def adamw(
 
 
 def kfac(
-    net: Network,
+    net: Playable,
     loss: Loss,
     learning_rate: Any,
     damping: Any = 1e-2,
@@ -223,7 +223,7 @@ def kfac(
 
 
 def ekfac(
-    net: Network,
+    net: Playable,
     loss: Loss,
     learning_rate: Any,
     damping: Any = 1e-2,
@@ -261,7 +261,7 @@ def ekfac(
 
 
 def scale_by_gt_ekfac(
-    net: Network,
+    net: Playable,
     loss: Loss,
     damping: Any = 1e-2,
     *,

@@ -11,17 +11,15 @@ from gtddp_jax.core import arguments
 from gtddp_jax.core.report import Report, empty_report
 from gtddp_jax.core.safety import all_finite, choose, zero_unless
 from gtddp_jax.core.samples import Samples
-from gtddp_jax.curvature import Curvature, Move
-from gtddp_jax.game import adjoints
+from gtddp_jax.curvature import Curvature
 from gtddp_jax.game.backward import StagePlan, places, plan
 from gtddp_jax.game.rollout import ROLLOUTS, Rolled, open_loop, roll
 from gtddp_jax.game.summary import first_order_changes, summarise
-from gtddp_jax.network import Network, Stage
-from gtddp_jax.players import sample_gradients
+from gtddp_jax.network.protocol import Pass, Playable, by_stage
 from gtddp_jax.terminal import Expansion, Terminal, line
 
 Tree = Any
-Loss = Callable[[jax.Array, Any], jax.Array]
+Loss = Callable[[Any, Any], jax.Array]
 
 
 class GTDDPState(NamedTuple):
@@ -40,7 +38,7 @@ class GTDDPState(NamedTuple):
 
 
 def gtddp(
-    net: Network,
+    net: Playable,
     loss: Loss,
     curvature: Curvature,
     *,
@@ -94,17 +92,17 @@ def gtddp(
     """
     terminal = line() if terminal is None else terminal
     _check(net, curvature, terminal, rollout)
-    _check_batch_stats(net, axis_name, batch_stats)
+    start = net.initial_batch_stats(batch_stats, axis_name)
     observer = ROLLOUTS[rollout]
 
     def init(params: Tree) -> GTDDPState:
-        _check_params(net, params)
+        own = by_stage(net.stages, _split(net, params))
         states = tuple(
-            curvature.init({name: params[name] for name in place.stage.players}, place)
-            for place in places(net.stages)
+            curvature.init(players, place)
+            for players, place in zip(own, places(net.stages), strict=True)
         )
         report = empty_report(len(net.stages), ratios=len(net.stages))
-        return GTDDPState(states, report, jax.tree.map(jnp.array, dict(batch_stats or {})))
+        return GTDDPState(states, report, jax.tree.map(jnp.copy, start))
 
     def update(
         updates: Tree,
@@ -118,69 +116,47 @@ def gtddp(
         del extra_args
         arguments.require("gtddp", params=params, batch=batch)
         inputs, targets = arguments.split_batch("gtddp", batch)
-        _check_params(net, params)
-        running = jax.tree.map(jnp.zeros_like, params) if updates is None else updates
-        samples = Samples(inputs.shape[0], axis_name)
-        stages = net.bind(state.batch_stats, train=True, rngs=samples.own_keys(rngs))
-        plans, rolled, terminal_model, statistics = _step(
-            stages, inputs, targets, params, running, state, samples
+        own = _split(net, params)
+        running = jax.tree.map(jnp.zeros_like, own) if updates is None else net.split(updates)
+        samples = Samples(net.batch_size(inputs), axis_name)
+        own = samples.local_copy(own)
+        played = net.forward(
+            own,
+            inputs,
+            state.batch_stats,
+            samples.own_keys(rngs),
+            samples,
+            replayed=feedback and observer.replays,
         )
+        plans, rolled, terminal_model = _step(played, targets, own, running, state, samples)
         ok = samples.all(
             all_finite(
                 terminal_model.line.value,
                 rolled.weights,
                 first_order_changes(rolled),
                 rolled.states,
-                statistics,
+                played.batch_stats,
             )
         )
         report = summarise(
             plans, rolled, terminal_model, loss_of(targets), samples, state.report, ~ok
         )
-        steps = {name: rolled.steps[name] for name in params}
-        return zero_unless(ok, steps), GTDDPState(
+        return zero_unless(ok, net.merge(rolled.steps, params)), GTDDPState(
             choose(ok, rolled.states, state.curvature),
             report,
-            choose(ok, statistics, state.batch_stats),
+            choose(ok, played.batch_stats, state.batch_stats),
         )
 
-    def loss_of(targets: Any) -> Callable[[jax.Array], jax.Array]:
+    def loss_of(targets: Any) -> Callable[[Any], jax.Array]:
         return lambda outputs: loss(outputs, targets)
 
     def _step(
-        stages: tuple[Stage, ...],
-        inputs: jax.Array,
-        targets: Any,
-        params: Tree,
-        running: Tree,
-        state: GTDDPState,
-        samples: Samples,
-    ) -> tuple[list[StagePlan], Rolled, Expansion, Tree]:
-        params = samples.local_copy(params)
-        trajectory = adjoints.forward(stages, params, inputs)
-        model = terminal.expand(loss_of(targets), trajectory.outputs)
-        back = adjoints.backward(stages, trajectory, model.line.gradient)
-        moves = [
-            {
-                act.name: Move(
-                    trajectory.values[act.source],
-                    back.moves[act.target],
-                    sample_gradients(
-                        act,
-                        params[act.name],
-                        trajectory.values[act.source],
-                        back.moves[act.target],
-                        feedback=feedback,
-                    ),
-                )
-                for act in stage.acts
-            }
-            for stage in stages
-        ]
-        statistics = {**state.batch_stats, **common_statistics(net, trajectory, samples)}
+        played: Pass, targets: Any, params: Tree, running: Tree, state: GTDDPState, samples: Samples
+    ) -> tuple[list[StagePlan], Rolled, Expansion]:
+        model = terminal.expand(loss_of(targets), played.outputs)
         plans = plan(
-            places(stages),
-            moves,
+            places(net.stages),
+            played.moves(model.line.gradient, feedback=feedback),
             params,
             running,
             state.curvature,
@@ -190,16 +166,19 @@ def gtddp(
             feedback=feedback,
         )
         if not feedback:
-            return plans, open_loop(plans), model, statistics
-        eyes = observer(stages, params, trajectory, back, model)
-        return plans, roll(plans, params, model, samples, eyes), model, statistics
+            return plans, open_loop(plans), model
+        eyes = observer(played, params)
+        return plans, roll(plans, params, model, samples, eyes), model
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _check(net: Any, curvature: Any, terminal: Any, rollout: Any) -> None:
-    if not isinstance(net, Network):
-        raise ValueError(f"gtddp: net must be a gtddp_jax.Network, got {type(net).__name__}.")
+    if not isinstance(net, Playable):
+        raise ValueError(
+            "gtddp: net must be a gtddp_jax.Network or made by gtddp_jax.from_flax, got "
+            f"{type(net).__name__}."
+        )
     if not isinstance(curvature, Curvature):
         raise ValueError(
             f"gtddp: curvature must come from gtddp_jax.curvature, got {type(curvature).__name__}; "
@@ -214,38 +193,12 @@ def _check(net: Any, curvature: Any, terminal: Any, rollout: Any) -> None:
         raise ValueError(f"Invalid rollout: {rollout!r}. Supported: {tuple(ROLLOUTS)}.")
 
 
-def _check_batch_stats(net: Network, axis_name: Any, batch_stats: Any) -> None:
-    net.check_batch_stats(batch_stats)
-    for op in net.normalisations:
-        others = [axis for axis in op.axes if axis not in Samples(0, axis_name).axes]
-        if others:
-            raise ValueError(
-                f"gtddp: {op.name} synchronises its statistics over the mapped axis {others[0]!r}, "
-                f"but gtddp has axis_name={axis_name!r}. Pass gtddp the same axis_name, or leave "
-                "it out of nn.BatchNorm (under jit with a sharded batch nothing is needed)."
-            )
-
-
-def common_statistics(net: Network, trajectory: adjoints.Trajectory, samples: Samples) -> Tree:
-    """The running statistics that a step emitted, the same on all devices.
-
-    A layer without `axis_name` has normalised each device's samples by their own statistics; the
-    running ones are the mean over devices.
-    """
-    found = dict(trajectory.batch_stats)
-    for op in net.normalisations:
-        axes = op.unsynchronised(samples.axes)
-        if axes and op.name in found:
-            found[op.name] = jax.lax.pmean(found[op.name], axes)
-    return found
-
-
-def _check_params(net: Network, params: Tree) -> None:
+def _split(net: Playable, params: Tree) -> dict[str, Any]:
     arguments.refuse_multi_steps(
         "gtddp", "gtddp_jax.curvature.from_optax(optax.MultiSteps(optax.adam(1e-3), 4))"
     )
     arguments.refuse_masked("gtddp", params)
-    net.check_params(params)
+    return net.split(params)
 
 
 def make_update(

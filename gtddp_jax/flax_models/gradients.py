@@ -1,10 +1,10 @@
 """From uses to players: the per-sample gradients of a player's parameters.
 
-| player                                             | how                                                  |
-|----------------------------------------------------|------------------------------------------------------|
-| each parameter has one use and is seen as it is    | sums at the use, laid out as the parameter           |
-| shared, or computed with before it meets data      | the uses together, through the derivative of what is |
-| (tied weights, BatchNorm's scale, weight norm)     | made of the parameters                               |
+| player                                         | how                                        |
+|------------------------------------------------|--------------------------------------------|
+| each parameter has one use, seen as it is      | sums at the use, laid out as the parameter |
+| shared, or computed with before it meets data  | the uses together, through the derivative  |
+| (tied weights, BatchNorm's scale, weight norm) | of what is made of the parameters          |
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -73,9 +73,7 @@ class Seen(SampleGradients):
         found = []
         for key, (use, view) in self._parts.items():
             change = view.seen(k[key])
-            found.append(
-                self._kept[key].dot(change) if key in self._kept else use.dot((change,))
-            )
+            found.append(self._kept[key].dot(change) if key in self._kept else use.dot((change,)))
         return jnp.stack(found).sum(0)
 
     def square(self, d: Tree) -> jax.Array:
@@ -170,9 +168,7 @@ class Joint(SampleGradients):
         found = [use.parts() for use in self._uses]
 
         def gradient(part: Sequence[Any]) -> Tree:
-            return self._restored(
-                [f(data) for (_, f), data in zip(found, part, strict=True)]
-            )
+            return self._restored([f(data) for (_, f), data in zip(found, part, strict=True)])
 
         return [data for data, _ in found], gradient
 

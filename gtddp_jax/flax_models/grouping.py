@@ -173,7 +173,8 @@ def group(
         leaves = tuple(i for i in range(len(paths)) if union.find(i) == root)
         modules = sorted({homes_[i] for i in leaves})
         base = modules[0] if len(modules) == 1 else _prefix(modules)
-        name = "/".join(base) or ("params" if len(modules) == 1 else "+".join(m[0] for m in modules))
+        together = "+".join(dict.fromkeys(m[0] for m in modules if m))
+        name = "/".join(base) or together or "params"
         mine = tuple(i for i, who in enumerate(owner) if who == player)
         note = "" if len(modules) == 1 else _together(traced, [uses[i] for i in mine], modules)
         note = note or _idle([paths[i] for i in leaves if i not in used])

@@ -1,11 +1,11 @@
 """Kinds of uses: how the sums over samples are computed where a parameter meets data (DESIGN §6).
 
-| kind       | operations                                 | per-sample gradient                            |
-|------------|--------------------------------------------|------------------------------------------------|
-| `product`  | dot_general, mul, add, sub, div, broadcast | one einsum of data and adjoint                 |
-| `conv`     | conv_general_dilated                       | sums over kernel offsets, in chunks            |
-| `lookup`   | rows of a table (embedding)                | scatter; quadratic forms from pairs of tokens  |
-| `generic`  | everything else: scan, while, cond, ...    | one vjp a sample                               |
+| kind       | operations                                 | per-sample gradient                 |
+|------------|--------------------------------------------|-------------------------------------|
+| `product`  | dot_general, mul, add, sub, div, broadcast | one einsum of data and adjoint      |
+| `conv`     | conv_general_dilated                       | sums over kernel offsets, in chunks |
+| `lookup`   | rows of a table (embedding)                | scatter; squares by pairs of tokens |
+| `generic`  | everything else: scan, while, cond, ...    | one vjp a sample                    |
 
 A kind is one function that recognises it and one class; `KINDS` is asked in order.
 """
@@ -224,9 +224,7 @@ class Product(UseSums):
 
         def gradient(part: Any) -> Operands:
             x, g = part
-            total = (
-                jnp.einsum(g, to, self._of) if x is None else jnp.einsum(x, at, g, to, self._of)
-            )
+            total = jnp.einsum(g, to, self._of) if x is None else jnp.einsum(x, at, g, to, self._of)
             return (self._laid(total),)
 
         return (self._x, self._g), gradient
@@ -302,10 +300,7 @@ def elementwise(site: Site) -> UseSums | None:
     if axis is None or axis.axis != out.axis or axis.rows != out.rows or np.ndim(x) != ndim:
         return None
     if name == "div":
-        if mine == 0:
-            x = 1 / x
-        else:
-            x = -x / jnp.square(p.reshape(p.shape or (1,) * ndim))
+        x = 1 / x if mine == 0 else -x / jnp.square(p.reshape(p.shape or (1,) * ndim))
     front = axis.front(x)
     at = _lettered(names, axis, ndim + 1)
     kept = [i for i, n in enumerate(front.shape) if i == 0 or n != 1]
@@ -453,7 +448,8 @@ def lookup(site: Site) -> UseSums | None:
     if not plain or axis is None:
         return None
     size = site.size
-    return Lookup(site, axis.front(ids).reshape(size, -1), axis.front(g).reshape(size, -1, g.shape[-1]))
+    rows = axis.front(g).reshape(size, -1, g.shape[-1])
+    return Lookup(site, axis.front(ids).reshape(size, -1), rows)
 
 
 KINDS: tuple[Callable[[Site], UseSums | None], ...] = (

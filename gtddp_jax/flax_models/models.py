@@ -1,9 +1,9 @@
 """Flax models as pure functions of parameters, other state, random keys and inputs.
 
-| front-end | parameters                     | other state (`batch_stats`)                          |
-|-----------|--------------------------------|------------------------------------------------------|
-| linen     | `variables["params"]`          | `variables["batch_stats"]`, or all other collections |
-| nnx       | `nnx.state(model, nnx.Param)`  | everything else: statistics, random streams          |
+| front-end | parameters                    | other state (`batch_stats`)                     |
+|-----------|-------------------------------|-------------------------------------------------|
+| linen     | `variables["params"]`         | `variables["batch_stats"]`, or more collections |
+| nnx       | `nnx.state(model, nnx.Param)` | everything else: statistics, random streams     |
 """
 
 import abc

@@ -7,12 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gtddp_jax.flax_models.grouping import UNSUPPORTED, Member
-from gtddp_jax.flax_models.models import Model, as_model
+from gtddp_jax.flax_models.models import Model
 from gtddp_jax.flax_models.program import read
 from gtddp_jax.flax_models.reading import Reading, read_model
 from gtddp_jax.flax_models.schedule import Evaluation, fixed_values
-from gtddp_jax.network.errors import NetworkError
 
 Tree = Any
 
@@ -31,7 +29,9 @@ class FlaxNetwork:
             the states of every stage.
     """
 
-    def __init__(self, model: Model, example: Any, streams: Sequence[str], unsupported: str) -> None:
+    def __init__(
+        self, model: Model, example: Any, streams: Sequence[str], unsupported: str
+    ) -> None:
         self.model, self._unsupported = model, unsupported
         self._readings: dict[Any, Reading] = {}
         self._streams = tuple(streams)
@@ -39,6 +39,7 @@ class FlaxNetwork:
         self._example = self._read(model.shapes, model.state, rngs, example)
         self.members = self._example.members
         count = 1 + max(member.level for member in self.members)
+        self.input_structure = jax.tree.structure(example)
         self.stages = tuple(
             FlaxStage(self, t, tuple(m.name for m in self.members if m.level == t))
             for t in range(count)
@@ -99,11 +100,11 @@ class FlaxStage:
         start = traced.program.start(params=leaves, state=net.model.state, rngs={}, inputs=inputs)
         values = fixed_values(traced, plan, start)
         for value, x in zip(plan.live[self.index], states[n:], strict=True):
-            values[value] = traced.axes[value].back(x)
+            values[value] = traced.axis(value).back(x)
         run = Evaluation(traced, plan, values)
         for index in plan.stages[self.index]:
             run.equation(index)
         if self.index + 1 == len(net.stages):
             return tuple(read(run.values, v) for v in traced.program.outputs[: traced.outputs])
         new = plan.live[self.index + 1]
-        return (*states[:n], *(traced.axes[v].front(run.values[v]) for v in new))
+        return (*states[:n], *(traced.axis(v).front(run.values[v]) for v in new))

@@ -127,8 +127,7 @@ class Pass:
         parts = []
         olds = zip(self._alive(t), self._live[str(t)], self._old[str(t)], strict=True)
         for value, g, old in olds:
-            axis = self.reading.traced.axes[value]
-            assert axis is not None
+            axis = self.reading.traced.axis(value)
             parts.append(inner(axis.front(g), axis.front(wide(values[value]) - wide(old))))
         return jnp.stack(parts).sum(0)
 
@@ -149,7 +148,7 @@ class Pass:
             axes,
             use.outputs,
             tuple(self._adjoints[str(n)]),
-            tuple(traced.axes[equation.outputs[i]] for i in use.outputs),
+            tuple(traced.axis(equation.outputs[i]) for i in use.outputs),
             traced.size,
             lambda: reading.alone(use.index),
         )
@@ -180,8 +179,10 @@ class Pass:
         found: dict[str, Part] = {}
         for n, use in zip(member.uses, sums, strict=True):
             site = use.site
-            values = [program.equations[self.reading.uses[n].index].inputs[i] for i in site.operands]
-            view = view_of(program, self._makers, values[0]) if len(values) == 1 else None
+            equation = program.equations[self.reading.uses[n].index]
+            first = equation.inputs[site.operands[0]]
+            single = len(site.operands) == 1
+            view = view_of(program, self._makers, first) if single else None
             if view is None or keys[view[0]] in found:
                 return None
             found[keys[view[0]]] = use, view[1]

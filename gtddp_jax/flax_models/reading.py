@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from gtddp_jax.flax_models.axes import COUPLED, sample_axes
 from gtddp_jax.flax_models.grouping import Member, group
@@ -50,7 +51,7 @@ def batch_size(inputs: Any) -> int:
     Raises:
         NetworkError: the leaves do not have one leading axis in common.
     """
-    shapes = [jax.numpy.shape(x) for x in jax.tree.leaves(inputs)]
+    shapes = [jnp.shape(x) for x in jax.tree.leaves(inputs)]
     sizes = {shape[:1] for shape in shapes}
     if len(sizes) != 1 or () in sizes:
         raise NetworkError(
@@ -63,7 +64,7 @@ def batch_size(inputs: Any) -> int:
 
 def _sized(inputs: Any, size: int) -> Any:
     return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct((size, *jax.numpy.shape(x)[1:]), jax.numpy.result_type(x)),
+        lambda x: jax.ShapeDtypeStruct((size, *jnp.shape(x)[1:]), jnp.result_type(x)),
         inputs,
     )
 
@@ -84,8 +85,9 @@ def read_model(
         outputs.append(len(jax.tree.leaves(found[0])))
         return found
 
+    shaped = [jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)) for x in leaves]
+
     def at(n: int) -> Program:
-        shaped = [jax.ShapeDtypeStruct(jax.numpy.shape(x), jax.numpy.result_type(x)) for x in leaves]
         return trace(run, params=shaped, state=state, rngs=rngs, inputs=_sized(inputs, n))
 
     program = at(size)

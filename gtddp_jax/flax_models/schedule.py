@@ -1,10 +1,10 @@
 """Which operation runs in which stage, and what is alive in between (paper Eq. 7, 26).
 
-| operation                                       | when it runs                                   |
-|-------------------------------------------------|------------------------------------------------|
-| depends on no player                            | before the first stage, once                   |
-| writes activations                              | in the stage of the last player it depends on  |
-| writes a value of parameters or of the batch    | in each stage that reads it, from what is alive |
+| operation                                    | when it runs                                  |
+|----------------------------------------------|-----------------------------------------------|
+| depends on no player                         | before the first stage, once                  |
+| writes activations                           | in the stage of the last player it depends on |
+| writes a value of parameters or of the batch | in each stage that reads it, anew             |
 """
 
 import dataclasses
@@ -97,9 +97,7 @@ def _live(
         return found
 
     end = tuple(
-        dict.fromkeys(
-            v for v in traced.program.outputs[: traced.outputs] if isinstance(v, int)
-        )
+        dict.fromkeys(v for v in traced.program.outputs[: traced.outputs] if isinstance(v, int))
     )
     alive: set[Value] = set(end)
     before = [end]

@@ -1,13 +1,13 @@
 """Where parameters meet data: the uses of parameters, and the values made of parameters alone.
 
-| value          | sample axis | example                                                            |
-|----------------|-------------|--------------------------------------------------------------------|
-| activation     | yes         | outputs of layers                                                  |
-| of parameters  | no          | a parameter, its transpose or cast, `rsqrt(var + eps) * scale`     |
-| of the batch   | no          | the mean and variance of BatchNorm: constants of the batch         |
+| value         | sample axis | example                                                        |
+|---------------|-------------|----------------------------------------------------------------|
+| activation    | yes         | outputs of layers                                              |
+| of parameters | no          | a parameter, its transpose or cast, `rsqrt(var + eps) * scale` |
+| of the batch  | no          | the mean and variance of BatchNorm: constants of the batch     |
 
-A *use* is an equation that reads a value of parameters and writes an activation. The gradient of a
-sample's loss by a parameter is the sum over the uses that it takes part in (DESIGN §7).
+A *use* is an equation that reads a value of parameters and writes an activation. The gradient of
+a sample's loss by a parameter is the sum over the uses that it takes part in (DESIGN §7).
 """
 
 import dataclasses
@@ -53,6 +53,12 @@ class Traced:
     axes: tuple[Axis | None, ...]
     size: int
     outputs: int
+
+    def axis(self, value: Value) -> Axis:
+        """The sample axis of an activation."""
+        axis = self.axes[value]
+        assert axis is not None and axis != COUPLED, "not an activation"
+        return axis
 
     def floating(self, value: Value) -> bool:
         """Whether a value has a derivative."""

@@ -6,13 +6,14 @@ operation that couples samples (batch normalisation) is pulled back as a whole: 
 gradient of the sum of all losses by sample i's state (DESIGN §7).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 
+from gtddp_jax.core.samples import Samples
 from gtddp_jax.core.trees import inner, wide
-from gtddp_jax.network.modes import observed
+from gtddp_jax.network.modes import Normalise, observed
 from gtddp_jax.network.program import Op, Params, Stage, Value
 
 Pullback = Callable[[jax.Array], tuple[jax.Array, ...]]
@@ -91,6 +92,22 @@ def backward(stages: tuple[Stage, ...], trajectory: Trajectory, g: jax.Array) ->
         states.append(tuple(None if v == given else total[v] for v in stage.inputs))
     moves = {act.target: total[act.target] for stage in stages for act in stage.acts}
     return Adjoints(moves, tuple(reversed(states)))
+
+
+def common_statistics(
+    normalisations: Sequence[Normalise], trajectory: Trajectory, samples: Samples
+) -> dict[str, Any]:
+    """The running statistics that a pass emitted, the same on all devices.
+
+    A layer without `axis_name` has normalised each device's samples by their own statistics; the
+    running ones are the mean over devices.
+    """
+    found = dict(trajectory.batch_stats)
+    for op in normalisations:
+        axes = op.unsynchronised(samples.axes)
+        if axes and op.name in found:
+            found[op.name] = jax.lax.pmean(found[op.name], axes)
+    return found
 
 
 def state_change(

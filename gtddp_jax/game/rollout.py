@@ -16,9 +16,8 @@ import jax.numpy as jnp
 import optax
 
 from gtddp_jax.core.samples import Samples
-from gtddp_jax.game.adjoints import Adjoints, Trajectory, stage_states, state_change
 from gtddp_jax.game.backward import StagePlan, dot, stage_gradient
-from gtddp_jax.network.program import Stage
+from gtddp_jax.network.protocol import Pass
 from gtddp_jax.terminal import Expansion
 
 Tree = Any
@@ -40,7 +39,7 @@ class Rolled(NamedTuple):
     states: tuple[Any, ...]
     weights: jax.Array
     delta_phi: jax.Array
-    outputs: jax.Array | None
+    outputs: Tree | None
     closed: tuple[Tree, ...]
 
 
@@ -48,30 +47,22 @@ class Observer(abc.ABC):
     """Sees the steps of the stages, in order, and tells what they change.
 
     Args:
-        stages: the stages.
-        params: all parameters before the step.
-        trajectory: the forward pass.
-        adjoints: the backward pass.
-        terminal: the terminal model, which holds the output gradients.
+        played: the pass.
+        params: all parameters before the step, `{player: tree}`.
     """
 
-    def __init__(
-        self,
-        stages: Sequence[Stage],
-        params: Tree,
-        trajectory: Trajectory,
-        adjoints: Adjoints,
-        terminal: Expansion,
-    ) -> None:
-        self._stages, self._params = stages, params
-        self._trajectory, self._adjoints, self._terminal = trajectory, adjoints, terminal
+    replays = False
+    """Whether it runs the stages again."""
+
+    def __init__(self, played: Pass, params: Tree) -> None:
+        self._played, self._params = played, params
 
     @abc.abstractmethod
     def see(self, t: int, plan: StagePlan, step: Tree) -> jax.Array:
         """delta_phi_{t+1} [B] once stage t has taken its step."""
 
     @property
-    def outputs(self) -> jax.Array | None:
+    def outputs(self) -> Tree | None:
         """The new outputs of the network, where they are known."""
         return None
 
@@ -91,25 +82,17 @@ class Linear(Observer):
 class Nonlinear(Observer):
     """Runs the stages again."""
 
-    _states: tuple[jax.Array, ...] | None = None
+    replays = True
 
     def see(self, t: int, plan: StagePlan, step: Tree) -> jax.Array:
         """See `Observer`."""
-        stage, values = self._stages[t], self._trajectory.values
-        states = stage_states(stage, values) if self._states is None else self._states
-        own = {name: self._params[name] for name in stage.players}
-        new: Any = optax.apply_updates(own, step)
-        self._states = stage(new, states)
-        if t + 1 < len(self._stages):
-            before = stage_states(self._stages[t + 1], values)
-            return state_change(self._adjoints.states[t + 1], self._states, before)
-        line = self._terminal.line
-        return state_change((line.gradient,), self._states, (line.outputs,))
+        new: Any = optax.apply_updates({name: self._params[name] for name in step}, step)
+        return self._played.replay(t, new)
 
     @property
-    def outputs(self) -> jax.Array | None:
+    def outputs(self) -> Tree | None:
         """See `Observer`."""
-        return None if self._states is None else self._states[0]
+        return self._played.new_outputs
 
 
 ROLLOUTS: dict[str, type[Observer]] = {"linear": Linear, "nonlinear": Nonlinear}

@@ -6,18 +6,20 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
+from gtddp_jax.core.samples import Samples
 from gtddp_jax.network.blocks import Layer, as_layers
 from gtddp_jax.network.errors import NetworkError
 from gtddp_jax.network.lowering import lower
 from gtddp_jax.network.modes import FRESH, Drop, Mode, Normalise, Statistics, bind, by_mode, run
 from gtddp_jax.network.probe import check_stages
 from gtddp_jax.network.program import Act, Params, Stage
+from gtddp_jax.network.protocol import Pass, Playable
 
 if TYPE_CHECKING:
     from gtddp_jax.curvature import Curvature
 
 
-class Network:
+class Network(Playable):
     """A residual network as state-augmented dynamics (DESIGN §1; paper Eq. 7, 13, 26).
 
     Args:
@@ -247,6 +249,50 @@ class Network:
         if train and self.has_batch_stats:
             return outputs, {**(batch_stats or {}), **emitted}
         return outputs
+
+    def split(self, params: Params) -> dict[str, Any]:
+        """See `Playable`; parameters are `{player: tree}` already."""
+        self.check_params(params)
+        return dict(params)
+
+    def merge(self, players: Mapping[str, Any], like: Params) -> dict[str, Any]:
+        """See `Playable`."""
+        return {name: players[name] for name in like}
+
+    def batch_size(self, inputs: jax.Array) -> int:
+        """See `Playable`."""
+        return inputs.shape[0]
+
+    def initial_batch_stats(self, batch_stats: Statistics | None, axis_name: Any) -> dict[str, Any]:
+        """See `Playable`."""
+        self.check_batch_stats(batch_stats)
+        for op in self.normalisations:
+            others = [axis for axis in op.axes if axis not in Samples(0, axis_name).axes]
+            if others:
+                raise NetworkError(
+                    f"gtddp: {op.name} synchronises its statistics over the mapped axis "
+                    f"{others[0]!r}, but gtddp has axis_name={axis_name!r}. Pass gtddp the same "
+                    "axis_name, or leave it out of nn.BatchNorm (under jit with a sharded batch "
+                    "nothing is needed)."
+                )
+        return dict(batch_stats or {})
+
+    def forward(
+        self,
+        params: Mapping[str, Any],
+        inputs: jax.Array,
+        batch_stats: Statistics,
+        rngs: Any,
+        samples: Samples,
+        *,
+        replayed: bool,
+    ) -> Pass:
+        """See `Playable`."""
+        from gtddp_jax.game.passes import StagePass
+
+        del replayed
+        stages = self.bind(batch_stats, train=True, rngs=rngs)
+        return StagePass(stages, params, inputs, batch_stats, self.normalisations, samples)
 
     def explain(
         self,
