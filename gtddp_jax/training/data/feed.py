@@ -67,8 +67,7 @@ class Feed:
         """
         self._augment = look_up(AUGMENTATIONS, augmentation, "augmentation")
         self._seed = seed
-        self._mean = dataset.channel_mean if normalise else np.float32(0)
-        self._std = dataset.channel_std if normalise else np.float32(1)
+        self._scale = (dataset.channel_mean, dataset.channel_std) if normalise else None
         self.samples = len(dataset.train_labels)
         self.train = _put(dataset.train_images, dataset.train_labels, sharding)
         self.validation = _put(dataset.validation_images, dataset.validation_labels, sharding)
@@ -96,8 +95,11 @@ class Feed:
 
     def normalise(self, images: jax.Array) -> jax.Array:
         """Shifts and scales images [..., channels] as in training; without augmentation."""
-        shape = (1,) * (images.ndim - 1) + np.shape(self._mean)
-        return (images - self._mean.reshape(shape)) / self._std.reshape(shape)
+        if self._scale is None:
+            return images
+        axes = tuple(range(images.ndim - 1))
+        mean, std = (np.expand_dims(values, axes) for values in self._scale)
+        return (images - mean) / std
 
 
 def _put(images: np.ndarray, labels: np.ndarray, sharding: jax.sharding.Sharding | None) -> Part:
