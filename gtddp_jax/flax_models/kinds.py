@@ -21,8 +21,11 @@ import numpy as np
 
 from gtddp_jax.core.trees import per_sample, wide
 from gtddp_jax.flax_models.axes import Axis
+from gtddp_jax.flax_models.layers import conv_layer
 from gtddp_jax.flax_models.program import Equation
+from gtddp_jax.network.program import Act
 from gtddp_jax.players import conv
+from gtddp_jax.players.layers import ConvLayer
 
 Operands = tuple[jax.Array, ...]
 Parts = tuple[Any, Callable[[Any], Operands]]
@@ -322,31 +325,14 @@ def broadcast(site: Site) -> UseSums | None:
     return Product(site, None, (), to, of)
 
 
-@dataclasses.dataclass(frozen=True)
-class Geometry:
-    """A convolution, described as `flax.linen.Conv` describes it."""
-
-    kernel_size: tuple[int, ...]
-    strides: tuple[int, ...]
-    padding: tuple[tuple[int, int], ...]
-    kernel_dilation: tuple[int, ...]
-    feature_group_count: int
-    use_bias: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class _Shaped:
-    module: Any
-
-
 class Conv(UseSums):
     """A convolution on [B, spatial..., features]."""
 
     kind = "conv"
 
-    def __init__(self, site: Site, geometry: Geometry) -> None:
+    def __init__(self, site: Site, layer: ConvLayer) -> None:
         super().__init__(site)
-        self.geometry = geometry
+        self.act = Act("", layer, 0, 1)
 
     def _data(self) -> tuple[jax.Array, jax.Array]:
         return self.site.inputs[0], self.site.adjoints[0]
@@ -356,14 +342,14 @@ class Conv(UseSums):
 
         def gradient(part: Any) -> Operands:
             x, g = part
-            found = conv.per_sample_gradients(_Shaped(self.geometry), x[None], g[None])  # type: ignore[arg-type]
+            found = conv.per_sample_gradients(self.act, x[None], g[None])
             return (found["kernel"][0],)
 
         return self._data(), gradient
 
     def per_sample(self) -> Operands:
         """See `UseSums`."""
-        found = conv.per_sample_gradients(_Shaped(self.geometry), *self._data())  # type: ignore[arg-type]
+        found = conv.per_sample_gradients(self.act, *self._data())
         return (found["kernel"],)
 
 
@@ -371,31 +357,10 @@ def convolution(site: Site) -> UseSums | None:
     """A convolution with features last and no dilation of its input."""
     if site.equation.name != "conv_general_dilated" or not _alone(site) or site.operands != (1,):
         return None
-    given = site.equation.params
-    n = site.inputs[0].ndim
-    first = (0, n - 1, *range(1, n - 1))
-    numbers = given["dimension_numbers"]
-    plain = (
-        tuple(numbers.lhs_spec) == first
-        and tuple(numbers.out_spec) == first
-        and tuple(numbers.rhs_spec) == (n - 1, n - 2, *range(n - 2))
-        and all(d == 1 for d in given["lhs_dilation"])
-        and given["batch_group_count"] == 1
-        and all(low >= 0 and high >= 0 for low, high in given["padding"])
-        and site.axes[0] == Axis(0, 1) == site.out_axes[0]
-    )
-    if not plain:
+    layer = conv_layer(site.equation, site.inputs[0].ndim, site.inputs[1].shape)
+    if layer is None or not site.axes[0] == Axis(0, 1) == site.out_axes[0]:
         return None
-    return Conv(
-        site,
-        Geometry(
-            tuple(site.inputs[1].shape[: n - 2]),
-            tuple(given["window_strides"]),
-            tuple(map(tuple, given["padding"])),
-            tuple(given["rhs_dilation"]),
-            given["feature_group_count"],
-        ),
-    )
+    return Conv(site, layer)
 
 
 class Lookup(UseSums):

@@ -36,6 +36,10 @@ def path_names(path: Sequence[Any]) -> Path:
     return tuple(str(getattr(p, "key", getattr(p, "idx", getattr(p, "name", p)))) for p in parts)
 
 
+def _paths(tree: Tree) -> list[tuple[Any, Any]]:
+    return jax.tree_util.tree_flatten_with_path(tree)[0]
+
+
 class Model(abc.ABC):
     """A model: immutable, knows its parameters by path.
 
@@ -44,12 +48,14 @@ class Model(abc.ABC):
         shapes: their shapes and dtypes.
         structure: of the parameters, as the model itself wants them.
         state: shapes of the other state.
+        rng_collections: random streams that it is given while it is read.
     """
 
     paths: tuple[Path, ...]
     shapes: tuple[jax.ShapeDtypeStruct, ...]
     structure: Any
     state: Tree
+    rng_collections: tuple[str, ...] = ()
 
     def _describe(self, params: Tree) -> None:
         found, self.structure = jax.tree_util.tree_flatten_with_path(params)
@@ -81,7 +87,38 @@ class Model(abc.ABC):
                 )
         return [given[path] for path in self.paths]
 
+    def order(self, params: Tree) -> list[int]:
+        """For each leaf of a tree of parameters, its position in `paths`."""
+        places = {path: i for i, path in enumerate(self.paths)}
+        return [places[path_names(p)] for p, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
+
     hint = ""
+
+    def initial_state(self, state: Tree) -> Tree:
+        """The other state to begin with, checked.
+
+        Raises:
+            NetworkError: it is missing, or does not fit the model.
+        """
+        if state is None and jax.tree.leaves(self.state):
+            raise NetworkError(
+                "batch_stats is missing: the model keeps other variables than parameters, "
+                f"{sorted({path_names(p)[-1] for p, _ in _paths(self.state)})}. Pass "
+                'batch_stats=variables["batch_stats"], from model.init or net.init_variables; '
+                "after a step take them from state.batch_stats."
+            )
+        given = {} if state is None else state
+        before, after = (
+            [(path_names(p), x.shape) for p, x in _paths(t)] for t in (self.state, given)
+        )
+        if before != after:
+            wrong = sorted(set(before) ^ set(after))[:3]
+            raise NetworkError(f"batch_stats do not match the model; differing: {wrong}.")
+        return given
+
+    def keys(self, rngs: Mapping[str, Any]) -> dict[str, Any]:
+        """The random keys that the model takes; any will do where it draws nothing."""
+        return {name: rngs.get(name, jax.random.key(0)) for name in self.rng_collections}
 
     @abc.abstractmethod
     def initialise(self, key: jax.Array, inputs: Any) -> tuple[Tree, Tree]:
@@ -110,7 +147,7 @@ class LinenModel(Model):
     ) -> None:
         self._module, self._method = module, method
         self._train, self._eval = dict(apply_kwargs), dict(eval_kwargs)
-        self._streams = tuple(streams)
+        self.rng_collections = tuple(sorted(streams))
         variables = jax.eval_shape(self._init, jax.random.key(0), example)
         if "params" not in variables:
             raise NetworkError(f"from_flax: {type(module).__name__} has no parameters.")
@@ -119,7 +156,7 @@ class LinenModel(Model):
         self.state = self._pack(variables)
 
     def _init(self, key: jax.Array, inputs: Any) -> Any:
-        names = ("params", *self._streams)
+        names = ("params", *self.rng_collections)
         keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
         return call(
             lambda *a, **k: self._module.init(keys, *a, method=self._method, **k),
@@ -187,6 +224,14 @@ class NnxModel(Model):
         """The parameters and state that the module held when it was given."""
         del key, inputs
         return self._initial
+
+    def initial_state(self, state: Tree) -> Tree:
+        """See `Model`; by default what the module held when it was given."""
+        return super().initial_state(self._initial[1] if state is None else state)
+
+    def keys(self, rngs: Mapping[str, Any]) -> dict[str, Any]:
+        """All random keys: they restart the streams of their names."""
+        return dict(rngs)
 
     def apply(
         self, leaves: Sequence[Any], state: Tree, rngs: Mapping[str, Any], inputs: Any, train: bool

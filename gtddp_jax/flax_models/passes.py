@@ -6,7 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from gtddp_jax.core.samples import Samples, varying
 from gtddp_jax.core.trees import inner, wide
+from gtddp_jax.curvature.base import Move
+from gtddp_jax.flax_models.forms import matrix_data
 from gtddp_jax.flax_models.gradients import Idle, Joint, Part, Seen
 from gtddp_jax.flax_models.grouping import Member
 from gtddp_jax.flax_models.kinds import Site, UseSums, sums_of
@@ -14,14 +17,15 @@ from gtddp_jax.flax_models.program import Value, read
 from gtddp_jax.flax_models.reading import Reading
 from gtddp_jax.flax_models.schedule import Evaluation, fixed_values
 from gtddp_jax.flax_models.views import view_of
+from gtddp_jax.network.errors import NetworkError
+from gtddp_jax.network.protocol import Pass, Players
 from gtddp_jax.players.base import SampleGradients
 
 Tree = Any
-Players = Mapping[str, Mapping[str, jax.Array]]
 
 
-class Pass:
-    """A forward pass.
+class FlaxPass(Pass):
+    """A training batch through a Flax model.
 
     Args:
         reading: the model at this batch size.
@@ -29,11 +33,11 @@ class Pass:
         state: the model's other state.
         rngs: random keys by name.
         inputs: the inputs, leaves [B, ...].
-        boundaries: whether adjoints of what is alive between stages are wanted.
+        samples: the sample axis.
+        replayed: whether the stages will be run again with new parameters.
 
-    Attributes:
-        outputs: a tree of arrays [B, ...].
-        state: the model's next other state.
+    Raises:
+        NetworkError: the stages cannot be run again.
     """
 
     def __init__(
@@ -43,9 +47,18 @@ class Pass:
         state: Tree,
         rngs: Tree,
         inputs: Any,
+        samples: Samples,
         *,
-        boundaries: bool,
+        replayed: bool,
     ) -> None:
+        late = reading.plan.late
+        if replayed and late:
+            raise NetworkError(
+                f"rollout='nonlinear' runs stage after stage with new parameters, but {list(late)} "
+                "are used again after the stage in which they act (shared weights, or modules that "
+                "act as one). Use rollout='linear', which needs no second forward pass."
+            )
+
         self.reading, self.params = reading, list(params)
         program = reading.traced.program
         start = program.start(params=params, state=state, rngs=rngs, inputs=inputs)
@@ -58,11 +71,14 @@ class Pass:
         live = {
             str(t): [self._zeros(v) for v in self._alive(t)]
             for t in range(1, len(reading.plan.stages))
-            if boundaries
+            if replayed
         }
-        flat, self._pull, aux = jax.vjp(self._run, (uses, live), has_aux=True)
+        shifts = samples.local_copy((uses, live))
+        flat, self._pull, aux = jax.vjp(self._run, shifts, has_aux=True)
         rest, self._read, self._constants, self._old = aux
-        self.outputs, self.state = jax.tree.unflatten(program.structure, [*flat, *rest])
+        self.outputs, after = jax.tree.unflatten(program.structure, [*flat, *rest])
+        self.batch_stats = _common(after, samples)
+        self._replay: Replay | None = None
 
     def _zeros(self, value: Value) -> jax.Array:
         shape = self.reading.traced.program.shapes[value]
@@ -118,9 +134,35 @@ class Pass:
         return found
 
     def backward(self, gradient: Tree) -> None:
-        """Propagates the output gradients; needed by `samples` and `change`."""
-        leaves = jax.tree.leaves(gradient)
-        ((self._adjoints, self._live),) = self._pull(leaves)
+        """Propagates the output gradients to the uses and to what is alive between stages."""
+        ((self._adjoints, self._live),) = self._pull(jax.tree.leaves(gradient))
+        self._gradient = gradient
+
+    def moves(self, gradient: Tree, *, feedback: bool) -> list[dict[str, Move]]:
+        """See `Pass`."""
+        self.backward(gradient)
+        found: list[dict[str, Move]] = [{} for _ in self.reading.plan.stages]
+        for member in self.reading.members:
+            found[member.level][member.name] = self._move(member, feedback=feedback)
+        return found
+
+    def _move(self, member: Member, *, feedback: bool) -> Move:
+        samples, form = self.samples(member, feedback=feedback), self.reading.forms[member.name]
+        if form.use < 0:
+            nothing = jnp.zeros((self.reading.traced.size, 0))
+            return Move(nothing, nothing, samples)
+        kernel = self.params[member.leaves[member.keys.index("kernel")]]
+        return Move(*matrix_data(form, self._site(form.use), kernel), samples)
+
+    def replay(self, t: int, new: Players) -> jax.Array:
+        """See `Pass`."""
+        self._replay = self._replay or Replay(self, self._gradient)
+        return self._replay.change(t, new)
+
+    @property
+    def new_outputs(self) -> Tree | None:
+        """See `Pass`."""
+        return None if self._replay is None else self._replay.outputs
 
     def moved(self, t: int, values: Mapping[Value, Any]) -> jax.Array:
         """`g . (x' - x)` [B] over what is alive before stage t, for other values x'."""
@@ -164,12 +206,12 @@ class Pass:
             size = self.reading.traced.size
             return Idle(own, size, jnp.float32)
         sums = self.sums(member)
-        parts = self._seen(member, sums)
+        parts = self.seen(member, sums)
         if parts is not None:
             return Seen(parts, feedback=feedback)
         return Joint(sums, self._derive(member), own, feedback=feedback)
 
-    def _seen(self, member: Member, sums: Sequence[UseSums]) -> dict[str, Part] | None:
+    def seen(self, member: Member, sums: Sequence[UseSums]) -> dict[str, Part] | None:
         """`{key: (use, view)}` if each parameter has one use, of which it is a view."""
         program = self.reading.traced.program
         keys = {
@@ -207,15 +249,26 @@ class Pass:
         return derive
 
 
+def _common(state: Tree, samples: Samples) -> Tree:
+    """The model's other state, the same on all devices: the mean of what differs."""
+
+    def common(x: jax.Array) -> jax.Array:
+        mine = tuple(axis for axis in samples.axes if axis in varying(x))
+        inexact = jnp.issubdtype(x.dtype, jnp.inexact)
+        return jax.lax.pmean(x, mine) if mine and inexact else x
+
+    return jax.tree.map(common, state) if samples.axes else state
+
+
 class Replay:
     """The stages once more, with new parameters (paper Alg. 1).
 
     Args:
-        run: the pass, made with `boundaries=True` and taken backward.
+        run: the pass, made `replayed` and taken backward.
         gradient: the output gradients.
     """
 
-    def __init__(self, run: Pass, gradient: Tree) -> None:
+    def __init__(self, run: FlaxPass, gradient: Tree) -> None:
         self._pass, self._evaluation = run, run.evaluation()
         self._gradient = gradient
         self.outputs: Tree | None = None

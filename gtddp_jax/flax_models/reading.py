@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from gtddp_jax.flax_models.axes import COUPLED, sample_axes
+from gtddp_jax.flax_models.forms import Form, form_of
 from gtddp_jax.flax_models.grouping import Member, group
 from gtddp_jax.flax_models.models import Model
 from gtddp_jax.flax_models.program import Equation, Program, trace
@@ -28,6 +29,7 @@ class Reading:
         uses: where parameters meet data.
         owners: for each value, the parameters that it is made of.
         members: the players, in the order in which they act.
+        forms: what each player is, by name.
         plan: which equation runs in which stage.
         single: the program for one sample, if it has the same operations.
     """
@@ -36,6 +38,7 @@ class Reading:
     uses: tuple[Use, ...]
     owners: Sequence[frozenset]
     members: tuple[Member, ...]
+    forms: dict[str, Form]
     plan: Schedule
     single: Callable[[], Program | None]
 
@@ -106,7 +109,9 @@ def read_model(
         alone = at(1)
         return alone if alone.same_as(program) else None
 
-    return Reading(traced, uses, owners, members, schedule(traced, uses, owners, members), single)
+    plan = schedule(traced, uses, owners, members)
+    forms = {m.name: form_of(traced, plan.makers, uses, m) for m in members}
+    return Reading(traced, uses, owners, members, forms, plan, single)
 
 
 def _check_outputs(traced: Traced) -> None:

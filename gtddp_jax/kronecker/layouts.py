@@ -31,7 +31,7 @@ class Layout(abc.ABC):
     """The matrix form of one player.
 
     Attributes:
-        module: its flax module.
+        module: its flax module or description.
         groups: independent blocks (feature groups of a convolution).
         rows: length of a, bias included.
         columns: length of b.
@@ -90,7 +90,8 @@ class Dense(Layout):
     @classmethod
     def of(cls, module: Any, params: Tree) -> Layout:
         """See `Layout`."""
-        rows, columns = params["kernel"].shape
+        columns = module.features
+        rows = params["kernel"].size // columns
         return cls(module, 1, rows + module.use_bias, columns)
 
     def inputs(self, x: jax.Array) -> jax.Array:

@@ -7,6 +7,7 @@ import jax
 from gtddp_jax.network.modes import FRESH, bind
 from gtddp_jax.network.naming import layer_label
 from gtddp_jax.network.program import Params
+from gtddp_jax.network.table import aligned
 
 if TYPE_CHECKING:
     from gtddp_jax.curvature import Curvature
@@ -60,8 +61,6 @@ def explain(
                     *([notes[act.name]] if curvature is not None else []),
                 )
             )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
-    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
     total = parameter_count(params)
     summary = f"{len(net.stages)} stages, {len(net.players)} players, {total:,} parameters"
-    return "\n".join([summary, *(line.rstrip() for line in lines)])
+    return "\n".join([summary, *aligned(rows)])

@@ -14,7 +14,6 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 
 Value = int
@@ -23,10 +22,14 @@ Params = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Act:
-    """A player acts: `target = module(params[name], source)`."""
+    """A player acts: `target = module(params[name], source)`.
+
+    `module` is a linen module or, for a player read from a trace, a description from
+    `gtddp_jax.players.layers`, which cannot be called.
+    """
 
     name: str
-    module: nn.Module
+    module: Any
     source: Value
     target: Value
 

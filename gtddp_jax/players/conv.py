@@ -12,6 +12,7 @@ from jax import lax
 
 from gtddp_jax.core.trees import wide
 from gtddp_jax.network.program import Act
+from gtddp_jax.players.layers import ConvLayer
 
 WORKING_SET = {"cpu": 2**19}
 """Numbers of patches held at once, by platform: what fits a processor's cache is several times as
@@ -44,8 +45,10 @@ def _pads(module: Any, spatial: tuple[int, ...]) -> list[tuple[int, int]] | None
     return [(p, p) if isinstance(p, int) else (p[0], p[1]) for p in pads]
 
 
-def is_conv(module: nn.Module, shape: tuple[int, ...]) -> bool:
+def is_conv(module: nn.Module | ConvLayer, shape: tuple[int, ...]) -> bool:
     """Whether the module is a plain convolution with zero padding on [B, spatial..., features]."""
+    if isinstance(module, ConvLayer):
+        return len(shape) == len(module.kernel_size) + 2
     if type(module) is not nn.Conv:
         return False
     size = _kernel(module)

@@ -10,10 +10,13 @@ import jax.numpy as jnp
 from gtddp_jax.core.trees import per_sample, wide
 from gtddp_jax.network.program import Act
 from gtddp_jax.players.base import SampleGradients, Tree
+from gtddp_jax.players.layers import DenseLayer
 
 
-def is_dense(module: nn.Module) -> bool:
+def is_dense(module: nn.Module | DenseLayer) -> bool:
     """Whether the module is a plain `nn.Dense` (not a subclass, no product of its own)."""
+    if isinstance(module, DenseLayer):
+        return True
     return (
         type(module) is nn.Dense and module.dot_general is None and module.dot_general_cls is None
     )

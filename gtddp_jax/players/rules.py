@@ -21,6 +21,7 @@ from gtddp_jax.network.program import Act
 from gtddp_jax.players import conv, dense
 from gtddp_jax.players.base import Kept, SampleGradients, Tree
 from gtddp_jax.players.dense import Factored
+from gtddp_jax.players.layers import ConvLayer, DenseLayer, OtherLayer
 from gtddp_jax.players.recomputed import PerSample, Recomputed, by_vjp, chunk_size
 
 ALWAYS_KEPT = 2**20
@@ -29,14 +30,16 @@ ALWAYS_KEPT = 2**20
 Shaped = Any  # jax.Array | jax.ShapeDtypeStruct
 Gradients = Callable[[Act, jax.Array, jax.Array], Tree]
 
-KINDS: dict[str, tuple[Callable[[nn.Module, tuple[int, ...]], bool], Gradients]] = {
+Layer = nn.Module | DenseLayer | ConvLayer | OtherLayer
+
+KINDS: dict[str, tuple[Callable[[Any, tuple[int, ...]], bool], Gradients]] = {
     "dense": (lambda module, shape: dense.is_dense(module), dense.per_sample_gradients),
     "conv": (conv.is_conv, conv.per_sample_gradients),
 }
 GENERIC = "generic"
 
 
-def kind(module: nn.Module, shape: tuple[int, ...]) -> str:
+def kind(module: Layer, shape: tuple[int, ...]) -> str:
     """The kind of a player with inputs of `shape` [B, ...]: a key of `KINDS`, or 'generic'."""
     for name, (matches, _) in KINDS.items():
         if matches(module, shape):
