@@ -1,5 +1,6 @@
 """The game of a Flax model as a table."""
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -76,7 +77,7 @@ def explain(net: "FlaxNetwork", params: Any, x: Any, curvature: Any) -> str:
     last = -1
     total = 0
     for member in reading.members:
-        count = sum(int(jnp.size(leaves[i])) for i in member.leaves)
+        count = sum(math.prod(leaves[i].shape) for i in member.leaves)
         total += count
         note = member.note
         if member.name in reading.plan.late:
