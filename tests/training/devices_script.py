@@ -1,0 +1,145 @@
+"""Run by test_distributed.py with four virtual devices: prints a line for each check that holds."""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import PartitionSpec as P
+
+import gtddp_jax as gt
+from gtddp_jax.training import data, distributed
+from tests.core import oracle
+from tests.core.devices_script import DEVICES, distance, run, step_of
+
+Tree = Any
+LOSS = optax.softmax_cross_entropy_with_integer_labels
+JIT = functools.partial(jax.jit, compiler_options=oracle.FAST)
+MESH = distributed.data_mesh()
+WHOLE, SPREAD = distributed.everywhere(MESH), distributed.spread(MESH)
+
+
+def batch_of(*shape: int) -> tuple[jax.Array, jax.Array]:
+    rng = np.random.default_rng(0)
+    return jnp.asarray(rng.normal(size=shape)), jnp.asarray(rng.integers(0, 3, shape[0]))
+
+
+def double(tree: Tree) -> Tree:
+    return jax.tree.map(lambda v: v.astype(jnp.float64), tree)
+
+
+def network(normalise: bool, axis_name: Any = None) -> gt.Network:
+    norms = [nn.BatchNorm(axis_name=axis_name)] if normalise else []
+    body = [nn.Dense(8), jnp.tanh, nn.Dense(8)]
+    return gt.Network([nn.Dense(8), *norms, jnp.tanh, gt.Residual(body), jnp.tanh, nn.Dense(3)])
+
+
+def compare(label: str, got: Tree, want: Tree) -> None:
+    error = distance(got, want)
+    print(f"{label}: equal" if error < 1e-12 else f"{label}: differ by {error:.1e}")
+
+
+def sharded_parameters() -> None:
+    """Parameters and optimizer state in parts on four devices make the step of one device."""
+    net, (x, y) = network(normalise=False), batch_of(8, 4)
+    params = double(net.init(jax.random.key(0), x))
+    ways: dict[str, Any] = {
+        "sgd": gt.sgd(net, LOSS, 0.1, momentum=0.9),
+        "adam": gt.adam(net, LOSS, 0.05, rollout="nonlinear"),
+        "ekfac": gt.ekfac(net, LOSS, 0.05, damping=0.1),
+        "implicit": gt.implicit(optax.adam(0.05), net.apply, LOSS, weights="product"),
+    }
+    for label, tx in ways.items():
+        step, start = step_of(tx), (params, tx.init(params))
+        want = run(JIT(step), start, (x, y))[0]
+        shardings = distributed.fsdp(start, MESH, smallest=16)
+        placed = distributed.put(start, shardings)
+        kernel = placed[0]["Dense_1"]["kernel"]
+        assert kernel.addressable_shards[0].data.size == kernel.size // DEVICES
+        sharded = JIT(step, out_shardings=shardings)
+        got = run(sharded, placed, distributed.put((x, y), SPREAD))[0]
+        assert got["Dense_1"]["kernel"].sharding == shardings[0]["Dense_1"]["kernel"]
+        compare(f"fsdp, {label}", got, want)
+
+
+def normalised_batches() -> None:
+    """Batch normalisation over the whole batch, however it is spread."""
+    x, y = batch_of(16, 4)
+    net = network(normalise=True)
+    variables = double(net.init_variables(jax.random.key(0), x))
+
+    def build(net: gt.Network, **options: Any) -> Any:
+        return gt.sgd(net, LOSS, 0.1, batch_stats=variables["batch_stats"], **options)
+
+    params, tx = variables["params"], build(net)
+    start = (params, tx.init(params))
+    want, memory = run(JIT(step_of(tx)), start, (x, y))
+    placed, batch = distributed.put(start, WHOLE), distributed.put((x, y), SPREAD)
+    got, state = run(JIT(step_of(tx)), placed, batch)
+    compare(
+        "batch normalisation, sharded_jit", (got, state.batch_stats), (want, memory.batch_stats)
+    )
+    mapped = jax.shard_map(
+        step_of(build(network(True, distributed.AXIS), axis_name=distributed.AXIS)),
+        mesh=MESH,
+        in_specs=(P(), P(), P(distributed.AXIS)),
+        out_specs=P(),
+    )
+    got, state = run(JIT(mapped), placed, batch)
+    compare("batch normalisation, shard_map", (got, state.batch_stats), (want, memory.batch_stats))
+
+
+def fed_batches() -> None:
+    """A batch is the same, bit for bit, whether one device makes it or four."""
+    images = np.random.default_rng(0).random((40, 6, 6, 3), np.float32)
+    labels = np.arange(40, dtype=np.int32) % 3
+    dataset = data.Dataset("noise", images, labels, images[:4], labels[:4], classes=3)
+    rows = data.epoch_order(seed=3, epoch=1, samples=40, batch_size=8)[0]
+    options: dict[str, Any] = {"augmentation": "crop-flip", "normalise": True, "seed": 3}
+    one, many = data.Feed(dataset, **options), data.Feed(dataset, **options, sharding=WHOLE)
+    want = JIT(one.batch)(one.train, rows, 5)
+    got = JIT(many.batch)(many.train, distributed.put(rows, SPREAD), 5)
+    assert got[0].sharding.spec == P(distributed.AXIS), got[0].sharding
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+
+    @functools.partial(
+        jax.shard_map,
+        mesh=MESH,
+        in_specs=(P(), P(distributed.AXIS)),
+        out_specs=P(distributed.AXIS),
+    )
+    def mapped(part: data.Part, rows: jax.Array) -> Any:
+        first = jax.lax.axis_index(distributed.AXIS) * len(rows)
+        return many.batch(part, rows, 5, first)
+
+    got = JIT(mapped)(many.train, distributed.put(rows, SPREAD))
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+    print("batches: equal")
+
+
+def refusals() -> None:
+    for devices in (0, 5):
+        try:
+            distributed.data_mesh(devices)
+        except distributed.DistributedError as error:
+            print(error)
+    try:
+        distributed.put(np.zeros((6, 2)), SPREAD)
+    except distributed.DistributedError as error:
+        print(error)
+    assert distributed.data_mesh(2).devices.tolist() == jax.devices()[:2]
+
+
+def main() -> None:
+    fed_batches()
+    refusals()
+    jax.config.update("jax_enable_x64", True)
+    sharded_parameters()
+    normalised_batches()
+
+
+if __name__ == "__main__":
+    main()
