@@ -56,10 +56,17 @@ def _unbound(x: jax.Array) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ByMode(Map, abc.ABC):
-    """An operation that `bind` turns into an ordinary one."""
+    """An operation that `bind` turns into an ordinary one.
+
+    Attributes:
+        name: of the layer.
+        module: what runs, with the mode left open.
+        frozen: whether it is in evaluation mode whatever the network does.
+    """
 
     name: str
     module: Any
+    frozen: bool
 
     @abc.abstractmethod
     def bind(self, mode: Mode) -> Map:
@@ -108,11 +115,6 @@ class Normalise(ByMode):
         )
 
     @property
-    def frozen(self) -> bool:
-        """Whether the layer never leaves its running averages."""
-        return self.module.use_running_average is True
-
-    @property
     def axes(self) -> tuple[Any, ...]:
         """The mapped axes over which batch statistics are synchronised."""
         name = self.module.axis_name
@@ -139,11 +141,6 @@ class Drop(ByMode):
         collection = self.module.rng_collection
         keys, host = {collection: mode.rngs[collection]}, _Host(self.module, self.name)
         return self._bound(lambda x: host.apply({}, x, rngs=keys))
-
-    @property
-    def frozen(self) -> bool:
-        """Whether the layer never drops anything."""
-        return self.module.deterministic is True or self.module.rate == 0
 
 
 class _Host(nn.Module):
@@ -194,12 +191,21 @@ def _batch_norm(
             f"{place}: nn.BatchNorm(axis={module.axis!r}) is not supported; features must be on "
             "the last axis, axis=-1."
         )
-    plain = module.clone(use_scale=False, use_bias=False, name=None)
-    ops: list[Op] = [Normalise(_unbound, f"{name} (batch statistics)", source, new(), name, plain)]
+    options = {"use_scale": False, "use_bias": False, "use_running_average": None, "name": None}
+    normalise = Normalise(
+        function=_unbound,
+        label=f"{name} (batch statistics)",
+        source=source,
+        target=new(),
+        name=name,
+        module=module.clone(**options),
+        frozen=module.use_running_average is True,
+    )
+    ops: list[Op] = [normalise]
     if module.use_scale or module.use_bias:
         fields = ("use_scale", "use_bias", "dtype", "param_dtype", "scale_init", "bias_init")
         affine = Affine(**{field: getattr(module, field) for field in fields})
-        ops.append(Act(name, affine, ops[0].target, new()))
+        ops.append(Act(name, affine, normalise.target, new()))
     return ops
 
 
@@ -207,7 +213,16 @@ def _dropout(
     module: Any, name: str, place: str, source: Value, new: Callable[[], Value]
 ) -> list[Op]:
     del place
-    return [Drop(_unbound, name, source, new(), name, module)]
+    drop = Drop(
+        function=_unbound,
+        label=name,
+        source=source,
+        target=new(),
+        name=name,
+        module=module.clone(deterministic=None),
+        frozen=module.deterministic is True or module.rate == 0,
+    )
+    return [drop]
 
 
 LAYERS: dict[type[nn.Module], Callable[..., list[Op]]] = {

@@ -16,6 +16,8 @@ from gtddp_jax.network.naming import layer_label
 from gtddp_jax.network.program import Act, Add, Map, Op, Params, Stage
 
 TOLERANCE = 1e-3
+ROUNDINGS = 8
+"""How many roundings in the coarsest dtype at hand are taken for equal, where that is more."""
 
 
 def describe(op: Op) -> str:
@@ -34,10 +36,17 @@ def probe_input(shape: tuple[int, ...], dtype: Any, seed: int = 0) -> jax.Array:
 
 
 class Probe(NamedTuple):
-    """One operation seen with two samples and with one; arrays [2, ...] and [1, ...]."""
+    """One operation seen with two samples and with one.
+
+    Attributes:
+        both: its values [2, ...] for two samples.
+        alone: its values [1, ...] for the first of them.
+        tolerance: how far they may differ, by the dtypes of inputs and outputs.
+    """
 
     both: jax.Array
     alone: jax.Array
+    tolerance: jax.Array
 
 
 def _evaluate(op: Op, params: Params, xs: list[jax.Array]) -> Probe:
@@ -57,7 +66,9 @@ def _evaluate(op: Op, params: Params, xs: list[jax.Array]) -> Probe:
             f"{describe(op)}: the shape of a sample depends on the batch size "
             f"({alone.shape} for one sample, {both.shape} for two); samples must be separate."
         )
-    return Probe(both, alone)
+    dtypes = [v.dtype for v in (*xs, both) if jnp.issubdtype(v.dtype, jnp.floating)]
+    roundings = [ROUNDINGS * float(jnp.finfo(dtype).eps) for dtype in dtypes]
+    return Probe(both, alone, jnp.float32(max(TOLERANCE, *roundings, 0.0)))
 
 
 def _check_shapes(op: Add, shapes: list[tuple[int, ...]]) -> None:
@@ -74,8 +85,9 @@ def _check_shapes(op: Add, shapes: list[tuple[int, ...]]) -> None:
 
 
 def _check_separate(op: Op, probe: Probe) -> None:
-    first, single = (np.asarray(v[0], np.float64) for v in probe)
-    if not np.allclose(first, single, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True):
+    first, single = (np.asarray(v[0], np.float64) for v in (probe.both, probe.alone))
+    bound = float(probe.tolerance)
+    if not np.allclose(first, single, rtol=bound, atol=bound, equal_nan=True):
         raise NetworkError(
             f"{describe(op)}: the output of one sample changes with the other samples of the "
             "batch. Layers must act on samples separately (reduce over axes 1 and up, never over "

@@ -1,5 +1,6 @@
 """Slow, literal versions of the algorithm: what every fast path is tested against."""
 
+from gtddp_jax.reference.collapsed import collapsed_step
 from gtddp_jax.reference.dense import (
     DenseStep,
     Gains,
@@ -8,14 +9,13 @@ from gtddp_jax.reference.dense import (
     with_own_curvature,
 )
 from gtddp_jax.reference.hessians import HESSIANS
-from gtddp_jax.reference.slopes import line_step
 
 __all__ = [
     "HESSIANS",
     "DenseStep",
     "Gains",
+    "collapsed_step",
     "ddp_step",
-    "line_step",
     "preconditioned",
     "with_own_curvature",
 ]

@@ -4,13 +4,16 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import gtddp_jax as gt
+from gtddp_jax.core.samples import Samples
 from gtddp_jax.game.rollout import ROLLOUTS
 from gtddp_jax.players import rules
 from tests.core import oracle, zoo
@@ -34,9 +37,9 @@ def step_of(tx: Any) -> Step:
     return step
 
 
-def run(step: Step, start: Tree, batch: Tree) -> Tree:
+def run(step: Step, start: Tree, batch: Tree, steps: int = STEPS) -> Tree:
     params, state = start
-    for _ in range(STEPS):  # an unblocked loop of collectives starves the virtual devices
+    for _ in range(steps):  # an unblocked loop of collectives starves the virtual devices
         params, state = jax.block_until_ready(step(params, state, batch))
     return params, state
 
@@ -58,23 +61,24 @@ class Devices:
     def put(self, tree: Tree, spec: P) -> Tree:
         return jax.device_put(tree, NamedSharding(self.mesh, spec))
 
-    def pmap(self, build: Build, start: Tree, batch: Tree) -> Tree:
+    def pmap(self, build: Build, start: Tree, batch: Tree, steps: int = STEPS) -> Tree:
         step = jax.pmap(step_of(build(axis_name="data")), axis_name="data")
         copies = jax.tree.map(lambda v: np.stack([v] * DEVICES), start)
         shards = jax.tree.map(lambda v: v.reshape(DEVICES, -1, *v.shape[1:]), batch)
-        params, state = run(step, copies, shards)
+        params, state = run(step, copies, shards, steps)
         for i in range(1, DEVICES):
-            jax.tree.map(lambda v, i=i: np.testing.assert_array_equal(v[0], v[i]), params)
+            copies = (params, state.batch_stats)
+            jax.tree.map(lambda v, i=i: np.testing.assert_array_equal(v[0], v[i]), copies)
         return jax.tree.map(lambda v: v[0], (params, state))
 
-    def shard_map(self, build: Build, start: Tree, batch: Tree) -> Tree:
+    def shard_map(self, build: Build, start: Tree, batch: Tree, steps: int = STEPS) -> Tree:
         step = jax.shard_map(
             step_of(build(axis_name="data")),
             mesh=self.mesh,
             in_specs=(P(), P(), P("data")),
             out_specs=P(),
         )
-        return run(self.jit(step), self.put(start, P()), self.put(batch, P("data")))
+        return run(self.jit(step), self.put(start, P()), self.put(batch, P("data")), steps)
 
     def sharded_jit(self, build: Build, start: Tree, batch: Tree) -> Tree:
         step = self.jit(step_of(build()))
@@ -91,7 +95,8 @@ def compare(label: str, p: zoo.Problem, build: Build) -> None:
     want, memory = devices.one(build, start, batch)
     for way in (devices.pmap, devices.shard_map, devices.sharded_jit):
         got, state = way(build, start, batch)
-        error = max(distance(got, want), distance(state.curvature, memory.curvature))
+        kept = [(s.curvature, s.batch_stats) for s in (state, memory)]
+        error = max(distance(got, want), distance(*kept))
         same = jax.tree.map(functools.partial(np.allclose, atol=1e-6), state.report, memory.report)
         verdict = "equal" if error < 1e-12 and all(same) else f"differ by {error:.1e}, {same}"
         print(f"{way.__name__}, {label}: {verdict}")
@@ -113,6 +118,51 @@ def compare_local_copies(p: zoo.Problem, build: Build) -> None:
     print("local copies: equal" if distance(got, want) < 1e-12 else "local copies: differ")
 
 
+def normalised(axis_name: Any) -> gt.Network:
+    """A network with batch normalisation, synchronised over `axis_name`."""
+    norm = functools.partial(nn.BatchNorm, axis_name=axis_name)
+    body = [norm(), jnp.tanh, nn.Dense(3, use_bias=False), norm(use_scale=False)]
+    return gt.Network([nn.Dense(3), gt.Residual(body), nn.Dense(2)])
+
+
+def compare_normalised() -> None:
+    """Statistics over all devices are those of the whole batch; else the mean over devices."""
+    p = zoo.make(zoo.Spec(lambda: list(normalised(None).layers)), batch=4 * DEVICES)
+    options = {"learning_rate": 0.05, "batch_stats": p.batch_stats, "rollout": "nonlinear"}
+
+    def build(axis_name: Any = None) -> Any:
+        return gt.sgd(normalised(axis_name), LOSS, axis_name=axis_name, **options)
+
+    compare("batch normalisation", p, build)
+
+    def alone(axis_name: Any = None) -> Any:
+        return gt.sgd(p.net, LOSS, axis_name=axis_name, **options)
+
+    devices = Devices()
+    start, batch = (p.params, alone().init(p.params)), (p.x, p.y)
+    _, after = jax.vmap(lambda x: p.net.apply(p.params, x, batch_stats=p.batch_stats, train=True))(
+        p.x.reshape(DEVICES, -1, *p.x.shape[1:])
+    )
+    want = jax.tree.map(lambda v: v.mean(0), after)
+    for way in (devices.pmap, devices.shard_map):
+        _, state = way(alone, start, batch, steps=1)
+        error = distance(state.batch_stats, want)
+        print(f"{way.__name__}, statistics by device: {'mean' if error < 1e-12 else error}")
+
+
+def compare_keys() -> None:
+    """Every device drops other units."""
+    devices = Devices()
+
+    def local(keys: dict[str, jax.Array]) -> jax.Array:
+        return jax.random.uniform(Samples(1, "data").own_keys(keys)["dropout"], (1,))
+
+    drawn = jax.shard_map(local, mesh=devices.mesh, in_specs=P(), out_specs=P("data"))(
+        {"dropout": jax.random.key(0)}
+    )
+    print(f"keys: {len(set(map(float, drawn)))} different ones")
+
+
 def main() -> None:
     jax.config.update("jax_enable_x64", True)
     p = zoo.problem("tiny", batch=2 * DEVICES)
@@ -126,6 +176,8 @@ def main() -> None:
     p = zoo.problem("conv_1d", batch=DEVICES)
     build = functools.partial(gt.sgd, p.net, LOSS, learning_rate=0.1)
     compare("recomputed gradients of convolutions", p, build)
+    compare_normalised()
+    compare_keys()
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ class Game(NamedTuple):
         loss: a loss of `zoo.LOSSES`.
         method: the base method.
         terminal: "gradient", "projected" or "line".
-        rollout: "linear" or "nonlinear" ("line" has a dense reference for "linear" only).
+        rollout: "linear" or "nonlinear".
         max_shift: of the line terminal.
         decay: the running cost is `decay / 2 |u|^2`.
     """
@@ -88,21 +88,27 @@ def dense_step(
         return gt.reference.Gains(k, jnp.diag(diagonal), respond)
 
     running = jax.tree.map(lambda u: game.decay * u, params)
-    if game.terminal == "line":
-        assert game.rollout == "linear"
-        steps = gt.reference.line_step(
-            p.net.stages, params, p.x, loss, p.y, gains, max_shift=game.max_shift, running=running
-        )
-    else:
-        steps = gt.reference.ddp_step(
-            p.net.stages,
+    stages = p.net.bind(p.batch_stats, train=True)
+
+    def losses(outputs: jax.Array) -> jax.Array:
+        return loss(outputs, p.y)
+
+    if game.terminal == "line" or p.net.has_batch_stats:
+        steps = gt.reference.collapsed_step(
+            stages,
             params,
             p.x,
-            lambda outputs: loss(outputs, p.y),
-            gt.reference.HESSIANS[game.terminal],
+            losses,
             gains,
+            terminal=game.terminal,
+            max_shift=game.max_shift,
             running=running,
             rollout=game.rollout,
+        )
+    else:
+        hessian = gt.reference.HESSIANS[game.terminal]
+        steps = gt.reference.ddp_step(
+            stages, params, p.x, losses, hessian, gains, running=running, rollout=game.rollout
         ).steps
     after = [method.after(opens[t], closed[t], memory) for t, memory in enumerate(memories)]
     return steps, after
@@ -117,6 +123,7 @@ def optimizer(p: zoo.Problem, game: Game) -> Any:
         game.method.curvature,
         terminal=gt.terminal.TERMINALS[game.terminal](**options),
         rollout=game.rollout,
+        batch_stats=p.batch_stats,
     )
 
 

@@ -6,9 +6,11 @@ from tests.conftest import RunPython
 
 def test_many_devices_equal_one(run_python: RunPython) -> None:
     cases = [f"{method}, {rollout}" for method in ("sgd", "adam") for rollout in ROLLOUTS]
-    cases.append("recomputed gradients of convolutions")
+    cases += ["recomputed gradients of convolutions", "batch normalisation"]
     ways = ("pmap", "shard_map", "sharded_jit")
     result = run_python("-W", "error", "-m", "tests.core.devices_script", devices=4, timeout=300)
     assert result.returncode == 0, result.stderr
     want = [f"{way}, {case}: equal" for way in ways for case in cases]
-    assert sorted(result.stdout.splitlines()) == sorted([*want, "local copies: equal"])
+    want += ["local copies: equal", "keys: 4 different ones"]
+    want += [f"{way}, statistics by device: mean" for way in ("pmap", "shard_map")]
+    assert sorted(result.stdout.splitlines()) == sorted(want)

@@ -1,4 +1,4 @@
-"""The `line` terminal, exactly: `gtddp` equals the loops of `gt.reference.line_step`."""
+"""The `line` terminal, exactly: `gtddp` equals the loops of `gt.reference.collapsed_step`."""
 
 import functools
 from typing import Any

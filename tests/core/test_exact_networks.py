@@ -1,5 +1,10 @@
-"""Every network, exactly: `gtddp` equals the dense definition of DESIGN §2."""
+"""Every network, exactly: `gtddp` equals the dense definition of DESIGN §2, coupled ones §7."""
 
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
 import pytest
 
 import gtddp_jax as gt
@@ -13,3 +18,39 @@ def test_network_equals_the_dense_definition(name: str) -> None:
     method = methods.sgd(gt.curvature.identity(rate), rate)
     games = {r: oracle.Game("squared", method, rollout=r) for r in ROLLOUTS}
     oracle.compare(zoo.problem(name), games)
+
+
+@pytest.mark.parametrize("name", zoo.COUPLED)
+def test_batch_normalisation_equals_the_dense_definition(name: str) -> None:
+    rate = zoo.COUPLED[name].rate
+    method = methods.sgd(gt.curvature.identity(rate), rate)
+    games = {
+        f"{terminal} {rollout}": oracle.Game("squared", method, terminal, rollout)
+        for terminal in gt.terminal.TERMINALS
+        for rollout in ROLLOUTS
+    }
+    oracle.compare(zoo.problem(name, batch=4), games)
+
+
+@pytest.mark.parametrize("rollout", ROLLOUTS)
+@pytest.mark.parametrize("terminal", ["projected", "gradient"])
+def test_the_two_definitions_agree(terminal: str, rollout: str) -> None:
+    """The collapse (DESIGN §3) from dense gradients, and the recursion of matrices (§2)."""
+    p = zoo.problem("shortcut_at_1")
+
+    def gains(t: int, q: jax.Array, *others: Any) -> gt.reference.Gains:
+        inverse = 0.3 * jnp.eye(q.size)
+        return gt.reference.Gains(-inverse @ q, inverse, lambda closed: -inverse @ closed)
+
+    def losses(outputs: jax.Array) -> jax.Array:
+        return zoo.LOSSES["softmax"](outputs, p.y)
+
+    @functools.partial(jax.jit, compiler_options=oracle.FAST)
+    def both() -> tuple[Any, Any]:
+        given = (p.net.stages, p.params, p.x, losses)
+        hessian = gt.reference.HESSIANS[terminal]
+        return gt.reference.collapsed_step(
+            *given, gains, terminal=terminal, rollout=rollout
+        ), gt.reference.ddp_step(*given, hessian, gains, rollout=rollout).steps
+
+    assert oracle.relative_error(*both()) < 1e-12

@@ -1,5 +1,6 @@
 """Tiny networks and losses by name: the tables that the tests of the engine run through."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,6 +11,8 @@ import numpy as np
 import optax
 
 import gtddp_jax as gt
+from gtddp_jax.network.modes import FRESH, Normalise, bind
+from gtddp_jax.network.program import Act
 
 Tree = Any
 
@@ -194,6 +197,15 @@ FLAT: dict[str, Spec] = {
         ],
         rate=0.1,
     ),
+    "group_norm": Spec(
+        lambda: [
+            nn.Dense(4),
+            nn.GroupNorm(num_groups=2),
+            gt.Residual([nn.GroupNorm(num_groups=None, group_size=2), jnp.tanh, nn.Dense(4)]),
+            nn.Dense(3),
+        ],
+        rate=0.1,
+    ),
     "custom_module": Spec(
         lambda: [nn.Dense(4), gt.Residual([Gate(), nn.Dense(4)]), Gate(), nn.Dense(3)],
         rate=0.1,
@@ -268,6 +280,41 @@ SHAPED: dict[str, Spec] = {
 
 NETS: dict[str, Spec] = FLAT | SHAPED
 
+COUPLED: dict[str, Spec] = {
+    "batch_norm": Spec(
+        lambda: [
+            nn.Dense(4),
+            nn.BatchNorm(momentum=0.8),
+            jnp.tanh,
+            gt.Residual(
+                [nn.Dense(4, use_bias=False), nn.BatchNorm(use_scale=False), jnp.tanh, nn.Dense(4)],
+                [nn.Dense(4), nn.BatchNorm(use_bias=False, epsilon=1e-3)],
+                at=1,
+            ),
+            nn.BatchNorm(use_scale=False, use_bias=False, use_fast_variance=False),
+            nn.Dense(3),
+        ],
+        rate=0.02,
+    ),
+    "batch_norm_first": Spec(
+        lambda: [nn.BatchNorm(), gt.Residual([nn.BatchNorm(), jnp.tanh, nn.Dense(4)]), nn.Dense(3)],
+        rate=0.05,
+    ),
+    "batch_norm_conv": Spec(
+        lambda: [
+            conv(3, use_bias=False),
+            nn.BatchNorm(),
+            jnp.tanh,
+            gt.Residual([conv(3, use_bias=False), nn.BatchNorm(), jnp.tanh, conv(3)]),
+            pool,
+            nn.Dense(3),
+        ],
+        (3, 3, 2),
+        rate=0.05,
+    ),
+}
+"""Networks that couple samples; they keep running statistics."""
+
 
 def _residual_loss(f: Callable[[jax.Array], jax.Array]) -> Callable[..., jax.Array]:
     return lambda outputs, y: f(outputs - y).sum(range(1, outputs.ndim))
@@ -284,12 +331,13 @@ LOSSES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
 
 
 class Problem(NamedTuple):
-    """A network with float64 parameters and one batch."""
+    """A network with float64 parameters, one batch, and statistics if it keeps any."""
 
     net: gt.Network
     params: Tree
     x: jax.Array
     y: jax.Array
+    batch_stats: Tree = None
 
 
 def cast(tree: Tree, dtype: Any) -> Tree:
@@ -297,28 +345,26 @@ def cast(tree: Tree, dtype: Any) -> Tree:
 
 
 def shapes(net: gt.Network, x: jax.Array | jax.ShapeDtypeStruct) -> Tree:
-    """The shapes of the parameters, without the probing (and its compilations) of `net.init`."""
+    """The shapes of the parameters, see `variable_shapes`."""
+    return variable_shapes(net, x)[0]
 
-    def build(x: jax.Array) -> Tree:
-        params, values = {}, {net.stages[0].inputs[0]: x}
-        for stage in net.stages:
-            for act in stage.acts:
-                values = _run_until(stage, act, params, values)
-                variables = act.module.init(jax.random.key(0), values[act.source])
-                params[act.name] = variables["params"]
-            values = _run_until(stage, None, params, values)
-        return params
+
+def variable_shapes(net: gt.Network, x: jax.Array | jax.ShapeDtypeStruct) -> tuple[Tree, Tree]:
+    """Shapes of parameters and statistics, without the probing (and compiling) of `net.init`."""
+
+    def build(x: jax.Array) -> tuple[Tree, Tree]:
+        params, statistics, values = {}, {}, {net.stages[0].inputs[0]: x}
+        for stage, bound in zip(net.stages, bind(net.stages, FRESH), strict=True):
+            for op, ready in zip(stage.ops, bound.ops, strict=True):
+                xs = [values[v] for v in op.sources]
+                if isinstance(op, Act):
+                    params[op.name] = op.module.init(jax.random.key(0), *xs)["params"]
+                if isinstance(op, Normalise):
+                    statistics[op.name] = op.initial(xs[0])
+                values[op.target] = ready(params, *xs)
+        return params, statistics
 
     return jax.eval_shape(build, x)
-
-
-def _run_until(stage: gt.Stage, stop: Any, params: Tree, values: dict[int, jax.Array]) -> dict:
-    values = dict(values)
-    for op in stage.ops:
-        if op is stop:
-            break
-        values[op.target] = op(params, *(values[v] for v in op.sources))
-    return values
 
 
 def make(spec: Spec, *, batch: int = 2, seed: int = 0, dtype: Any = jnp.float64) -> Problem:
@@ -334,10 +380,13 @@ def make(spec: Spec, *, batch: int = 2, seed: int = 0, dtype: Any = jnp.float64)
         return draw(shape.shape, np.prod(shape.shape[:-1]) ** -0.5 if matrix else 0.5)
 
     x = draw((batch, *spec.shape))
-    params = jax.tree.map(weights, shapes(net, x))
-    return Problem(net, params, x, draw(jax.eval_shape(net.apply, params, x).shape))
+    own, kept = variable_shapes(net, x)
+    params = jax.tree.map(weights, own)
+    batch_stats = jax.tree.map(lambda shape: 1 + 0.1 * draw(shape.shape), kept)
+    evaluate = functools.partial(net.apply, batch_stats=batch_stats)
+    return Problem(net, params, x, draw(jax.eval_shape(evaluate, params, x).shape), batch_stats)
 
 
 def problem(name: str, **options: Any) -> Problem:
-    """`make` for a network of `NETS`."""
-    return make(NETS[name], **options)
+    """`make` for a network of `NETS` or `COUPLED`."""
+    return make((NETS | COUPLED)[name], **options)

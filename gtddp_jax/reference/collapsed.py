@@ -1,0 +1,160 @@
+"""The collapse by definition (DESIGN §3, §4, §7): dense gradients of single samples, plain loops.
+
+For the `line` terminal, which has no Hessian, and for networks whose samples are coupled (batch
+normalisation), which have no Jacobians of single samples, `ddp_step` does not apply. What remains
+is defined as follows, and formed here without the library's per-sample sums:
+
+| symbol  | definition                                                              | shape   |
+|---------|-------------------------------------------------------------------------|---------|
+| G_t,i   | gradient of sum_j phi_j by sample i's own copy of the stage's parameters | [B, m] |
+| g_t,i   | gradient of sum_j phi_j by sample i's states before the stage           | [B, n]  |
+| psi'_i  | slope of the terminal model of sample i at a predicted change           | scalar  |
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from gtddp_jax.network.program import Act, Stage
+from gtddp_jax.reference.dense import Gains
+
+Tree = Any
+States = tuple[jax.Array, ...]
+TERMINALS = ("line", "projected", "gradient")
+
+
+class _Model(NamedTuple):
+    """The terminal model: slope of each sample at predicted changes s [B], and its curvatures."""
+
+    slope: Callable[[jax.Array], jax.Array]
+    bends: jax.Array
+
+
+def _terminal(
+    name: str, loss: Callable[[jax.Array], jax.Array], outputs: jax.Array, max_shift: float | None
+) -> _Model:
+    batch, shape = outputs.shape[0], outputs.shape
+    flat = outputs.reshape(batch, -1)
+
+    def total(flat: jax.Array) -> jax.Array:
+        return loss(flat.reshape(shape)).sum()
+
+    g = jax.grad(total)(flat)
+    square = (g**2).sum(-1)
+    index = jnp.arange(batch)
+    hessian = jax.hessian(total)(flat)[index, :, index, :]
+    bends = jnp.maximum(jnp.einsum("bp,bpq,bq->b", g, hessian, g) / square**2, 0)
+    if name == "gradient":
+        bends = jnp.ones(batch)
+
+    def slope(s: jax.Array) -> jax.Array:
+        if name != "line":
+            return 1 + bends * s
+        if max_shift is not None:
+            s = jnp.clip(s, -max_shift * jnp.sqrt(square), max_shift * jnp.sqrt(square))
+        shifted = jax.grad(total)(flat + (s / square)[:, None] * g)
+        return (g * shifted).sum(-1) / square
+
+    return _Model(slope, bends)
+
+
+def _own_copies(
+    stages: Sequence[Stage], t: int, params: Tree, states: States, copies: Tree
+) -> jax.Array:
+    """The outputs from the states before stage t, whose players have parameters a sample."""
+    for stage in stages[t:]:
+        values = dict(zip(stage.inputs, states, strict=True))
+        for op in stage.ops:
+            xs = [values[v] for v in op.sources]
+            if isinstance(op, Act) and stage is stages[t]:
+
+                def alone(own: Tree, *x: jax.Array, op: Act = op) -> jax.Array:
+                    return op({op.name: own}, *(v[None] for v in x))[0]
+
+                values[op.target] = jax.vmap(alone)(copies[op.name], *xs)
+            else:
+                values[op.target] = op(params, *xs)
+        states = tuple(values[v] for v in stage.outputs)
+    return states[0]
+
+
+def collapsed_step(
+    stages: Sequence[Stage],
+    params: Tree,
+    inputs: jax.Array,
+    loss: Callable[[jax.Array], jax.Array],
+    gains: Callable[[int, jax.Array], Gains],
+    *,
+    terminal: str = "line",
+    max_shift: float | None = None,
+    running: Tree | None = None,
+    rollout: str = "linear",
+) -> Tree:
+    """One step by the recursions of DESIGN §3 and §4, literally.
+
+    Args:
+        stages: the dynamics; for a network with batch normalisation from `Network.bind`.
+        params: `{player: tree}`.
+        inputs: [B, ...].
+        loss: outputs -> [B], sample by sample.
+        gains: `(stage, Q_u) -> Gains`.
+        terminal: "line", "projected" or "gradient".
+        max_shift: for "line", a bound on the shift of the outputs, or None.
+        running: gradients of the running cost, or None.
+        rollout: "linear" or "nonlinear".
+
+    Returns:
+        The change of the parameters, `{player: tree}`.
+
+    Raises:
+        ValueError: unknown `terminal` or `rollout`.
+    """
+    if terminal not in TERMINALS:
+        raise ValueError(f"Invalid terminal: {terminal!r}. Supported: {TERMINALS}.")
+    if rollout not in ("linear", "nonlinear"):
+        raise ValueError(f"Invalid rollout: {rollout!r}. Supported: ('linear', 'nonlinear').")
+    batch = inputs.shape[0]
+    states: list[States] = [(inputs,)]
+    for stage in stages:
+        states.append(stage(params, states[-1]))
+    model = _terminal(terminal, loss, states[-1][0], max_shift)
+    gradients, adjoints, own = [], [], []
+    for t, stage in enumerate(stages):
+        mine = {name: params[name] for name in stage.players}
+        own.append(ravel_pytree(mine))
+        copies = jax.tree.map(lambda u: jnp.broadcast_to(u, (batch, *u.shape)), mine)
+
+        def total(copies: Tree, before: States, t: int = t) -> jax.Array:
+            return loss(_own_copies(stages, t, params, before, copies)).sum()
+
+        by_copies, by_states = jax.grad(total, argnums=(0, 1))(copies, states[t])
+        gradients.append(jax.vmap(lambda tree: ravel_pytree(tree)[0])(by_copies))
+        adjoints.append(by_states)
+    adjoints.append(jax.grad(lambda s: loss(s[0]).sum())(states[-1]))
+    pi, d = jnp.zeros(batch), jnp.ones(batch)
+    plans: list[tuple[jax.Array, Gains, jax.Array, jax.Array]] = []
+    for t in reversed(range(len(stages))):
+        big, (flat, _) = gradients[t], own[t]
+        cost = jnp.zeros_like(flat)
+        if running is not None:
+            cost, _ = ravel_pytree({name: running[name] for name in stages[t].players})
+        gain = gains(t, cost + model.slope(pi) @ big / batch)
+        plans.insert(0, (cost, gain, pi, d))
+        rho = model.bends * d * jnp.einsum("im,mn,in->i", big, gain.inverse, big) / batch
+        pi, d = pi + d * (big @ gain.k), d * (1 - rho)
+    delta, new, moved = jnp.zeros(batch), dict(params), states[0]
+    for t, (cost, gain, pi, d) in enumerate(plans):
+        big, (flat, unravel) = gradients[t], own[t]
+        w = model.slope(pi + d * delta)
+        step = gain.k if t == 0 else gain.respond(cost + w @ big / batch)
+        new.update(unravel(flat + step))
+        if rollout == "linear":
+            delta = delta + big @ step
+        else:
+            moved = stages[t](new, moved)
+            changes = zip(adjoints[t + 1], moved, states[t + 1], strict=True)
+            delta = sum(((g * (a - b)).reshape(batch, -1).sum(-1) for g, a, b in changes), 0 * d)
+    return {name: jax.tree.map(jnp.subtract, new[name], params[name]) for name in new}
