@@ -185,8 +185,7 @@ def test_apply_is_that_of_flax(setting: Setting) -> None:
     evaluated: Any = Plain().apply(variables, s.x[0], False)
     got = s.net.apply(s.params, s.x[0], batch_stats=s.stats)
     np.testing.assert_allclose(got, evaluated, rtol=1e-12, atol=1e-12)
-    mutable: dict[str, Any] = {"mutable": ["batch_stats"], "rngs": s.rngs}
-    want: Any = Plain().apply(variables, s.x[0], train=True, **mutable)
+    want: Any = Plain().apply(variables, s.x[0], True, rngs=s.rngs, mutable=["batch_stats"])
     outputs, stats = s.net.apply(s.params, s.x[0], batch_stats=s.stats, train=True, rngs=s.rngs)
     np.testing.assert_allclose(outputs, want[0], rtol=1e-12, atol=1e-12)
     assert largest_difference(stats, want[1]["batch_stats"]) < 1e-14
