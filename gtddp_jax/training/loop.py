@@ -1,10 +1,12 @@
-"""Epochs over data that stays on the device.
+"""Many steps, and scores: data stays on the device, the state is one tree.
 
-The loop over batches is Python's, around one compiled step: inside ``jax.lax.scan`` XLA's
-convolutions on the CPU were measured six times slower, which would also spoil every comparison of
-times.
+How steps are dispatched is a matter of the platform, one rule for all networks. On accelerators a
+chunk of steps is one ``jax.lax.scan``. On the CPU the loop is Python's, around one compiled step:
+inside a scan XLA's convolutions on the CPU were measured 4 to 19 times slower (dense layers twice
+as fast), which would also spoil every comparison of times.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -14,29 +16,95 @@ import jax.numpy as jnp
 import numpy as np
 
 import gtddp_jax as gt
-from gtddp_jax.training.steps import Loss, Params, Step, StepResult
+from gtddp_jax.training.state import TrainState
+from gtddp_jax.training.steps import Loss
+from gtddp_jax.training.tables import look_up
 
 EVALUATION_CHUNK = 2048
 """Samples evaluated at a time: bounds memory on large data sets."""
 
-BatchStep = Callable[[Params, Any, jax.Array, jax.Array, Any], StepResult]
-"""Maps (params, state, images [N, ...], labels [N], indices [batch]) to the step's result."""
+RowStep = Callable[[TrainState, Any, Any], TrainState]
+"""Maps (state, training part, indices [batch]) to the next state."""
 
 
-class EpochResult(NamedTuple):
-    """What one epoch leaves behind.
+def _scan(step: RowStep) -> Callable[[TrainState, Any, Any], TrainState]:
+    def many(state: TrainState, part: Any, rows: Any) -> TrainState:
+        return jax.lax.scan(lambda state, row: (step(state, part, row), None), state, rows)[0]
+
+    return many
+
+
+def _one(step: RowStep) -> Callable[[TrainState, Any, Any], TrainState]:
+    return step
+
+
+class Dispatch(NamedTuple):
+    """How the steps of a chunk reach the device.
 
     Attributes:
-        params: Parameters after the last step.
-        state: Optimizer state after the last step.
-        losses: One scalar per step: mean loss of the batch under the parameters before the step.
-        reports: One report per step, by name; empty dicts for plain optimizers.
+        program: What is compiled: a step, or a chunk of them.
+        feeds: What it is called with, one after the other: rows, or the chunk's rows at once.
     """
 
-    params: Params
-    state: Any
-    losses: list[jax.Array]
-    reports: list[dict[str, jax.Array]]
+    program: Callable[[RowStep], Callable[[TrainState, Any, Any], TrainState]]
+    feeds: Callable[[np.ndarray], Sequence[np.ndarray]]
+
+
+DISPATCHES: dict[str, Dispatch] = {
+    "loop": Dispatch(_one, lambda rows: rows),  # type: ignore[arg-type]  # iterates over steps
+    "scan": Dispatch(_scan, lambda rows: [rows]),
+}
+"""Ways of dispatch by name."""
+
+
+def dispatch_for(platform: str) -> str:
+    """The way of dispatch on a platform: ``"loop"`` on ``"cpu"``, ``"scan"`` elsewhere."""
+    return "loop" if platform == "cpu" else "scan"
+
+
+class Steps:
+    """A step, compiled and taken many times. The state that goes in is used up (donated).
+
+    Attributes:
+        compile_seconds: Wall time of all compilations so far.
+    """
+
+    def __init__(self, step: RowStep, dispatch: str | None = None) -> None:
+        """Compiles nothing yet.
+
+        Args:
+            step: The step.
+            dispatch: Key in ``DISPATCHES``; by default that of the platform.
+
+        Raises:
+            ValueError: If ``dispatch`` is unknown.
+        """
+        name = dispatch_for(jax.default_backend()) if dispatch is None else dispatch
+        self._way = look_up(DISPATCHES, name, "dispatch")
+        self._program = jax.jit(self._way.program(step), donate_argnums=0)
+        self._compiled: dict[tuple[int, ...], Callable[..., TrainState]] = {}
+        self.compile_seconds = 0.0
+
+    def compile(self, state: TrainState, part: Any, rows: np.ndarray) -> None:
+        """Compiles what `__call__` with the same arguments will need."""
+        feed = self._way.feeds(rows)[0]
+        if feed.shape not in self._compiled:
+            start = time.perf_counter()
+            self._compiled[feed.shape] = self._program.lower(state, part, feed).compile()
+            self.compile_seconds += time.perf_counter() - start
+
+    def __call__(self, state: TrainState, part: Any, rows: np.ndarray) -> TrainState:
+        """Takes one step for every row; returns when the device has finished.
+
+        Args:
+            state: The state before the first step; not to be used again.
+            part: The training part, which the step picks its batch from.
+            rows: Indices of every batch's samples, [steps, ..., batch], at least one step.
+        """
+        self.compile(state, part, rows)
+        for feed in self._way.feeds(rows):
+            state = self._compiled[feed.shape](state, part, feed)
+        return jax.block_until_ready(state)
 
 
 class Score(NamedTuple):
@@ -63,80 +131,48 @@ def batch_order(seed: int, epoch: int, samples: int, batch_size: int) -> np.ndar
     return order[: steps * batch_size].reshape(steps, batch_size).astype(np.int32)
 
 
-def batch_step(step: Step) -> BatchStep:
-    """Lets a step pick its batch from the whole training part, so that compiled code does it."""
-
-    def pick(
-        params: Params, state: Any, images: jax.Array, labels: jax.Array, batch: Any
-    ) -> StepResult:
-        return step(params, state, images[batch], labels[batch])
-
-    return pick
-
-
-def train_epoch(
-    step: BatchStep,
-    params: Params,
-    state: Any,
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _totals(
+    net: gt.Network,
+    loss: Loss,
+    many: bool,
+    variables: tuple[Any, Any],
     images: jax.Array,
     labels: jax.Array,
-    order: np.ndarray,
-) -> EpochResult:
-    """Takes one step for every row of ``order``; returns when the device has finished.
-
-    Args:
-        step: The compiled step.
-        params: Parameters before the first step.
-        state: Optimizer state before the first step.
-        images: Training images, [N, height, width, channels].
-        labels: Their classes, [N].
-        order: Indices of every batch's samples, [steps, batch].
-    """
-    losses: list[jax.Array] = []
-    reports: list[dict[str, jax.Array]] = []
-    for batch in order:
-        params, state, loss, report = step(params, state, images, labels, batch)
-        losses.append(loss)
-        reports.append(report)
-    return jax.block_until_ready(EpochResult(params, state, losses, reports))
-
-
-REDUCTIONS: dict[str, Callable[..., np.ndarray]] = {
-    "weight_min": np.min,
-    "weight_max": np.max,
-    "skipped_steps": np.max,
-}
-"""How a reported quantity is reduced over an epoch's steps; all others by their mean."""
-
-
-def reduce_reports(reports: Sequence[dict[str, jax.Array]]) -> dict[str, Any]:
-    """Reduces one report per step to one per epoch: a number each, or one per stage in a list."""
-    columns = {name: [report[name] for report in reports] for name in reports[0]}
-    return {
-        name: REDUCTIONS.get(name, np.mean)(
-            np.asarray(jax.device_get(values), np.float64), axis=0
-        ).tolist()
-        for name, values in columns.items()
-    }
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def _totals(
-    net: gt.Network, loss: Loss, params: Params, images: jax.Array, labels: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    outputs = net.apply(params, images)
-    return loss(outputs, labels).sum(), jnp.sum(outputs.argmax(axis=-1) == labels)
+    def one(variables: tuple[Any, Any]) -> tuple[jax.Array, jax.Array]:
+        params, _ = variables
+        outputs = net.apply(params, images)
+        return loss(outputs, labels).sum(), jnp.sum(outputs.argmax(axis=-1) == labels)
+
+    return jax.vmap(one)(variables) if many else jax.tree.map(jnp.atleast_1d, one(variables))
 
 
 def evaluate(
-    net: gt.Network, loss: Loss, params: Params, images: jax.Array, labels: jax.Array
-) -> Score:
-    """Scores a network on a whole part of a data set: images [N, ...], labels [N]."""
+    net: gt.Network,
+    loss: Loss,
+    state: TrainState,
+    images: jax.Array,
+    labels: jax.Array,
+) -> list[Score]:
+    """Scores a network on a whole part of a data set, in evaluation mode.
+
+    Args:
+        net: The network.
+        loss: Loss of one sample.
+        state: The state, of one run or of several seeds at once.
+        images: Shape [N, height, width, channels].
+        labels: Shape [N].
+
+    Returns:
+        One score for each seed.
+    """
     samples = len(labels)
-    loss_total, right = 0.0, 0
+    total, right = np.zeros(()), np.zeros(())
     for start in range(0, samples, EVALUATION_CHUNK):
         chunk = slice(start, start + EVALUATION_CHUNK)
-        totals = jax.device_get(_totals(net, loss, params, images[chunk], labels[chunk]))
-        loss_total += float(totals[0])
-        right += int(totals[1])
-    return Score(loss_total / samples, right / samples)
+        variables = (state.params, state.batch_stats)
+        part = _totals(net, loss, state.step.ndim > 0, variables, images[chunk], labels[chunk])
+        losses, hits = jax.device_get(part)
+        total, right = total + losses.astype(np.float64), right + hits
+    return [Score(float(t) / samples, int(r) / samples) for t, r in zip(total, right, strict=True)]

@@ -5,7 +5,6 @@ entry of ``GAMES`` (none, sequential, implicit). A new game is one more entry; e
 has it, if it has the form of an optax optimizer where the game needs one.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -14,57 +13,9 @@ from typing import Any
 import optax
 
 import gtddp_jax as gt
+from gtddp_jax.training.settings import TERMINALS, Rate, Settings
 from gtddp_jax.training.steps import Loss, StepMaker, game_step, gradient_step
 from gtddp_jax.training.tables import look_up
-
-TERMINALS: dict[str, Callable[[float], Any]] = {
-    "line": lambda max_shift: gt.terminal.line(None if math.isinf(max_shift) else max_shift),
-    "projected": lambda max_shift: gt.terminal.projected(),
-    "gradient": lambda max_shift: gt.terminal.gradient(),
-}
-"""Terminal models by name, each a function of the maximal shift (only ``line`` has one)."""
-
-ROLLOUTS = ("linear", "nonlinear")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a method's optimizer is built from; the base optimizer reads the learning rate only.
-
-    Attributes:
-        learning_rate: Step size, positive.
-        rollout: Of the sequential game: one of ``ROLLOUTS``.
-        terminal: Of the sequential game: key in ``TERMINALS``.
-        max_shift: How far the sequential game's terminal model ``line`` may assume the outputs to
-            move, in units of the outputs; positive, ``inf`` for no limit.
-        weights: Of the implicit game: key in ``gt.weights.WEIGHTS``.
-    """
-
-    learning_rate: float
-    rollout: str = "linear"
-    terminal: str = "line"
-    max_shift: float = 1.0
-    weights: str = "tail"
-
-    def __post_init__(self) -> None:
-        """Checks names and ranges.
-
-        Raises:
-            ValueError: If a name is unknown or a number out of range.
-        """
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise ValueError(
-                f"learning_rate must be positive and finite, got {self.learning_rate}."
-            )
-        if not self.max_shift > 0:
-            raise ValueError(f"max_shift must be positive, got {self.max_shift}.")
-        if self.rollout not in ROLLOUTS:
-            raise ValueError(
-                f"Invalid rollout: {self.rollout!r}. Supported: {', '.join(ROLLOUTS)}."
-            )
-        look_up(TERMINALS, self.terminal, "terminal")
-        look_up(gt.weights.WEIGHTS, self.weights, "weights")
-
 
 @dataclass(frozen=True)
 class Optimizer:
@@ -73,10 +24,10 @@ class Optimizer:
     Attributes:
         label: Name for people.
         learning_rate: Default learning rate.
-        plain: Builds the optax optimizer from a learning rate; None if optax has none, because it
+        plain: Builds the optax optimizer from a rate; None if optax has none, because it
             needs to see the network.
-        feedback: Builds the GT-DDP form from a network, a loss and a learning rate, with the
-            keywords ``rollout`` and ``terminal``.
+        feedback: Builds the GT-DDP form from a network, a loss and a rate, with the keywords
+            ``rollout`` and ``terminal``.
     """
 
     label: str
@@ -107,35 +58,35 @@ class Game:
 
     name: str
     label: str
-    build: Callable[[Optimizer, gt.Network, Loss, Settings], optax.GradientTransformation]
+    build: Callable[[Optimizer, gt.Network, Loss, Settings, Rate], optax.GradientTransformation]
     step: StepMaker
 
 
 def _plain(
-    optimizer: Optimizer, net: gt.Network, loss: Loss, settings: Settings
+    optimizer: Optimizer, net: gt.Network, loss: Loss, settings: Settings, rate: Rate
 ) -> optax.GradientTransformation:
     if optimizer.plain is None:
-        return optimizer.feedback(net, loss, settings.learning_rate, feedback=False)
-    return optimizer.plain(settings.learning_rate)
+        return optimizer.feedback(net, loss, rate, feedback=False)
+    return optimizer.plain(rate)
 
 
 def _sequential(
-    optimizer: Optimizer, net: gt.Network, loss: Loss, settings: Settings
+    optimizer: Optimizer, net: gt.Network, loss: Loss, settings: Settings, rate: Rate
 ) -> optax.GradientTransformation:
     return optimizer.feedback(
         net,
         loss,
-        settings.learning_rate,
+        rate,
         rollout=settings.rollout,
         terminal=TERMINALS[settings.terminal](settings.max_shift),
     )
 
 
 def _implicit(
-    optimizer: Optimizer, net: gt.Network, loss: Loss, settings: Settings
+    optimizer: Optimizer, net: gt.Network, loss: Loss, settings: Settings, rate: Rate
 ) -> optax.GradientTransformation:
     assert optimizer.plain is not None  # `method` has seen to it
-    base = optimizer.plain(settings.learning_rate)
+    base = optimizer.plain(rate)
     return gt.implicit(base, net.apply, loss, weights=settings.weights)
 
 
@@ -154,13 +105,13 @@ class Method:
     Attributes:
         name: Identifier in files: ``gtddp-adam``.
         label: Name for people: ``GT-DDP-Adam``.
-        build: Builds the optimizer for a network, a loss and settings.
+        build: Builds the optimizer for a network, a loss, settings and the rate of every step.
         step: Makes the training step for the built optimizer.
     """
 
     name: str
     label: str
-    build: Callable[[gt.Network, Loss, Settings], optax.GradientTransformation]
+    build: Callable[[gt.Network, Loss, Settings, Rate], optax.GradientTransformation]
     step: StepMaker
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gtddp_jax.training.experiment import EpochRecord
+from gtddp_jax.training.records import EpochRecord
 from gtddp_jax.training.summary import runs
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from typing import Any
 
 import jax
 
-from gtddp_jax.training.experiment import EpochRecord, Experiment
+from gtddp_jax.training.experiment import Experiment
+from gtddp_jax.training.records import EpochRecord
 
 FORMAT = 1
 """Raised by one whenever the meaning of a field of the document changes."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gtddp_jax.training.experiment import EpochRecord
+from gtddp_jax.training.records import EpochRecord
 
 
 @dataclass(frozen=True)

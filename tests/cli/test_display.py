@@ -10,8 +10,9 @@ from rich.console import Console
 from gtddp_cli.interrupt import noted_interrupts
 from gtddp_cli.screen import progress
 from gtddp_cli.table import table, warnings
-from gtddp_jax.training.experiment import EpochRecord, Experiment
-from gtddp_jax.training.methods import Settings
+from gtddp_jax.training.experiment import Experiment
+from gtddp_jax.training.records import EpochRecord
+from gtddp_jax.training.settings import Settings
 from gtddp_jax.training.summary import summarise
 
 

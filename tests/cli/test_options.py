@@ -9,7 +9,7 @@ from gtddp_cli import options
 from gtddp_cli.options import Train
 from gtddp_cli.parse import one_line, parse
 from gtddp_cli.train import BASE, OWN_OPTIONS
-from gtddp_jax.training import data, methods
+from gtddp_jax.training import data, methods, settings
 from tests.conftest import RunPython
 
 BOX = """\
@@ -38,8 +38,8 @@ PLAIN_BOX = """\
     [
         (options.DatasetName, data.DATASETS),
         (options.OptimizerName, methods.OPTIMIZERS),
-        (options.RolloutName, methods.ROLLOUTS),
-        (options.TerminalName, methods.TERMINALS),
+        (options.RolloutName, settings.ROLLOUTS),
+        (options.TerminalName, settings.TERMINALS),
         (options.WeightsName, gt.weights.WEIGHTS),
     ],
 )

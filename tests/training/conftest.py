@@ -9,8 +9,9 @@ import pytest
 
 import gtddp_jax as gt
 from gtddp_jax.training.data import Dataset
-from gtddp_jax.training.experiment import EpochRecord, Experiment
-from gtddp_jax.training.methods import Settings
+from gtddp_jax.training.experiment import Experiment
+from gtddp_jax.training.records import EpochRecord
+from gtddp_jax.training.settings import Settings
 from gtddp_jax.training.networks import flatten
 
 

@@ -9,14 +9,12 @@ import pytest
 
 import gtddp_jax as gt
 from gtddp_jax.training.data import Dataset
-from gtddp_jax.training.experiment import (
-    EpochRecord,
-    Experiment,
-    Trainer,
-    compare,
-    initial_params,
-)
-from gtddp_jax.training.methods import Settings, method
+from gtddp_jax.training.experiment import Experiment, compare
+from gtddp_jax.training.methods import method
+from gtddp_jax.training.records import EpochRecord
+from gtddp_jax.training.settings import Settings
+from gtddp_jax.training.trainer import Trainer, initial_params
+from tests.training.helpers import records as epoch_records
 
 
 @pytest.fixture
@@ -49,7 +47,7 @@ def test_methods_start_from_the_same_parameters_and_batch(
     for game in ("none", "sequential"):
         trainer = Trainer(method("adam", game), tiny_net, tiny_dataset, settings, batch_size=30)
         for seed in (0, 1):
-            (record,) = trainer.run(seed, epochs=1)
+            (record,) = epoch_records(trainer, seed, epochs=1)
             first[game, seed] = record.average_loss
     np.testing.assert_allclose(first["none", 0], first["sequential", 0], rtol=1e-6)
     np.testing.assert_allclose(first["none", 1], first["sequential", 1], rtol=1e-6)
@@ -58,14 +56,14 @@ def test_methods_start_from_the_same_parameters_and_batch(
 
 def test_a_run_repeats_exactly(trainers: tuple[Trainer, ...]) -> None:
     for trainer in trainers:
-        once, again = ([_scores(r) for r in trainer.run(seed=7, epochs=3)] for _ in range(2))
+        once, again = ([_scores(r) for r in epoch_records(trainer, seed=7, epochs=3)] for _ in range(2))
         assert once == again
 
 
 def test_comparisons_run_the_methods_of_a_seed_one_after_another(
     experiment: Experiment, trainers: tuple[Trainer, ...]
 ) -> None:
-    rows = [(r.seed, r.method, r.epoch) for r in compare(experiment, trainers)]
+    rows = [(r.seed, r.method, r.epoch) for r in compare(experiment, trainers) if isinstance(r, EpochRecord)]
     assert rows == [
         (seed, name, epoch)
         for seed in (3, 5)
@@ -76,8 +74,8 @@ def test_comparisons_run_the_methods_of_a_seed_one_after_another(
 
 def test_reports_are_kept(trainers: tuple[Trainer, ...]) -> None:
     base, game = trainers
-    assert next(base.run(seed=0, epochs=1)).report == {}
-    report = next(game.run(seed=0, epochs=1)).report
+    assert epoch_records(base, seed=0, epochs=1)[0].report == {}
+    report = epoch_records(game, seed=0, epochs=1)[0].report
     assert report["weight_min"] <= report["weight_mean"] <= report["weight_max"]
     assert len(report["feedback_ratio"]) == 3  # one per stage
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import gtddp_jax as gt
 from gtddp_jax.training import loop
 from gtddp_jax.training.data import Dataset
+from tests.training.helpers import state_of
 
 
 @given(st.integers(0, 2**31), st.integers(1, 1000), st.integers(1, 200), st.integers(1, 200))
@@ -41,20 +42,7 @@ def test_scores_do_not_depend_on_the_chunk(
     labels = jnp.asarray(tiny_dataset.validation_labels)
     loss = optax.softmax_cross_entropy_with_integer_labels
     params = tiny_net.init(jax.random.key(0), images[:1])
-    score = loop.evaluate(tiny_net, loss, params, images, labels)
+    (score,) = loop.evaluate(tiny_net, loss, state_of(params), images, labels)
     outputs = tiny_net.apply(params, images)
     np.testing.assert_allclose(score.loss, loss(outputs, labels).mean(), rtol=1e-5)
     assert score.accuracy == np.mean(np.asarray(outputs).argmax(axis=-1) == np.asarray(labels))
-
-
-def test_reports_are_reduced_by_what_they_mean() -> None:
-    reports = [
-        {"weight_min": jnp.array(low), "weight_max": jnp.array(high), "stds": jnp.array([low, 1])}
-        for low, high in [(0.5, 1.0), (0.25, 2.0)]
-    ]
-    reduced = loop.reduce_reports(reports)
-    assert reduced == {"weight_min": 0.25, "weight_max": 2.0, "stds": [0.375, 1.0]}
-
-
-def test_plain_optimizers_report_nothing() -> None:
-    assert loop.reduce_reports([{}, {}]) == {}

@@ -8,15 +8,14 @@ import pytest
 
 import gtddp_jax as gt
 from gtddp_jax.training.data import Dataset
-from gtddp_jax.training.experiment import Trainer
+from gtddp_jax.training.trainer import Trainer
+from tests.training.helpers import records as epoch_records
 from gtddp_jax.training.methods import (
     GAMES,
     OPTIMIZERS,
-    ROLLOUTS,
-    TERMINALS,
-    Settings,
     method,
 )
+from gtddp_jax.training.settings import ROLLOUTS, TERMINALS, Settings
 
 PAIRS = [
     (optimizer, game)
@@ -31,7 +30,7 @@ def test_every_method_learns(
     tiny_net: gt.Network, tiny_dataset: Dataset, settings: Settings, optimizer: str, game: str
 ) -> None:
     trainer = Trainer(method(optimizer, game), tiny_net, tiny_dataset, settings, batch_size=4)
-    records = list(trainer.run(seed=0, epochs=12))
+    records = epoch_records(trainer, seed=0, epochs=12)
     losses = [record.train_loss for record in records]
     assert np.isfinite(losses).all()
     assert losses[-1] < 0.8 * losses[0]
@@ -44,7 +43,7 @@ def test_every_setting_of_the_game_is_taken(
 ) -> None:
     chosen = replace(settings, terminal=terminal, rollout=rollout)
     trainer = Trainer(method("sgd", "sequential"), tiny_net, tiny_dataset, chosen, batch_size=4)
-    (record,) = trainer.run(seed=0, epochs=1)
+    (record,) = epoch_records(trainer, seed=0, epochs=1)
     assert np.isfinite(record.train_loss)
     assert record.report["actual_change_known"] == (rollout == "nonlinear")
 
@@ -55,7 +54,7 @@ def test_every_weight_model_is_taken(
 ) -> None:
     chosen = replace(settings, weights=weights)
     trainer = Trainer(method("sgd", "implicit"), tiny_net, tiny_dataset, chosen, batch_size=4)
-    (record,) = trainer.run(seed=0, epochs=1)
+    (record,) = epoch_records(trainer, seed=0, epochs=1)
     assert np.isfinite(record.train_loss)
     assert record.report["weight_min"] < 1
     assert 0 <= record.report["trust"] <= 1
@@ -66,7 +65,7 @@ def test_the_shift_may_be_unlimited(
 ) -> None:
     chosen = replace(settings, max_shift=float("inf"))
     trainer = Trainer(method("sgd", "sequential"), tiny_net, tiny_dataset, chosen, batch_size=4)
-    (record,) = trainer.run(seed=0, epochs=1)
+    (record,) = epoch_records(trainer, seed=0, epochs=1)
     assert record.report["skipped_steps"] == 0
 
 
@@ -77,7 +76,7 @@ def test_a_game_differs_from_its_base(
         Trainer(method("adam", name), tiny_net, tiny_dataset, settings, batch_size=4)
         for name in ("none", "sequential")
     )
-    (plain,), (feedback,) = base.run(seed=0, epochs=1), game.run(seed=0, epochs=1)
+    (plain,), (feedback,) = epoch_records(base, seed=0, epochs=1), epoch_records(game, seed=0, epochs=1)
     assert plain.train_loss != feedback.train_loss
     np.testing.assert_allclose(plain.train_loss, feedback.train_loss, rtol=0.2)
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from gtddp_jax.training import results
-from gtddp_jax.training.experiment import EpochRecord, Experiment
+from gtddp_jax.training.experiment import Experiment
+from gtddp_jax.training.records import EpochRecord
 from gtddp_jax.training.plots import plot
 from gtddp_jax.training.summary import summarise
 

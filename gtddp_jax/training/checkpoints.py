@@ -1,0 +1,226 @@
+"""Checkpoints of one unit, with orbax: asynchronous, atomic, the newest and the best are kept.
+
+A checkpoint holds everything that continuing needs: the whole state, and as JSON the records of the
+epochs so far. Orbax writes into a folder with another name and renames it when all is on disk, so
+what has a step's name is complete; what a killed process leaves behind is cleaned up.
+"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gtddp_jax.training.records import EpochRecord
+from gtddp_jax.training.state import TrainState
+
+ACCURACY = "validation_accuracy"
+
+
+class CheckpointError(Exception):
+    """A checkpoint cannot be written or read; its text is one line."""
+
+
+class Saved(NamedTuple):
+    """What a checkpoint holds.
+
+    Attributes:
+        state: The state.
+        step: Steps taken.
+        records: Records of the epochs so far.
+        seconds: Wall time of the steps of the running epoch so far.
+    """
+
+    state: TrainState
+    step: int
+    records: tuple[EpochRecord, ...]
+    seconds: float
+
+
+class Checkpoints:
+    """The checkpoints of one unit in a folder of their own.
+
+    Use it as a context: leaving it waits for what is still being written.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2, keep_best: int = 1) -> None:
+        """Opens the folder, which is made with the first checkpoint.
+
+        Args:
+            folder: The folder.
+            keep: How many of the newest checkpoints stay; at least 1.
+            keep_best: How many of those with the highest validation accuracy stay as well.
+
+        Raises:
+            ValueError: If a number is out of range.
+            CheckpointError: If the folder cannot be made or read.
+        """
+        from orbax import checkpoint
+        from orbax.checkpoint import checkpoint_managers as managers
+
+        if keep < 1 or keep_best < 0:
+            raise ValueError(
+                f"keep must be at least 1 and keep_best at least 0, got {keep} and {keep_best}."
+            )
+        self.folder = folder.absolute()
+        best = managers.BestN(
+            get_metric_fn=lambda metrics: metrics[ACCURACY],
+            n=keep_best,
+            keep_checkpoints_without_metrics=False,
+        )
+        policies = [managers.LatestN(keep), *([best] if keep_best else [])]
+        options = checkpoint.CheckpointManagerOptions(
+            preservation_policy=managers.AnyPreservationPolicy(policies),
+            enable_async_checkpointing=True,
+        )
+        self._orbax = checkpoint
+        with self._told("open the checkpoints in"):
+            self._manager = checkpoint.CheckpointManager(self.folder, options=options)
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        try:
+            with self._told("write a checkpoint to"):
+                self._manager.wait_until_finished()
+        except CheckpointError:
+            if error is None:
+                raise
+        finally:
+            self._manager.close()
+
+    def _told(self, what: str) -> "_Told":
+        return _Told(f"cannot {what} {self.folder}")
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps of the complete checkpoints, ascending."""
+        return sorted(self._manager.all_steps())
+
+    @property
+    def best_step(self) -> int | None:
+        """Step of the kept checkpoint with the highest validation accuracy, if any has one."""
+        scored = [
+            (records[-1].validation_accuracy, step)
+            for step in self.steps
+            if (records := self._records(self._meta(step)))
+        ]
+        return max(scored)[1] if scored else None
+
+    def save(
+        self, state: TrainState, step: int, records: list[EpochRecord], seconds: float
+    ) -> None:
+        """Begins to write a checkpoint; returns as soon as the state may change again.
+
+        Args:
+            state: The state.
+            step: Steps taken.
+            records: Records of the epochs so far.
+            seconds: Wall time of the steps of the running epoch so far; 0 says that the state is
+                that at the end of an epoch.
+
+        Raises:
+            CheckpointError: If this or the one before it cannot be written.
+        """
+        args = self._orbax.args
+        meta = {
+            "layout": layout(state),
+            "records": [json.dumps(asdict(record)) for record in records],
+            "seconds": seconds,
+        }
+        newest = [] if seconds or not records else records[-state.step.size :]
+        accuracy = sum(record.validation_accuracy for record in newest) / max(len(newest), 1)
+        with self._told("write a checkpoint to"):
+            self._manager.check_for_errors()
+            self._manager.save(
+                step,
+                args=args.Composite(state=args.StandardSave(_copy(state)), meta=args.JsonSave(meta)),
+                metrics={ACCURACY: accuracy} if newest else None,
+            )
+
+    def restore(self, like: TrainState, step: int | None = None) -> Saved | None:
+        """Reads a checkpoint.
+
+        Args:
+            like: A state of the same run, for its structure, shapes, dtypes and places.
+            step: Which one; by default the newest.
+
+        Returns:
+            What it holds; None if there is none.
+
+        Raises:
+            CheckpointError: If it belongs to another run or cannot be read.
+        """
+        if not self.steps:
+            return None
+        step = self.steps[-1] if step is None else step
+        meta = self._meta(step)
+        compare(self.folder / str(step), meta["layout"], layout(like))
+        abstract = jax.tree.map(self._orbax.utils.to_shape_dtype_struct, like)
+        args = self._orbax.args
+        with self._readable(step):
+            items = args.Composite(state=args.StandardRestore(abstract))
+            state = self._manager.restore(step, args=items).state
+        return Saved(TrainState(*state), step, self._records(meta), meta["seconds"])
+
+    def _meta(self, step: int) -> dict[str, Any]:
+        args = self._orbax.args
+        with self._readable(step):
+            return self._manager.restore(step, args=args.Composite(meta=args.JsonRestore())).meta
+
+    def _records(self, meta: dict[str, Any]) -> tuple[EpochRecord, ...]:
+        return tuple(EpochRecord(**json.loads(record)) for record in meta["records"])
+
+    def _readable(self, step: int) -> "_Told":
+        others = [other for other in self.steps if other != step]
+        advice = f"remove this folder to go on from step {others[-1]}" if others else "it is lost"
+        return _Told(f"the checkpoint {self.folder / str(step)} is damaged ({advice})")
+
+
+class _Told:
+    """A context that turns whatever orbax raises into a `CheckpointError` of one line."""
+
+    def __init__(self, beginning: str) -> None:
+        self._beginning = beginning
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if isinstance(error, Exception) and not isinstance(error, CheckpointError):
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise CheckpointError(f"{self._beginning}: {lines[0]}") from error
+
+
+def _copy(state: TrainState) -> TrainState:
+    """A copy where the next step, which may reuse the state's memory, cannot reach it.
+
+    Orbax has copied the arrays to the host when it returns; on the CPU they are there already.
+    """
+    return jax.tree.map(jnp.copy, state) if jax.default_backend() == "cpu" else state
+
+
+def layout(state: TrainState) -> dict[str, str]:
+    """Every array's dtype and shape by its path."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): f"{x.dtype}{list(x.shape)}"
+        for path, x in jax.tree_util.tree_leaves_with_path(state)
+    }
+
+
+def compare(place: Path, found: dict[str, str], needed: dict[str, str]) -> None:
+    """Checks that a checkpoint's layout is the one needed.
+
+    Raises:
+        CheckpointError: If not; names the first array that differs.
+    """
+    if found == needed:
+        return
+    path = next(p for p in {**needed, **found} if found.get(p) != needed.get(p))
+    raise CheckpointError(
+        f"the checkpoint {place} is of another network or optimizer: {path} is "
+        f"{found.get(path, 'absent')} there, {needed.get(path, 'absent')} here."
+    )
