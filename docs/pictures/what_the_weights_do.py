@@ -20,7 +20,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 import gtddp_jax as gt
-from gtddp_jax.training import data, loop, networks
+from gtddp_jax.training import data, networks
 
 MOMENTS = {"early, after 20 steps": 20, "middle, after 1 epoch": 179, "late, after 6 epochs": 1074}
 BATCH = 8
@@ -51,9 +51,9 @@ def looks(digits: data.Dataset) -> dict[str, Look]:
     losses = jax.jit(lambda params: loss(net.apply(params, x), y))
     steps, found = 0, {}
     for epoch in range(1, 99):
-        for rows in loop.batch_order(0, epoch, len(y), BATCH):
+        for rows in data.epoch_order(0, epoch, len(y), BATCH):
             for name in [name for name, moment in MOMENTS.items() if moment == steps]:
-                order = loop.batch_order(1, 0, len(y), BATCH)
+                order = data.epoch_order(1, 0, len(y), BATCH)
                 w = np.array([look(state, params, (x[r], y[r])) for r in order]).ravel()
                 all_losses, all_rows = np.asarray(losses(params)), order.ravel()
                 kept = all_losses[all_rows] >= LEAST_LOSS

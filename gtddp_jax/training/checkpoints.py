@@ -137,7 +137,7 @@ class Checkpoints:
             self._manager.check_for_errors()
             self._manager.save(
                 step,
-                args=args.Composite(state=args.StandardSave(_copy(state)), meta=args.JsonSave(meta)),
+                args=args.Composite(state=args.StandardSave(_stored(state)), meta=args.JsonSave(meta)),
                 metrics={ACCURACY: accuracy} if newest else None,
             )
 
@@ -159,12 +159,17 @@ class Checkpoints:
         step = self.steps[-1] if step is None else step
         meta = self._meta(step)
         compare(self.folder / str(step), meta["layout"], layout(like))
-        abstract = jax.tree.map(self._orbax.utils.to_shape_dtype_struct, like)
+        named = _named(like)
+        abstract = jax.tree.map(
+            self._orbax.utils.to_shape_dtype_struct, {n: x for n, x in named.items() if x.size}
+        )
         args = self._orbax.args
         with self._readable(step):
             items = args.Composite(state=args.StandardRestore(abstract))
-            state = self._manager.restore(step, args=items).state
-        return Saved(TrainState(*state), step, self._records(meta), meta["seconds"])
+            found = self._manager.restore(step, args=items).state
+        leaves = [found.get(name, x) for name, x in named.items()]
+        state = jax.tree.unflatten(jax.tree.structure(like), leaves)
+        return Saved(state, step, self._records(meta), meta["seconds"])
 
     def _meta(self, step: int) -> dict[str, Any]:
         args = self._orbax.args
@@ -195,20 +200,27 @@ class _Told:
             raise CheckpointError(f"{self._beginning}: {lines[0]}") from error
 
 
-def _copy(state: TrainState) -> TrainState:
-    """A copy where the next step, which may reuse the state's memory, cannot reach it.
+def _named(state: TrainState) -> dict[str, jax.Array]:
+    """Every array by its path, in the order of the tree."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): x
+        for path, x in jax.tree_util.tree_leaves_with_path(state)
+    }
 
-    Orbax has copied the arrays to the host when it returns; on the CPU they are there already.
+
+def _stored(state: TrainState) -> dict[str, jax.Array]:
+    """What is written: every array that has an element (orbax takes no others).
+
+    On the CPU they are copied, because orbax writes them from where they are while the next step
+    may reuse the state's memory; elsewhere it has copied them to the host when it returns.
     """
-    return jax.tree.map(jnp.copy, state) if jax.default_backend() == "cpu" else state
+    arrays = {name: x for name, x in _named(state).items() if x.size}
+    return jax.tree.map(jnp.copy, arrays) if jax.default_backend() == "cpu" else arrays
 
 
 def layout(state: TrainState) -> dict[str, str]:
     """Every array's dtype and shape by its path."""
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): f"{x.dtype}{list(x.shape)}"
-        for path, x in jax.tree_util.tree_leaves_with_path(state)
-    }
+    return {name: f"{x.dtype}{list(x.shape)}" for name, x in _named(state).items()}
 
 
 def compare(place: Path, found: dict[str, str], needed: dict[str, str]) -> None:

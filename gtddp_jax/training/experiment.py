@@ -8,6 +8,7 @@ from itertools import product
 from gtddp_jax.training import data, networks
 from gtddp_jax.training.checkpoints import Checkpoints
 from gtddp_jax.training.methods import OPTIMIZERS, Method, method
+from gtddp_jax.training.placement import ONE_DEVICE, Placement
 from gtddp_jax.training.records import Event, Unit
 from gtddp_jax.training.runner import Plan, Trace, run
 from gtddp_jax.training.settings import Settings
@@ -28,6 +29,8 @@ class Experiment:
         epochs: Epochs of every run, positive.
         batch_size: Samples in a batch, positive.
         seeds: Distinct and not negative; one run of every game each.
+        augmentation: Key in ``data.AUGMENTATIONS``.
+        normalise: Whether every channel is shifted and scaled to mean 0 and deviation 1.
         vmap_seeds: Whether all seeds of a method are trained at once, by ``jax.vmap``.
     """
 
@@ -39,6 +42,8 @@ class Experiment:
     epochs: int
     batch_size: int
     seeds: tuple[int, ...]
+    augmentation: str = "none"
+    normalise: bool = False
     vmap_seeds: bool = False
 
     def __post_init__(self) -> None:
@@ -49,6 +54,7 @@ class Experiment:
         """
         look_up(data.DATASETS, self.dataset, "dataset")
         look_up(networks.NETWORKS, self.network, "network")
+        look_up(data.AUGMENTATIONS, self.augmentation, "augmentation")
         self.methods()
         if len(set(self.games)) < len(self.games):
             raise ValueError(f"games must be different, got {', '.join(self.games)}.")
@@ -86,17 +92,32 @@ def default_learning_rate(optimizer: str) -> float:
     return look_up(OPTIMIZERS, optimizer, "optimizer").learning_rate
 
 
-def build_trainers(experiment: Experiment) -> tuple[Trainer, ...]:
-    """Loads the data and builds the network and every method's trainer.
+def build_trainers(
+    experiment: Experiment, dataset: data.Dataset, placement: Placement = ONE_DEVICE
+) -> tuple[Trainer, ...]:
+    """Moves the data to the device, builds the network and every method's trainer.
+
+    Args:
+        experiment: What is compared.
+        dataset: What ``data.load`` returns for the experiment's data set.
+        placement: Where states and batches live.
 
     Raises:
         ValueError: If a batch is larger than the training part.
     """
-    dataset = data.load(experiment.dataset)
+    feed = data.Feed(
+        dataset, experiment.augmentation, experiment.normalise, sharding=placement.state
+    )
     net = networks.build(experiment.network, dataset.classes)
     return tuple(
         Trainer(
-            method, net, dataset, experiment.settings, experiment.batch_size, experiment.epochs
+            method,
+            net,
+            feed,
+            experiment.settings,
+            experiment.batch_size,
+            experiment.epochs,
+            placement=placement,
         )
         for method in experiment.methods()
     )

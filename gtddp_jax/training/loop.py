@@ -69,18 +69,25 @@ class Steps:
         compile_seconds: Wall time of all compilations so far.
     """
 
-    def __init__(self, step: RowStep, dispatch: str | None = None) -> None:
+    def __init__(
+        self,
+        step: RowStep,
+        dispatch: str | None = None,
+        put_rows: Callable[[np.ndarray], Any] = lambda rows: rows,
+    ) -> None:
         """Compiles nothing yet.
 
         Args:
             step: The step.
             dispatch: Key in ``DISPATCHES``; by default that of the platform.
+            put_rows: Places the indices that a dispatch takes.
 
         Raises:
             ValueError: If ``dispatch`` is unknown.
         """
         name = dispatch_for(jax.default_backend()) if dispatch is None else dispatch
         self._way = look_up(DISPATCHES, name, "dispatch")
+        self._put_rows = put_rows
         self._program = jax.jit(self._way.program(step), donate_argnums=0)
         self._compiled: dict[tuple[int, ...], Callable[..., TrainState]] = {}
         self.compile_seconds = 0.0
@@ -90,7 +97,9 @@ class Steps:
         feed = self._way.feeds(rows)[0]
         if feed.shape not in self._compiled:
             start = time.perf_counter()
-            self._compiled[feed.shape] = self._program.lower(state, part, feed).compile()
+            self._compiled[feed.shape] = self._program.lower(
+                state, part, self._put_rows(feed)
+            ).compile()
             self.compile_seconds += time.perf_counter() - start
 
     def __call__(self, state: TrainState, part: Any, rows: np.ndarray) -> TrainState:
@@ -103,7 +112,7 @@ class Steps:
         """
         self.compile(state, part, rows)
         for feed in self._way.feeds(rows):
-            state = self._compiled[feed.shape](state, part, feed)
+            state = self._compiled[feed.shape](state, part, self._put_rows(feed))
         return jax.block_until_ready(state)
 
 
@@ -114,38 +123,31 @@ class Score(NamedTuple):
     accuracy: float
 
 
-def batch_order(seed: int, epoch: int, samples: int, batch_size: int) -> np.ndarray:
-    """Draws the batches of one epoch, the same for every method.
-
-    Args:
-        seed: The run's seed.
-        epoch: Number of the epoch; every epoch has its own order.
-        samples: Size of the training part.
-        batch_size: At most ``samples``. The samples left over by the last full batch sit out.
-
-    Returns:
-        Indices into the training part, int32 of shape [samples // batch_size, batch_size].
-    """
-    order = np.random.default_rng([seed, epoch]).permutation(samples)
-    steps = samples // batch_size
-    return order[: steps * batch_size].reshape(steps, batch_size).astype(np.int32)
+Prepare = Callable[[jax.Array], jax.Array]
+"""What happens to images [batch, ...] before the network sees them."""
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _totals(
     net: gt.Network,
     loss: Loss,
+    prepare: Prepare,
     many: bool,
     variables: tuple[Any, Any],
     images: jax.Array,
     labels: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     def one(variables: tuple[Any, Any]) -> tuple[jax.Array, jax.Array]:
-        params, _ = variables
-        outputs = net.apply(params, images)
+        params, batch_stats = variables
+        outputs = net.apply(params, prepare(images), batch_stats=batch_stats)
         return loss(outputs, labels).sum(), jnp.sum(outputs.argmax(axis=-1) == labels)
 
     return jax.vmap(one)(variables) if many else jax.tree.map(jnp.atleast_1d, one(variables))
+
+
+def unprepared(images: jax.Array) -> jax.Array:
+    """Images as they are."""
+    return images
 
 
 def evaluate(
@@ -154,6 +156,7 @@ def evaluate(
     state: TrainState,
     images: jax.Array,
     labels: jax.Array,
+    prepare: Prepare = unprepared,
 ) -> list[Score]:
     """Scores a network on a whole part of a data set, in evaluation mode.
 
@@ -163,16 +166,20 @@ def evaluate(
         state: The state, of one run or of several seeds at once.
         images: Shape [N, height, width, channels].
         labels: Shape [N].
+        prepare: What happens to images first.
 
     Returns:
         One score for each seed.
     """
-    samples = len(labels)
-    total, right = np.zeros(()), np.zeros(())
+    samples, many = len(labels), state.step.ndim > 0
+    variables = (state.params, state.batch_stats)
+    loss_total, right = np.zeros(()), np.zeros(())
     for start in range(0, samples, EVALUATION_CHUNK):
         chunk = slice(start, start + EVALUATION_CHUNK)
-        variables = (state.params, state.batch_stats)
-        part = _totals(net, loss, state.step.ndim > 0, variables, images[chunk], labels[chunk])
+        part = _totals(net, loss, prepare, many, variables, images[chunk], labels[chunk])
         losses, hits = jax.device_get(part)
-        total, right = total + losses.astype(np.float64), right + hits
-    return [Score(float(t) / samples, int(r) / samples) for t, r in zip(total, right, strict=True)]
+        loss_total, right = loss_total + losses.astype(np.float64), right + hits
+    return [
+        Score(float(value) / samples, int(count) / samples)
+        for value, count in zip(loss_total, right, strict=True)
+    ]

@@ -13,8 +13,9 @@ from typing import Any
 import optax
 
 import gtddp_jax as gt
+from gtddp_jax.training import model
 from gtddp_jax.training.settings import TERMINALS, Rate, Settings
-from gtddp_jax.training.steps import Loss, StepMaker, game_step, gradient_step
+from gtddp_jax.training.steps import Loss, StepMaker, game_step, gradient_step, implicit_step
 from gtddp_jax.training.tables import look_up
 
 @dataclass(frozen=True)
@@ -58,20 +59,30 @@ class Game:
 
     name: str
     label: str
-    build: Callable[[Optimizer, gt.Network, Loss, Settings, Rate], optax.GradientTransformation]
+    build: Callable[[Optimizer, gt.Network, Loss, Settings, Rate, Any], optax.GradientTransformation]
     step: StepMaker
 
 
 def _plain(
-    optimizer: Optimizer, net: gt.Network, loss: Loss, settings: Settings, rate: Rate
+    optimizer: Optimizer,
+    net: gt.Network,
+    loss: Loss,
+    settings: Settings,
+    rate: Rate,
+    batch_stats: Any,
 ) -> optax.GradientTransformation:
     if optimizer.plain is None:
-        return optimizer.feedback(net, loss, rate, feedback=False)
+        return optimizer.feedback(net, loss, rate, feedback=False, batch_stats=batch_stats)
     return optimizer.plain(rate)
 
 
 def _sequential(
-    optimizer: Optimizer, net: gt.Network, loss: Loss, settings: Settings, rate: Rate
+    optimizer: Optimizer,
+    net: gt.Network,
+    loss: Loss,
+    settings: Settings,
+    rate: Rate,
+    batch_stats: Any,
 ) -> optax.GradientTransformation:
     return optimizer.feedback(
         net,
@@ -79,21 +90,32 @@ def _sequential(
         rate,
         rollout=settings.rollout,
         terminal=TERMINALS[settings.terminal](settings.max_shift),
+        batch_stats=batch_stats,
     )
 
 
 def _implicit(
-    optimizer: Optimizer, net: gt.Network, loss: Loss, settings: Settings, rate: Rate
+    optimizer: Optimizer,
+    net: gt.Network,
+    loss: Loss,
+    settings: Settings,
+    rate: Rate,
+    batch_stats: Any,
 ) -> optax.GradientTransformation:
     assert optimizer.plain is not None  # `method` has seen to it
     base = optimizer.plain(rate)
-    return gt.implicit(base, net.apply, loss, weights=settings.weights)
+    if model.is_plain(net):
+        return gt.implicit(base, net.apply, loss, weights=settings.weights)
+    apply = partial(model.implicit_apply, net)
+    return gt.implicit(
+        base, apply, loss, weights=settings.weights, has_aux=True, aux=batch_stats
+    )
 
 
 GAMES: dict[str, Game] = {
     "none": Game("{}", "{}", _plain, gradient_step),
     "sequential": Game("gtddp-{}", "GT-DDP-{}", _sequential, game_step),
-    "implicit": Game("implicit-{}", "Implicit-{}", _implicit, game_step),
+    "implicit": Game("implicit-{}", "Implicit-{}", _implicit, implicit_step),
 }
 """All games by name: the base optimizer alone, one stage after the other, all stages at once."""
 
@@ -105,13 +127,14 @@ class Method:
     Attributes:
         name: Identifier in files: ``gtddp-adam``.
         label: Name for people: ``GT-DDP-Adam``.
-        build: Builds the optimizer for a network, a loss, settings and the rate of every step.
+        build: Builds the optimizer for a network, a loss, settings, the rate of every step and the
+            first running statistics.
         step: Makes the training step for the built optimizer.
     """
 
     name: str
     label: str
-    build: Callable[[gt.Network, Loss, Settings, Rate], optax.GradientTransformation]
+    build: Callable[[gt.Network, Loss, Settings, Rate, Any], optax.GradientTransformation]
     step: StepMaker
 
 

@@ -31,6 +31,11 @@ class TrainState(NamedTuple):
     totals: Totals
 
 
+OUTSIDE_ANY_BATCH = 2**32 - 1
+"""Folded in where a sample's key has its place in the batch, so that the two never coincide."""
+
+
 def step_key(state: TrainState) -> jax.Array:
-    """The random key of the step that comes next."""
-    return jax.random.fold_in(jax.random.key(state.seed), state.step)
+    """The random key of the step that comes next, for what all samples share (dropout)."""
+    of_step = jax.random.fold_in(jax.random.key(state.seed), state.step)
+    return jax.random.fold_in(of_step, OUTSIDE_ANY_BATCH)

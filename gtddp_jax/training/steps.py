@@ -4,11 +4,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 import gtddp_jax as gt
-from gtddp_jax.training import totals
-from gtddp_jax.training.state import Params, TrainState
+from gtddp_jax.training import model, totals
+from gtddp_jax.training.state import Params, TrainState, step_key
 
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 """Maps outputs [batch, ...] and targets [batch, ...] to one loss per sample [batch]."""
@@ -35,8 +36,8 @@ class StepResult(NamedTuple):
     report: dict[str, jax.Array]
 
 
-Step = Callable[[TrainState, Batch], StepResult]
-"""Maps a state and a batch to the step's result."""
+Step = Callable[[TrainState, Batch, jax.Array], StepResult]
+"""Maps a state, a batch and the step's random key to the step's result."""
 
 StepMaker = Callable[[gt.Network, Loss, optax.GradientTransformation, float], Step]
 """Maps (network, loss per sample, optimizer, weight decay) to a step."""
@@ -47,17 +48,21 @@ def gradient_step(
 ) -> Step:
     """Makes the ordinary step: the gradient of the batch's mean loss goes into ``tx``."""
 
-    def mean_loss(params: Params, inputs: jax.Array, targets: jax.Array) -> jax.Array:
-        return loss(net.apply(params, inputs), targets).mean()
+    def step(state: TrainState, batch: Batch, key: jax.Array) -> StepResult:
+        inputs, targets = batch
 
-    def step(state: TrainState, batch: Batch) -> StepResult:
-        value, gradient = jax.value_and_grad(mean_loss)(state.params, *batch)
+        def mean_loss(params: Params) -> tuple[jax.Array, Any]:
+            outputs, statistics = model.train_outputs(net, params, state.batch_stats, inputs, key)
+            return loss(outputs, targets).mean(), statistics
+
+        value_and_gradient = jax.value_and_grad(mean_loss, has_aux=True)
+        (value, statistics), gradient = value_and_gradient(state.params)
         running = running_cost(weight_decay, state.params)
         if running is not None:
-            gradient = jax.tree.map(lambda g, r: g + r, gradient, running)
+            gradient = jax.tree.map(jnp.add, gradient, running)
         updates, opt_state = tx.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        return StepResult(params, opt_state, state.batch_stats, value, {})
+        return StepResult(params, opt_state, statistics, value, {})
 
     return step
 
@@ -65,20 +70,54 @@ def gradient_step(
 def game_step(
     net: gt.Network, loss: Loss, tx: optax.GradientTransformation, weight_decay: float = 0.0
 ) -> Step:
-    """Makes the step of a game: ``tx`` knows network and loss, and takes the batch itself."""
+    """Makes the step of the sequential game: ``tx`` knows network and loss, and takes the batch."""
+    del loss
     play = optax.with_extra_args_support(tx).update
 
-    def step(state: TrainState, batch: Batch) -> StepResult:
+    def step(state: TrainState, batch: Batch, key: jax.Array) -> StepResult:
         running = running_cost(weight_decay, state.params)
-        updates, opt_state = play(running, state.opt_state, state.params, batch=batch)
-        report = opt_state.report._asdict()
-        if hasattr(opt_state, "prediction"):
-            report |= opt_state.prediction._asdict()
-        value = report.pop("loss")
+        whole = state.opt_state._replace(batch_stats=state.batch_stats)
+        updates, after = play(
+            running, whole, state.params, batch=batch, rngs=model.keys(net, key) or None
+        )
         params = optax.apply_updates(state.params, updates)
-        return StepResult(params, opt_state, state.batch_stats, value, report)
+        value, report = _reported(after.report)
+        return StepResult(
+            params, after._replace(batch_stats={}), after.batch_stats, value, report
+        )
 
     return step
+
+
+def implicit_step(
+    net: gt.Network, loss: Loss, tx: optax.GradientTransformation, weight_decay: float = 0.0
+) -> Step:
+    """Makes the step of the implicit game; statistics and keys go with the inputs."""
+    del loss
+    play = optax.with_extra_args_support(tx).update
+    plain = model.is_plain(net)
+
+    def step(state: TrainState, batch: Batch, key: jax.Array) -> StepResult:
+        inputs, targets = batch
+        running = running_cost(weight_decay, state.params)
+        given = (batch if plain else ((inputs, state.batch_stats, key), targets))
+        whole = state.opt_state if plain else state.opt_state._replace(aux=state.batch_stats)
+        updates, after = play(running, whole, state.params, batch=given)
+        statistics = state.batch_stats if plain else after.aux
+        params = optax.apply_updates(state.params, updates)
+        value, report = _reported(after.report)
+        report |= after.prediction._asdict()
+        return StepResult(
+            params, after if plain else after._replace(aux={}), statistics, value, report
+        )
+
+    return step
+
+
+def _reported(report: gt.Report) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The loss, and the rest by name."""
+    figures = report._asdict()
+    return figures.pop("loss"), figures
 
 
 def running_cost(weight_decay: float, params: Params) -> Any:
@@ -97,7 +136,7 @@ def advance(step: Step) -> Advance:
     """Lets a step carry the whole state: position and totals too."""
 
     def whole(state: TrainState, batch: Batch) -> TrainState:
-        result = step(state, batch)
+        result = step(state, batch, step_key(state))
         return TrainState(
             params=result.params,
             opt_state=result.opt_state,

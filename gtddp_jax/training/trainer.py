@@ -9,17 +9,27 @@ import numpy as np
 
 import gtddp_jax as gt
 from gtddp_jax.training import loop, totals
-from gtddp_jax.training.data import Dataset
+from gtddp_jax.training.data import Feed, Part, epoch_order, position, steps_per_epoch
 from gtddp_jax.training.methods import Method
+from gtddp_jax.training.placement import ONE_DEVICE, Placement
 from gtddp_jax.training.problem import LOSS
 from gtddp_jax.training.settings import Settings
-from gtddp_jax.training.state import Params, TrainState
+from gtddp_jax.training.state import TrainState, step_key
 from gtddp_jax.training.steps import advance
 
+SCORED_TRAINING_IMAGES = 10_000
+"""Training images, evenly spaced, that are scored after an epoch; all where there are fewer."""
 
-def initial_params(net: gt.Network, dataset: Dataset, seed: int) -> Params:
-    """Draws a run's initial parameters: a function of the seed, the same for every method."""
-    return net.init(jax.random.key(seed), jnp.asarray(dataset.train_images[:1]))
+
+def initial_variables(net: gt.Network, feed: Feed, seed: int) -> dict[str, Any]:
+    """A run's first ``params`` and ``batch_stats``: the same for every method.
+
+    Args:
+        net: The network.
+        feed: The data, for the shape of an image.
+        seed: The run's seed, on which the parameters depend and the statistics do not.
+    """
+    return net.init_variables(jax.random.key(seed), feed.train.images[:1])
 
 
 class Trainer:
@@ -35,101 +45,95 @@ class Trainer:
         self,
         method: Method,
         net: gt.Network,
-        dataset: Dataset,
+        feed: Feed,
         settings: Settings,
         batch_size: int,
         epochs: int = 1,
         dispatch: str | None = None,
+        placement: Placement = ONE_DEVICE,
     ) -> None:
-        """Builds the optimizer and moves the data to the device; the first step compiles.
+        """Builds the optimizer; the first step compiles.
 
         Args:
             method: What trains.
             net: What is trained.
-            dataset: What is learned.
+            feed: What is learned, on the device.
             settings: What the method's optimizer is built from.
             batch_size: Samples in a batch.
             epochs: Epochs of the whole run, for the learning rate's schedule.
             dispatch: Key in ``loop.DISPATCHES``; by default that of the platform.
+            placement: Where the state and the batches' indices live.
 
         Raises:
             ValueError: If a batch is larger than the training part.
         """
-        samples = len(dataset.train_labels)
-        if batch_size > samples:
-            raise ValueError(
-                f"batch_size must be at most {samples}, the training images of {dataset.name}, "
-                f"got {batch_size}."
-            )
         self.method, self.batch_size = method, batch_size
-        self.steps_per_epoch = samples // batch_size
-        self._net, self._dataset = net, dataset
-        self._optimizer = method.build(
-            net, LOSS, settings, settings.rate(epochs * self.steps_per_epoch)
-        )
-        step = method.step(net, LOSS, self._optimizer, settings.weight_decay)
-        self._step, self._advance = step, advance(step)
-        self._dispatch = dispatch
-        self._train = (jnp.asarray(dataset.train_images), jnp.asarray(dataset.train_labels))
-        self._validation = (
-            jnp.asarray(dataset.validation_images),
-            jnp.asarray(dataset.validation_labels),
-        )
+        self.steps_per_epoch = steps_per_epoch(feed.samples, batch_size)
+        self._net, self._feed, self._placement, self._dispatch = net, feed, placement, dispatch
+        first = initial_variables(net, feed, seed=0)
+        rate = settings.rate(epochs * self.steps_per_epoch)
+        self._optimizer = method.build(net, LOSS, settings, rate, first["batch_stats"])
+        self._step = method.step(net, LOSS, self._optimizer, settings.weight_decay)
+        self._advance = advance(self._step)
+        self._report: dict[str, Any] = {}
+        self._report = self._reported(first)
         self._rows = lru_cache(maxsize=1)(self._draw_rows)
 
     @property
     def compile_seconds(self) -> float:
         """Wall time of the compilations of steps so far."""
-        return sum(
-            self.__dict__[name].compile_seconds
-            for name in ("_one_seed", "_many_seeds")
-            if name in self.__dict__
-        )
+        ready = [self.__dict__.get(name) for name in ("_one_seed", "_many_seeds")]
+        return sum(steps.compile_seconds for steps in ready if steps is not None)
 
     def start(self, seeds: tuple[int, ...]) -> TrainState:
         """The state before the first step: of one run, or of several seeds along a leading axis."""
-        states = [self._start(seed) for seed in seeds]
-        return states[0] if len(seeds) == 1 else jax.tree.map(lambda *xs: jnp.stack(xs), *states)
+        states = [self._start(initial_variables(self._net, self._feed, s), s) for s in seeds]
+        state = states[0] if len(seeds) == 1 else jax.tree.map(lambda *x: jnp.stack(x), *states)
+        return self._placement.put_state(state)
 
-    def _start(self, seed: int) -> TrainState:
-        params = initial_params(self._net, self._dataset, seed)
+    def _start(self, variables: dict[str, Any], seed: int) -> TrainState:
+        opt_state = self._optimizer.init(variables["params"])
+        for own in ("batch_stats", "aux"):  # once only: beside the parameters
+            if hasattr(opt_state, own) and getattr(opt_state, own) is not None:
+                opt_state = opt_state._replace(**{own: {}})
         state = TrainState(
-            params=params,
-            opt_state=self._optimizer.init(params),
-            batch_stats={},
+            params=variables["params"],
+            opt_state=opt_state,
+            batch_stats=variables["batch_stats"],
             step=jnp.zeros((), jnp.int32),
             seed=jnp.asarray(seed, jnp.uint32),
             totals=totals.empty(self._report),
         )
         return jax.tree.map(lambda x: jnp.array(x, dtype=jnp.result_type(x)), state)
 
-    @cached_property
-    def _report(self) -> dict[str, Any]:
-        def first_step() -> Any:
-            params = initial_params(self._net, self._dataset, 0)
-            zero = jnp.zeros((), jnp.int32)
-            state = TrainState(params, self._optimizer.init(params), {}, zero, zero, totals.empty({}))
-            return self._step(state, self._pick(self._train, np.zeros(self.batch_size, np.int32)))
+    def _reported(self, variables: dict[str, Any]) -> dict[str, Any]:
+        """Shapes and dtypes of what a step reports."""
+        rows = np.zeros(self.batch_size, np.int32)
 
-        return jax.eval_shape(first_step).report
+        def first_step(part: Part) -> Any:
+            state = self._start(variables, seed=0)
+            return self._step(state, self._feed.batch(part, rows, step=0), step_key(state))
 
-    def _pick(self, part: Any, row: Any) -> Any:
-        return part[0][row], part[1][row]
+        return jax.eval_shape(first_step, self._feed.train).report
 
-    def _row_step(self, state: TrainState, part: Any, row: Any) -> TrainState:
-        return self._advance(state, self._pick(part, row))
+    def _row_step(self, state: TrainState, part: Part, row: Any) -> TrainState:
+        batch = self._feed.batch(part, row, state.step, seed=state.seed)
+        return self._advance(state, batch)
 
     @cached_property
     def _one_seed(self) -> loop.Steps:
-        return loop.Steps(self._row_step, self._dispatch)
+        return loop.Steps(self._row_step, self._dispatch, self._placement.put_rows)
 
     @cached_property
     def _many_seeds(self) -> loop.Steps:
-        return loop.Steps(jax.vmap(self._row_step, in_axes=(0, None, 0)), self._dispatch)
+        many = jax.vmap(self._row_step, in_axes=(0, None, 0))
+        return loop.Steps(many, self._dispatch, self._placement.put_rows)
+
+    def _steps(self, state: TrainState) -> loop.Steps:
+        return self._many_seeds if state.step.ndim else self._one_seed
 
     def _draw_rows(self, seeds: tuple[int, ...], epoch: int) -> np.ndarray:
-        samples = len(self._dataset.train_labels)
-        orders = [loop.batch_order(seed, epoch, samples, self.batch_size) for seed in seeds]
+        orders = [epoch_order(s, epoch, self._feed.samples, self.batch_size) for s in seeds]
         return orders[0] if len(seeds) == 1 else np.stack(orders, axis=1)
 
     def rows(self, seeds: tuple[int, ...], step: int, count: int) -> np.ndarray:
@@ -144,27 +148,22 @@ class Trainer:
             Indices into the training part, int32; [count, batch], for several seeds
             [count, seeds, batch].
         """
-        epoch, first = divmod(step, self.steps_per_epoch)
-        return self._rows(seeds, epoch + 1)[first : first + count]
+        epoch, first = position(step, self._feed.samples, self.batch_size)
+        return self._rows(seeds, epoch)[first : first + count]
 
     def compile(self, state: TrainState, rows: np.ndarray) -> None:
         """Compiles what ``train`` with the same arguments will need."""
-        self._steps(state).compile(state, self._train, rows)
+        self._steps(state).compile(state, self._feed.train, rows)
 
     def train(self, state: TrainState, rows: np.ndarray) -> TrainState:
         """Takes one step for every row of ``rows``; the state that goes in is used up."""
-        return self._steps(state)(state, self._train, rows)
-
-    def _steps(self, state: TrainState) -> loop.Steps:
-        return self._many_seeds if state.step.ndim else self._one_seed
+        return self._steps(state)(state, self._feed.train, rows)
 
     def new_epoch(self, state: TrainState) -> TrainState:
         """The state with empty totals."""
-        empty = totals.empty(self._report)
-        if state.step.ndim:
-            seeds = state.step.shape
-            empty = jax.tree.map(lambda x: jnp.broadcast_to(x, seeds + x.shape).copy(), empty)
-        return state._replace(totals=empty)
+        empty, seeds = totals.empty(self._report), state.step.shape
+        spread = jax.tree.map(lambda x: jnp.broadcast_to(x, seeds + x.shape).copy(), empty)
+        return state._replace(totals=self._placement.put_state(spread))
 
     def figures(self, state: TrainState) -> tuple[totals.Figures, ...]:
         """What the running epoch's steps come to, one entry for each seed."""
@@ -174,10 +173,18 @@ class Trainer:
         runs = range(state.step.shape[0])
         return tuple(totals.read(jax.tree.map(lambda x, i=i: x[i], host)) for i in runs)
 
+    @cached_property
+    def _scored(self) -> Part:
+        train, samples = self._feed.train, self._feed.samples
+        if samples <= SCORED_TRAINING_IMAGES:
+            return train
+        places = np.linspace(0, samples - 1, SCORED_TRAINING_IMAGES).astype(np.int32)
+        return Part(train.images[places], train.labels[places])
+
     def score_train(self, state: TrainState) -> list[loop.Score]:
-        """Scores on the training part, one for each seed."""
-        return loop.evaluate(self._net, LOSS, state, *self._train)
+        """Scores on ``SCORED_TRAINING_IMAGES`` of the training part, one for each seed."""
+        return loop.evaluate(self._net, LOSS, state, *self._scored, self._feed.normalise)
 
     def score_validation(self, state: TrainState) -> list[loop.Score]:
         """Scores on the validation part, one for each seed."""
-        return loop.evaluate(self._net, LOSS, state, *self._validation)
+        return loop.evaluate(self._net, LOSS, state, *self._feed.validation, self._feed.normalise)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import gtddp_jax as gt
-from gtddp_jax.training.data import Dataset
+from gtddp_jax.training.data import Dataset, Feed
 from gtddp_jax.training.experiment import Experiment
 from gtddp_jax.training.records import EpochRecord
 from gtddp_jax.training.settings import Settings
@@ -30,6 +30,11 @@ def tiny_dataset() -> Dataset:
     images[np.arange(50), labels] += 0.6
     images = images.reshape(50, 2, 2, 1)
     return Dataset("tiny", images[:38], labels[:38], images[38:], labels[38:], classes=3)
+
+
+@pytest.fixture(scope="session")
+def tiny_feed(tiny_dataset: Dataset) -> Feed:
+    return Feed(tiny_dataset)
 
 
 @pytest.fixture(scope="session")

@@ -8,21 +8,21 @@ import numpy as np
 import pytest
 
 import gtddp_jax as gt
-from gtddp_jax.training.data import Dataset
+from gtddp_jax.training.data import Feed
 from gtddp_jax.training.experiment import Experiment, compare
 from gtddp_jax.training.methods import method
 from gtddp_jax.training.records import EpochRecord
 from gtddp_jax.training.settings import Settings
-from gtddp_jax.training.trainer import Trainer, initial_params
+from gtddp_jax.training.trainer import Trainer, initial_variables
 from tests.training.helpers import records as epoch_records
 
 
 @pytest.fixture
 def trainers(
-    tiny_net: gt.Network, tiny_dataset: Dataset, settings: Settings
+    tiny_net: gt.Network, tiny_feed: Feed, settings: Settings
 ) -> tuple[Trainer, ...]:
     return tuple(
-        Trainer(method("adam", game), tiny_net, tiny_dataset, settings, batch_size=4)
+        Trainer(method("adam", game), tiny_net, tiny_feed, settings, batch_size=4)
         for game in ("none", "sequential")
     )
 
@@ -32,20 +32,20 @@ def _scores(record: EpochRecord) -> dict[str, Any]:
 
 
 def test_initial_parameters_are_a_function_of_the_seed(
-    tiny_net: gt.Network, tiny_dataset: Dataset
+    tiny_net: gt.Network, tiny_feed: Feed
 ) -> None:
-    first, again, other = (initial_params(tiny_net, tiny_dataset, seed) for seed in (0, 0, 1))
+    first, again, other = (initial_variables(tiny_net, tiny_feed, seed) for seed in (0, 0, 1))
     assert jax.tree.all(jax.tree.map(lambda x, y: bool((x == y).all()), first, again))
     assert not jax.tree.all(jax.tree.map(lambda x, y: bool((x == y).all()), first, other))
 
 
 def test_methods_start_from_the_same_parameters_and_batch(
-    tiny_net: gt.Network, tiny_dataset: Dataset, settings: Settings
+    tiny_net: gt.Network, tiny_feed: Feed, settings: Settings
 ) -> None:
     """With one batch in an epoch, its running average is the loss before the first step."""
     first = {}
     for game in ("none", "sequential"):
-        trainer = Trainer(method("adam", game), tiny_net, tiny_dataset, settings, batch_size=30)
+        trainer = Trainer(method("adam", game), tiny_net, tiny_feed, settings, batch_size=30)
         for seed in (0, 1):
             (record,) = epoch_records(trainer, seed, epochs=1)
             first[game, seed] = record.average_loss
@@ -81,10 +81,10 @@ def test_reports_are_kept(trainers: tuple[Trainer, ...]) -> None:
 
 
 def test_a_batch_larger_than_the_data_is_refused(
-    tiny_net: gt.Network, tiny_dataset: Dataset, settings: Settings
+    tiny_net: gt.Network, tiny_feed: Feed, settings: Settings
 ) -> None:
-    with pytest.raises(ValueError, match="batch_size must be at most 38"):
-        Trainer(method("sgd", "none"), tiny_net, tiny_dataset, settings, batch_size=39)
+    with pytest.raises(ValueError, match="batch_size must be from 1 to 38"):
+        Trainer(method("sgd", "none"), tiny_net, tiny_feed, settings, batch_size=39)
 
 
 @pytest.mark.parametrize(

@@ -1,36 +1,15 @@
-"""Batches and scores."""
+"""Dispatch and scores."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import gtddp_jax as gt
 from gtddp_jax.training import loop
 from gtddp_jax.training.data import Dataset
 from tests.training.helpers import state_of
-
-
-@given(st.integers(0, 2**31), st.integers(1, 1000), st.integers(1, 200), st.integers(1, 200))
-@settings(deadline=None)
-def test_batches_are_full_and_never_repeat_a_sample(
-    seed: int, epoch: int, samples: int, batch_size: int
-) -> None:
-    order = loop.batch_order(seed, epoch, samples, batch_size)
-    assert order.shape == (samples // batch_size, batch_size)
-    assert order.dtype == np.int32
-    assert len(set(order.ravel().tolist())) == order.size
-    assert order.size == 0 or 0 <= order.min() <= order.max() < samples
-
-
-def test_batches_depend_on_seed_and_epoch_alone() -> None:
-    first = loop.batch_order(1, 1, 100, 8)
-    np.testing.assert_array_equal(first, loop.batch_order(1, 1, 100, 8))
-    assert (first != loop.batch_order(2, 1, 100, 8)).any()
-    assert (first != loop.batch_order(1, 2, 100, 8)).any()
 
 
 @pytest.mark.parametrize("chunk", [1, 5, 12, 1000])

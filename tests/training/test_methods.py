@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import gtddp_jax as gt
-from gtddp_jax.training.data import Dataset
+from gtddp_jax.training.data import Feed
 from gtddp_jax.training.trainer import Trainer
 from tests.training.helpers import records as epoch_records
 from gtddp_jax.training.methods import (
@@ -27,9 +27,9 @@ PAIRS = [
 
 @pytest.mark.parametrize(("optimizer", "game"), PAIRS)
 def test_every_method_learns(
-    tiny_net: gt.Network, tiny_dataset: Dataset, settings: Settings, optimizer: str, game: str
+    tiny_net: gt.Network, tiny_feed: Feed, settings: Settings, optimizer: str, game: str
 ) -> None:
-    trainer = Trainer(method(optimizer, game), tiny_net, tiny_dataset, settings, batch_size=4)
+    trainer = Trainer(method(optimizer, game), tiny_net, tiny_feed, settings, batch_size=4)
     records = epoch_records(trainer, seed=0, epochs=12)
     losses = [record.train_loss for record in records]
     assert np.isfinite(losses).all()
@@ -39,10 +39,10 @@ def test_every_method_learns(
 @pytest.mark.parametrize("terminal", TERMINALS)
 @pytest.mark.parametrize("rollout", ROLLOUTS)
 def test_every_setting_of_the_game_is_taken(
-    tiny_net: gt.Network, tiny_dataset: Dataset, settings: Settings, terminal: str, rollout: str
+    tiny_net: gt.Network, tiny_feed: Feed, settings: Settings, terminal: str, rollout: str
 ) -> None:
     chosen = replace(settings, terminal=terminal, rollout=rollout)
-    trainer = Trainer(method("sgd", "sequential"), tiny_net, tiny_dataset, chosen, batch_size=4)
+    trainer = Trainer(method("sgd", "sequential"), tiny_net, tiny_feed, chosen, batch_size=4)
     (record,) = epoch_records(trainer, seed=0, epochs=1)
     assert np.isfinite(record.train_loss)
     assert record.report["actual_change_known"] == (rollout == "nonlinear")
@@ -50,10 +50,10 @@ def test_every_setting_of_the_game_is_taken(
 
 @pytest.mark.parametrize("weights", sorted(set(gt.weights.WEIGHTS) - {"tail"}))  # tail: above
 def test_every_weight_model_is_taken(
-    tiny_net: gt.Network, tiny_dataset: Dataset, settings: Settings, weights: str
+    tiny_net: gt.Network, tiny_feed: Feed, settings: Settings, weights: str
 ) -> None:
     chosen = replace(settings, weights=weights)
-    trainer = Trainer(method("sgd", "implicit"), tiny_net, tiny_dataset, chosen, batch_size=4)
+    trainer = Trainer(method("sgd", "implicit"), tiny_net, tiny_feed, chosen, batch_size=4)
     (record,) = epoch_records(trainer, seed=0, epochs=1)
     assert np.isfinite(record.train_loss)
     assert record.report["weight_min"] < 1
@@ -61,19 +61,19 @@ def test_every_weight_model_is_taken(
 
 
 def test_the_shift_may_be_unlimited(
-    tiny_net: gt.Network, tiny_dataset: Dataset, settings: Settings
+    tiny_net: gt.Network, tiny_feed: Feed, settings: Settings
 ) -> None:
     chosen = replace(settings, max_shift=float("inf"))
-    trainer = Trainer(method("sgd", "sequential"), tiny_net, tiny_dataset, chosen, batch_size=4)
+    trainer = Trainer(method("sgd", "sequential"), tiny_net, tiny_feed, chosen, batch_size=4)
     (record,) = epoch_records(trainer, seed=0, epochs=1)
     assert record.report["skipped_steps"] == 0
 
 
 def test_a_game_differs_from_its_base(
-    tiny_net: gt.Network, tiny_dataset: Dataset, settings: Settings
+    tiny_net: gt.Network, tiny_feed: Feed, settings: Settings
 ) -> None:
     base, game = (
-        Trainer(method("adam", name), tiny_net, tiny_dataset, settings, batch_size=4)
+        Trainer(method("adam", name), tiny_net, tiny_feed, settings, batch_size=4)
         for name in ("none", "sequential")
     )
     (plain,), (feedback,) = epoch_records(base, seed=0, epochs=1), epoch_records(game, seed=0, epochs=1)

@@ -18,11 +18,11 @@ PAD = 4
 """Pixels of black added to every side before a crop; the usual choice for CIFAR."""
 
 
-def sample_keys(seed: int, step: ArrayLike, batch: int, first: ArrayLike = 0) -> jax.Array:
+def sample_keys(seed: ArrayLike, step: ArrayLike, batch: int, first: ArrayLike = 0) -> jax.Array:
     """Draws the key of every sample of a batch.
 
     Args:
-        seed: The run's seed.
+        seed: The run's seed, maybe traced.
         step: Steps taken since the beginning of the run; an integer, maybe traced.
         batch: Number of samples.
         first: Place of the first of them in the whole batch, where this is a part of it.

@@ -73,7 +73,12 @@ class Feed:
         self.validation = _put(dataset.validation_images, dataset.validation_labels, sharding)
 
     def batch(
-        self, part: Part, rows: ArrayLike, step: ArrayLike, first: ArrayLike = 0
+        self,
+        part: Part,
+        rows: ArrayLike,
+        step: ArrayLike,
+        first: ArrayLike = 0,
+        seed: ArrayLike | None = None,
     ) -> tuple[jax.Array, jax.Array]:
         """Picks, augments and normalises a batch; to be called inside ``jit``.
 
@@ -82,6 +87,7 @@ class Feed:
             rows: Indices [batch] of its samples.
             step: Steps taken since the beginning of the run.
             first: Place of the first row in the whole batch, where the rows are a part of it.
+            seed: The run's seed, maybe traced; by default the feed's.
 
         Returns:
             Images [batch, height, width, channels], float32, and labels [batch], int32.
@@ -89,7 +95,7 @@ class Feed:
         rows = jnp.asarray(rows)
         images = part.images[rows]
         if self._augment is not unchanged:
-            keys = sample_keys(self._seed, step, len(rows), first)
+            keys = sample_keys(self._seed if seed is None else seed, step, len(rows), first)
             images = jax.vmap(self._augment)(keys, images)
         return self.normalise(images), part.labels[rows]
 
