@@ -1,7 +1,7 @@
 """The command ``gtddp data``."""
 
+from gtddp_cli.errors import UsageError
 from gtddp_cli.options import Data
-from gtddp_cli.parse import UsageError
 from gtddp_jax.training.data import Dataset, default_data_dir, load, official, store
 
 

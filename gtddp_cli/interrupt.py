@@ -6,14 +6,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-NOTICE = b"\nStopping after the running epoch. Ctrl-C again stops at once.\n"
+NOTICE = b"\nStopping after the running steps. Ctrl-C again stops at once.\n"
 
 
 @contextmanager
 def noted_interrupts() -> Iterator[Callable[[], bool]]:
     """Notes SIGINT instead of raising; yields a function that says whether it has come.
 
-    To be entered in the main thread, as signal handlers are.
+    SIGTERM, with which cluster schedulers announce the end, is noted likewise. To be entered in the
+    main thread, as signal handlers are.
     """
     noted = False
 
@@ -23,8 +24,9 @@ def noted_interrupts() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         os.write(2, NOTICE)  # print could meet itself here: the handler runs anywhere
 
-    before = signal.signal(signal.SIGINT, note)
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield lambda: noted
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -2,13 +2,14 @@
 
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
-EXTRA_MODULES = ("tyro", "rich", "sklearn", "matplotlib")
+EXTRA_MODULES = ("tyro", "rich", "sklearn", "matplotlib", "orbax", "tensorboardX", "yaml")
 """What the command needs beside the library: the extra ``train``."""
 
 
@@ -19,36 +20,63 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The command line without the program's name; the process's own by default.
 
     Returns:
-        The exit code: 0, 2 after a line about a wrong command line, 130 after Ctrl-C.
+        The exit code: 0, 1 after a line about why a run cannot go on, 2 after a line about a wrong
+        command line, 130 after Ctrl-C.
     """
     missing = [name for name in EXTRA_MODULES if importlib.util.find_spec(name) is None]
     if missing:
-        return _usage(f"{', '.join(missing)} not found. Run: pip install 'gtddp-jax[train]'")
-    from gtddp_cli.parse import UsageError, parse
+        message = f"{', '.join(missing)} not found. Run: pip install 'gtddp-jax[train]'"
+        return _told(message, EXIT_USAGE)
+    from gtddp_cli.errors import RunError, UsageError
+    from gtddp_cli.parse import parse
 
     try:
-        return _run(parse(sys.argv[1:] if arguments is None else arguments))
+        options = parse(sys.argv[1:] if arguments is None else arguments)
+        return RUN[type(options).__name__](options)
     except UsageError as error:
-        return _usage(str(error))
+        return _told(str(error), EXIT_USAGE)
+    except RunError as error:
+        return _told(str(error), EXIT_FAILED)
     except KeyboardInterrupt:
-        print("gtddp: interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return _told("interrupted", EXIT_INTERRUPTED)
 
 
-def _run(options: Any) -> int:
-    """Runs the command that the options belong to; only then is what it needs imported."""
-    from gtddp_cli.options import Data
-
-    if isinstance(options, Data):
-        from gtddp_cli.data import data
-
-        data(options)
-        return 0
+def _train(options: Any) -> int:
     from gtddp_cli.train import train
 
     return EXIT_INTERRUPTED if train(options).interrupted else 0
 
 
-def _usage(message: str) -> int:
+def _eval(options: Any) -> int:
+    from gtddp_cli.evaluate import evaluate
+
+    evaluate(options)
+    return 0
+
+
+def _plot(options: Any) -> int:
+    from gtddp_cli.plot import plot
+
+    plot(options)
+    return 0
+
+
+def _data(options: Any) -> int:
+    from gtddp_cli.data import data
+
+    data(options)
+    return 0
+
+
+RUN: dict[str, Callable[[Any], int]] = {
+    "Train": _train,
+    "Eval": _eval,
+    "Plot": _plot,
+    "Data": _data,
+}
+"""Commands by the class of their options; each imports what it needs only when it is run."""
+
+
+def _told(message: str, code: int) -> int:
     print(f"gtddp: {message}", file=sys.stderr)
-    return EXIT_USAGE
+    return code

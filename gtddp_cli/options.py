@@ -11,24 +11,54 @@ from typing import Annotated, Literal
 import tyro
 
 DatasetName = Literal["digits", "mnist", "fashion_mnist", "svhn_cropped", "cifar10", "cifar100"]
+NetworkName = Literal["residual-conv", "residual-conv-stride"]
+AugmentationName = Literal["none", "crop", "crop-flip"]
 OptimizerName = Literal["sgd", "rmsprop", "adam", "kfac", "ekfac"]
 GameName = Literal["sequential", "implicit"]
 WeightsName = Literal["tail", "product", "trial", "newton"]
 RolloutName = Literal["linear", "nonlinear"]
 TerminalName = Literal["line", "projected", "gradient"]
+ScheduleName = Literal["constant", "cosine", "step"]
+CheckpointName = Literal["latest", "best"]
 
 
 @dataclass(frozen=True)
 class Train:
-    """Train a small residual network with a base optimizer and with its GT-DDP forms, side by side.
+    """Train a residual network with a base optimizer and with its GT-DDP forms, side by side.
 
-    All start from the same parameters and see the same batches. A table closes the run; curves
-    (PNG) and every epoch's scores (JSON) are in a new folder, which the last line names.
-    Ctrl-C stops after the running epoch and keeps what there is.
+    All start from the same parameters and see the same batches. A table closes the run; curves,
+    every epoch's scores (JSON), logs and checkpoints are in a new folder, which the last line
+    names. Ctrl-C stops after the running steps, saves, and keeps what there is; --resume goes on.
     """
+
+    config: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """YAML file with options, by name with _ for -, which the command line overrides. Every run
+    leaves its own as config.yaml."""
+
+    resume: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
+    """Go on with the run in this folder, from its last checkpoint, to the same result as if it had
+    never stopped. --epochs may be raised (constant schedule only); what only watches may change."""
 
     dataset: DatasetName = "digits"
     """Images to learn. The digits (8x8) come with scikit-learn; see gtddp data for the others."""
+
+    data_dir: Annotated[
+        Path | None,
+        tyro.conf.arg(
+            metavar="DIR", help_behavior_hint="(default: gtddp/data in the user's cache)"
+        ),
+    ] = None
+    """Folder of prepared data sets."""
+
+    network: Annotated[
+        NetworkName | None, tyro.conf.arg(help_behavior_hint="(default: by data set)")
+    ] = None
+    """Network to train."""
+
+    augmentation: Annotated[
+        AugmentationName | None, tyro.conf.arg(help_behavior_hint="(default: by data set)")
+    ] = None
+    """Random changes to training images: none; moved by up to 4 pixels; that and mirrored."""
 
     optimizer: OptimizerName = "adam"
     """Base optimizer, in optax's form; SGD, KFAC and EKFAC with momentum 0.9, the latter two with
@@ -50,14 +80,33 @@ class Train:
     ] = None
     """Learning rate of all methods."""
 
-    epochs: int = 15
+    schedule: ScheduleName = "constant"
+    """What becomes of the rate: nothing; down to 0 along half a cosine; a tenth of it after one
+    half of the steps and again after three quarters."""
+
+    weight_decay: float = 0.0
+    """Factor of the running cost: half the sum of all parameters' squares. Its gradient is added to
+    that of the loss."""
+
+    epochs: Annotated[
+        int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: by data set)")
+    ] = None
     """Passes over the training images."""
 
-    seeds: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT [INT ...]")] = (0,)
-    """Seeds of initial parameters and batches; every method is trained once for each."""
-
-    batch_size: int = 8
+    batch_size: Annotated[
+        int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: by data set)")
+    ] = None
     """Images in a batch."""
+
+    seeds: int = 1
+    """Number of seeds, which are 0, 1, ...; every method is trained once for each."""
+
+    seed_list: Annotated[tuple[int, ...], tyro.conf.arg(metavar="[INT [INT ...]]")] = ()
+    """The seeds themselves, instead of --seeds."""
+
+    vmap_seeds: bool = False
+    """Train all seeds of a method at once. Needs as many times the memory; faster on accelerators
+    and for dense layers, slower for convolutions on the CPU."""
 
     rollout: RolloutName = "linear"
     """Sequential game: its forward pass, predicted to first order or computed again."""
@@ -72,8 +121,61 @@ class Train:
     """Implicit game: how the samples' weights are found. Without momentum (rmsprop) tail leaves the
     base as it is."""
 
+    checkpoint_every: Annotated[
+        int | None,
+        tyro.conf.arg(metavar="STEPS", help_behavior_hint="(default: every epoch)"),
+    ] = None
+    """Steps between two checkpoints."""
+
+    keep: int = 2
+    """Newest checkpoints kept of every method and seed."""
+
+    keep_best: int = 1
+    """Checkpoints with the highest validation accuracy kept as well."""
+
+    log_every: Annotated[int, tyro.conf.arg(metavar="STEPS")] = 100
+    """Steps between two entries of the logs."""
+
+    profile: bool = False
+    """Take a JAX trace of ten steps of the first run, into RUN/profile."""
+
     out: Path = Path("runs")
     """Folder in which the run makes its own."""
+
+
+@dataclass(frozen=True)
+class Eval:
+    """Score the networks of a run again, from their checkpoints."""
+
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    """Folder of the run."""
+
+    checkpoint: CheckpointName = "latest"
+    """Which checkpoint of every method and seed."""
+
+    data_dir: Annotated[
+        Path | None,
+        tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: the run's own)"),
+    ] = None
+    """Folder of prepared data sets."""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Draw a run, or several beside each other: loss, accuracy, weights, feedback, differences.
+
+    The difference between a game and its base is paired by seed; its band is the 95 % confidence
+    interval of the mean.
+    """
+
+    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN")]
+    """Folders of runs."""
+
+    out: Annotated[
+        Path | None,
+        tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: curves in the first folder)"),
+    ] = None
+    """Where to draw; with the endings .png and .svg."""
 
 
 @dataclass(frozen=True)
@@ -101,3 +203,16 @@ class Data:
         ),
     ] = None
     """Folder of prepared data sets."""
+
+
+WATCHING = (
+    "epochs",
+    "data_dir",
+    "checkpoint_every",
+    "keep",
+    "keep_best",
+    "log_every",
+    "profile",
+    "out",
+)
+"""Options of `Train` that may change when a run goes on."""

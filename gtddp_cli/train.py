@@ -1,145 +1,158 @@
 """The command ``gtddp train``."""
 
-import itertools
-from datetime import datetime
-from pathlib import Path
-from typing import NamedTuple
+import os
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from typing import Any, NamedTuple
 
+import jax
 from rich.console import Console
 
+from gtddp_cli.config import as_yaml
+from gtddp_cli.errors import RunError, UsageError
 from gtddp_cli.interrupt import noted_interrupts
 from gtddp_cli.options import Train
-from gtddp_cli.parse import UsageError
 from gtddp_cli.screen import progress
+from gtddp_cli.setup import Setup, check_resumed, set_up
 from gtddp_cli.table import table, warnings
 from gtddp_jax.training import results
-from gtddp_jax.training.experiment import (
-    EpochRecord,
-    Experiment,
-    Trainer,
-    build_trainers,
-    compare,
-    default_learning_rate,
-)
-from gtddp_jax.training.methods import Settings
-from gtddp_jax.training.plots import plot
+from gtddp_jax.training.checkpoints import CheckpointError, Checkpoints
+from gtddp_jax.training.experiment import Experiment, compare
+from gtddp_jax.training.files import write_whole
+from gtddp_jax.training.logs import logging_to
+from gtddp_jax.training.plots import curves_of, draw
+from gtddp_jax.training.provenance import provenance
+from gtddp_jax.training.records import EpochRecord, Resumed, Unit
+from gtddp_jax.training.run_folder import RunFolder, RunFolderError, existing_folder, new_folder
 from gtddp_jax.training.summary import summarise
-
-NETWORK = "residual-conv"
-BASE = "none"
-"""The game of the base optimizer, which comes first."""
-
-OWN_OPTIONS = {"sequential": ("rollout", "terminal", "max_shift"), "implicit": ("weights",)}
-"""Options that only one game reads."""
 
 
 class Outcome(NamedTuple):
-    """How a run ended: its folder, and whether Ctrl-C ended it before its last epoch."""
+    """How a run ended: its folder, and whether it was stopped before its last epoch."""
 
-    folder: Path
+    folder: RunFolder
     interrupted: bool
 
 
 def train(options: Train) -> Outcome:
-    """Trains, shows the progress, and leaves table, curves and results behind.
+    """Trains, shows the progress, and leaves table, curves, results and checkpoints behind.
 
     Raises:
         UsageError: If an option's value cannot be used; nothing has been written then.
+        RunError: If the run folder cannot be written, or a checkpoint not be used.
     """
+    setup = set_up(options)
     try:
-        experiment = _experiment(options)
-        trainers = build_trainers(experiment)
-    except ValueError as error:
+        folder, starts = _folder(setup)
+    except RunFolderError as error:
         raise UsageError(str(error)) from error
-    folder = _new_folder(options.out, f"{experiment.dataset}-{experiment.optimizer}")
-    console = Console()
-    records: list[EpochRecord] = []
-    print(_headline(experiment), flush=True)
-    with noted_interrupts() as interrupted:
-        with progress(console, experiment) as show:
-            for record in compare(experiment, trainers):
-                records.append(record)
-                _save(folder, experiment, trainers, records, "running")
-                show(record)
-                if interrupted():
-                    break
-        expected = len(trainers) * len(experiment.seeds) * experiment.epochs
-        outcome = Outcome(folder, len(records) < expected)
-        status = "interrupted" if outcome.interrupted else "finished"
-        _save(folder, experiment, trainers, records, status)
-        labels = {trainer.method.name: trainer.method.label for trainer in trainers}
-        plot(folder / "curves.png", experiment.title, labels, records)
-    summaries = summarise(records)
-    console.print(table(experiment, summaries))
-    for warning in warnings(experiment, summaries):
-        print(warning)
-    print(f"Results in {folder}")
-    return outcome
-
-
-def _games(options: Train) -> tuple[str, ...]:
-    """The games to be run, the base optimizer's first; refuses options that would do nothing."""
-    games = () if options.base_only else options.game
-    if options.base_only and options.game != Train.game:
-        raise UsageError("--base-only and --game exclude each other.")
-    if not options.base_only and (not games or len(set(games)) < len(games)):
-        raise UsageError(f"--game needs one or more different ones of {', '.join(OWN_OPTIONS)}.")
-    for game, names in OWN_OPTIONS.items():
-        for name in names:
-            if game not in games and getattr(options, name) != getattr(Train, name):
-                option = name.replace("_", "-")
-                raise UsageError(f"--{option} belongs to --game {game}, which is not run.")
-    return (BASE, *games)
-
-
-def _experiment(options: Train) -> Experiment:
-    rate = options.learning_rate
-    return Experiment(
-        dataset=options.dataset,
-        network=NETWORK,
-        optimizer=options.optimizer,
-        games=_games(options),
-        settings=Settings(
-            learning_rate=default_learning_rate(options.optimizer) if rate is None else rate,
-            rollout=options.rollout,
-            terminal=options.terminal,
-            max_shift=options.max_shift,
-            weights=options.weights,
-        ),
-        epochs=options.epochs,
-        batch_size=options.batch_size,
-        seeds=options.seeds,
-    )
-
-
-def _new_folder(parent: Path, stem: str) -> Path:
-    stem = f"{stem}-{datetime.now():%Y%m%d-%H%M%S}"
     try:
-        parent.mkdir(parents=True, exist_ok=True)
-        for number in itertools.count(1):
-            folder = parent / (stem if number == 1 else f"{stem}-{number}")
-            if not folder.exists():
-                folder.mkdir()
-                return folder
+        with folder.locked():
+            return _Run(setup, folder, [*starts, provenance()]).run()
+    except (CheckpointError, RunFolderError) as error:
+        raise RunError(str(error)) from error
     except OSError as error:
-        raise UsageError(f"cannot write to {parent}: {error.strerror}") from error
-    raise AssertionError("unreachable: count() does not end")
+        reason = error.strerror or str(error)
+        raise RunError(f"cannot write to {folder.path}: {reason}.") from error
 
 
-def _save(
-    folder: Path,
-    experiment: Experiment,
-    trainers: tuple[Trainer, ...],
-    records: list[EpochRecord],
-    status: str,
-) -> None:
-    compile_seconds = {trainer.method.name: trainer.compile_seconds for trainer in trainers}
-    results.write(
-        folder / "results.json", results.document(experiment, records, compile_seconds, status)
-    )
+def _folder(setup: Setup) -> tuple[RunFolder, list[dict[str, Any]]]:
+    """The run's folder, and where what is in it comes from."""
+    options, experiment = setup.options, setup.experiment
+    if options.resume is None:
+        return new_folder(options.out, f"{experiment.dataset}-{experiment.optimizer}"), []
+    folder = existing_folder(options.resume)
+    if not folder.results.exists():
+        return folder, []
+    try:
+        before, _, content = results.read(folder.results)
+    except results.ResultsError as error:
+        raise UsageError(str(error)) from error
+    check_resumed(before, options, folder.path)
+    return folder, content["starts"]
 
 
-def _headline(experiment: Experiment) -> str:
+class _Run:
+    """One call of the command, after everything has been checked."""
+
+    def __init__(self, setup: Setup, folder: RunFolder, starts: list[dict[str, Any]]) -> None:
+        self._setup, self._folder, self._starts = setup, folder, starts
+        self._records: list[EpochRecord] = []
+        self._console = Console()
+
+    def run(self) -> Outcome:
+        experiment = self._setup.experiment
+        write_whole(self._folder.config, as_yaml(self._setup.options))
+        print(headline(experiment), flush=True)
+        try:
+            with noted_interrupts() as interrupted:
+                self._train(interrupted)
+                expected = len(experiment.games) * len(experiment.seeds) * experiment.epochs
+                stopped = len(self._records) < expected
+                self._save("interrupted" if stopped else "finished")
+                self._draw()
+        except BaseException:
+            self._try_to_save("failed")
+            raise
+        self._conclude(stopped)
+        return Outcome(self._folder, stopped)
+
+    def _train(self, interrupted: Callable[[], bool]) -> None:
+        setup, folder = self._setup, self._folder
+        with ExitStack() as stack:
+            logs = stack.enter_context(logging_to(folder.path))
+            show = stack.enter_context(progress(self._console, setup.experiment))
+            events = compare(
+                setup.experiment,
+                setup.trainers,
+                setup.plan,
+                self._checkpoints,
+                stop=interrupted,
+                trace=lambda: jax.profiler.trace(os.fspath(folder.path / "profile")),
+            )
+            for event in events:
+                logs.write(event)
+                show(event)
+                if isinstance(event, Resumed):
+                    self._records += event.records
+                if isinstance(event, EpochRecord):
+                    self._records.append(event)
+                    self._save("running")
+
+    def _checkpoints(self, unit: Unit) -> Checkpoints:
+        options = self._setup.options
+        return Checkpoints(self._folder.checkpoints(unit), options.keep, options.keep_best)
+
+    def _save(self, status: str) -> None:
+        seconds = {t.method.name: t.compile_seconds for t in self._setup.trainers}
+        content = results.document(
+            self._setup.experiment, self._records, seconds, status, self._starts
+        )
+        results.write(self._folder.results, content)
+
+    def _try_to_save(self, status: str) -> None:
+        with suppress(OSError):  # what stopped the run is told; this would be the same
+            self._save(status)
+
+    def _draw(self) -> None:
+        experiment = self._setup.experiment
+        curves = curves_of(experiment, self._records)
+        for kind in ("png", "svg"):
+            draw(self._folder.curves(kind), experiment.title, curves)
+
+    def _conclude(self, stopped: bool) -> None:
+        experiment = self._setup.experiment
+        summaries = summarise(self._records)
+        self._console.print(table(experiment, summaries))
+        for warning in warnings(experiment, summaries):
+            print(warning)
+        if stopped:
+            print(f"To go on: gtddp train --resume {self._folder.path}")
+        print(f"Results in {self._folder.path}")
+
+
+def headline(experiment: Experiment) -> str:
+    """What is about to be run, in one line."""
     *first, last = (method.label for method in experiment.methods())
     names = f"{', '.join(first)} and {last}" if first else last
     seeds = ", ".join(map(str, experiment.seeds))

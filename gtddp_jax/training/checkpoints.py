@@ -23,6 +23,18 @@ class CheckpointError(Exception):
     """A checkpoint cannot be written or read; its text is one line."""
 
 
+def check_kept(keep: int, keep_best: int) -> None:
+    """Checks how many checkpoints are to be kept.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+    if keep < 1 or keep_best < 0:
+        raise ValueError(
+            f"keep must be at least 1 and keep_best at least 0, got {keep} and {keep_best}."
+        )
+
+
 class Saved(NamedTuple):
     """What a checkpoint holds.
 
@@ -60,10 +72,7 @@ class Checkpoints:
         from orbax import checkpoint
         from orbax.checkpoint import checkpoint_managers as managers
 
-        if keep < 1 or keep_best < 0:
-            raise ValueError(
-                f"keep must be at least 1 and keep_best at least 0, got {keep} and {keep_best}."
-            )
+        check_kept(keep, keep_best)
         self.folder = folder.absolute()
         best = managers.BestN(
             get_metric_fn=lambda metrics: metrics[ACCURACY],
@@ -137,7 +146,9 @@ class Checkpoints:
             self._manager.check_for_errors()
             self._manager.save(
                 step,
-                args=args.Composite(state=args.StandardSave(_stored(state)), meta=args.JsonSave(meta)),
+                args=args.Composite(
+                    state=args.StandardSave(_stored(state)), meta=args.JsonSave(meta)
+                ),
                 metrics={ACCURACY: accuracy} if newest else None,
             )
 

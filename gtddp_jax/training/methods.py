@@ -18,6 +18,7 @@ from gtddp_jax.training.settings import TERMINALS, Rate, Settings
 from gtddp_jax.training.steps import Loss, StepMaker, game_step, gradient_step, implicit_step
 from gtddp_jax.training.tables import look_up
 
+
 @dataclass(frozen=True)
 class Optimizer:
     """A base optimizer and its GT-DDP form.
@@ -59,7 +60,9 @@ class Game:
 
     name: str
     label: str
-    build: Callable[[Optimizer, gt.Network, Loss, Settings, Rate, Any], optax.GradientTransformation]
+    build: Callable[
+        [Optimizer, gt.Network, Loss, Settings, Rate, Any], optax.GradientTransformation
+    ]
     step: StepMaker
 
 
@@ -107,9 +110,7 @@ def _implicit(
     if model.is_plain(net):
         return gt.implicit(base, net.apply, loss, weights=settings.weights)
     apply = partial(model.implicit_apply, net)
-    return gt.implicit(
-        base, apply, loss, weights=settings.weights, has_aux=True, aux=batch_stats
-    )
+    return gt.implicit(base, apply, loss, weights=settings.weights, has_aux=True, aux=batch_stats)
 
 
 GAMES: dict[str, Game] = {

@@ -2,43 +2,24 @@
 
 import json
 import math
-import os
-import platform
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from gtddp_jax.training.experiment import Experiment
+from gtddp_jax.training.files import write_whole
 from gtddp_jax.training.records import EpochRecord
+from gtddp_jax.training.settings import Settings
 
-FORMAT = 1
+FORMAT = 2
 """Raised by one whenever the meaning of a field of the document changes."""
 
-STATUSES = ("running", "finished", "interrupted")
-
-PACKAGES = ("gtddp-jax", "jax", "jaxlib", "flax", "optax", "numpy", "scikit-learn")
-"""Packages whose versions are kept with the results."""
+STATUSES = ("running", "finished", "interrupted", "failed")
 
 
-def environment() -> dict[str, str]:
-    """What the results may depend on beside the experiment: versions and device."""
-    return {
-        "python": platform.python_version(),
-        **{package: _version(package) for package in PACKAGES},
-        "device": jax.devices()[0].device_kind,
-    }
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"  # run from a source tree
+class ResultsError(Exception):
+    """A results file cannot be used; its text is one line."""
 
 
 def document(
@@ -46,6 +27,7 @@ def document(
     records: Sequence[EpochRecord],
     compile_seconds: dict[str, float],
     status: str,
+    starts: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
     """Describes a comparison as plain JSON values.
 
@@ -54,33 +36,43 @@ def document(
         records: The epochs so far, of every method and seed.
         compile_seconds: Compilation time of every method so far, by the method's name.
         status: One of ``STATUSES``.
+        starts: Where results come from, one entry for each start of the run.
 
     Raises:
         ValueError: If ``status`` is not in ``STATUSES``.
     """
     if status not in STATUSES:
         raise ValueError(f"Invalid status: {status!r}. Supported: {', '.join(STATUSES)}.")
-    return _finite(
+    return finite(
         {
             "format": FORMAT,
             "status": status,
             "experiment": asdict(experiment),
-            "environment": environment(),
+            "starts": list(starts),
             "compile_seconds": compile_seconds,
             "epochs": [asdict(record) for record in records],
         }
     )
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """Replaces numbers that JSON cannot write by strings that ``float`` reads: "nan", "inf"."""
     if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
+        return {key: finite(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
+        return [finite(entry) for entry in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value
+
+
+def unfinite(value: Any) -> Any:
+    """The inverse of `finite`."""
+    if isinstance(value, dict):
+        return {key: unfinite(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [unfinite(entry) for entry in value]
+    return float(value) if value in ("nan", "inf", "-inf") else value
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
@@ -89,15 +81,35 @@ def write(path: Path, content: dict[str, Any]) -> None:
     Raises:
         OSError: If the folder cannot be written.
     """
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
-    ) as file:
-        try:
-            json.dump(content, file, indent=1, allow_nan=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+    write_whole(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def read(path: Path) -> tuple[Experiment, list[EpochRecord], dict[str, Any]]:
+    """Reads what `write` has written.
+
+    Returns:
+        The experiment, its records, and the whole document.
+
+    Raises:
+        ResultsError: If there is no such file, or it is not of this format.
+    """
+    try:
+        content = unfinite(json.loads(path.read_text(encoding="utf-8")))
+        if content["format"] != FORMAT:
+            raise ResultsError(
+                f"{path} has format {content['format']}; this version reads format {FORMAT}."
+            )
+        told = content["experiment"]
+        experiment = Experiment(
+            **{
+                **told,
+                "games": tuple(told["games"]),
+                "seeds": tuple(told["seeds"]),
+                "settings": Settings(**told["settings"]),
+            }
+        )
+        return experiment, [EpochRecord(**record) for record in content["epochs"]], content
+    except OSError as error:
+        raise ResultsError(f"cannot read {path}: {error.strerror}.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ResultsError(f"{path} is not a results file: {error}.") from error

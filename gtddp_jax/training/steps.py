@@ -82,9 +82,7 @@ def game_step(
         )
         params = optax.apply_updates(state.params, updates)
         value, report = _reported(after.report)
-        return StepResult(
-            params, after._replace(batch_stats={}), after.batch_stats, value, report
-        )
+        return StepResult(params, after._replace(batch_stats={}), after.batch_stats, value, report)
 
     return step
 
@@ -100,7 +98,7 @@ def implicit_step(
     def step(state: TrainState, batch: Batch, key: jax.Array) -> StepResult:
         inputs, targets = batch
         running = running_cost(weight_decay, state.params)
-        given = (batch if plain else ((inputs, state.batch_stats, key), targets))
+        given = batch if plain else ((inputs, state.batch_stats, key), targets)
         whole = state.opt_state if plain else state.opt_state._replace(aux=state.batch_stats)
         updates, after = play(running, whole, state.params, batch=given)
         statistics = state.batch_stats if plain else after.aux

@@ -11,9 +11,10 @@ from gtddp_cli.interrupt import noted_interrupts
 from gtddp_cli.screen import progress
 from gtddp_cli.table import table, warnings
 from gtddp_jax.training.experiment import Experiment
-from gtddp_jax.training.records import EpochRecord
+from gtddp_jax.training.records import EpochRecord, Progress, Resumed, Unit
 from gtddp_jax.training.settings import Settings
 from gtddp_jax.training.summary import summarise
+from gtddp_jax.training.totals import Figures
 
 
 @pytest.fixture
@@ -50,16 +51,45 @@ def test_lines_where_there_is_no_terminal(
     assert lines[:2] == [f"RMSprop         seed 0  {scores}", f"GT-DDP-RMSprop  seed 0  {scores}"]
 
 
+FIGURES = Figures(0.375, {"weight_min": 0.5, "weight_max": 1.75, "skipped_steps": 3.0})
+HALF_WAY = Progress(Unit("gtddp-rmsprop", (0,)), 5, 10, 1, 0.5, 400, (FIGURES,))
+
+
 def test_bars_on_a_terminal(experiment: Experiment, records: list[EpochRecord]) -> None:
     screen = io.StringIO()
-    console = Console(file=screen, force_terminal=True, color_system=None, width=120)
+    console = Console(file=screen, force_terminal=True, color_system=None, width=160)
     with progress(console, experiment) as show:
         for record in records:
+            unit = Unit(record.method, (record.seed,))
+            show(HALF_WAY._replace(unit=unit, step=10))
             show(record)
     *_, first, second, third, fourth, show_cursor = screen.getvalue().splitlines()
     assert show_cursor == "\x1b[?25h"
     for line in (first, second, third, fourth):
-        assert "1/1 train loss 0.2500  validation 97.50 %" in line
+        assert "train loss 0.2500  validation 97.50 %" in line
+        assert "loss 0.3750  800 images/s  weights 0.50-1.75  3 skipped" in line
+
+
+def test_bars_say_where_a_resumed_run_begins(
+    experiment: Experiment, records: list[EpochRecord]
+) -> None:
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, color_system=None, width=160)
+    with progress(console, experiment) as show:
+        show(Resumed(Unit("rmsprop", (0,)), 10, (records[0],)))
+    assert "train loss 0.2500  validation 97.50 % from step 10" in screen.getvalue()
+
+
+def test_long_epochs_tell_of_themselves(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with progress(Console(file=io.StringIO()), experiment) as show:
+        show(HALF_WAY)
+        assert capsys.readouterr().out == ""
+        monkeypatch.setattr("gtddp_cli.screen.LINE_EVERY_S", 0.0)
+        show(HALF_WAY)
+    expected = "seed 0  step 5/10  loss 0.3750  800 images/s  weights 0.50-1.75  3 skipped\n"
+    assert capsys.readouterr().out == f"GT-DDP-RMSprop  {expected}"
 
 
 def test_the_table_fits_a_narrow_terminal(

@@ -8,8 +8,8 @@ import gtddp_jax as gt
 from gtddp_cli import options
 from gtddp_cli.options import Train
 from gtddp_cli.parse import one_line, parse
-from gtddp_cli.train import BASE, OWN_OPTIONS
-from gtddp_jax.training import data, methods, settings
+from gtddp_cli.setup import BASE, OWN_OPTIONS
+from gtddp_jax.training import data, methods, networks, settings
 from tests.conftest import RunPython
 
 BOX = """\
@@ -37,6 +37,9 @@ PLAIN_BOX = """\
     ("names", "table"),
     [
         (options.DatasetName, data.DATASETS),
+        (options.NetworkName, networks.NETWORKS),
+        (options.AugmentationName, data.AUGMENTATIONS),
+        (options.ScheduleName, settings.SCHEDULES),
         (options.OptimizerName, methods.OPTIMIZERS),
         (options.RolloutName, settings.ROLLOUTS),
         (options.TerminalName, settings.TERMINALS),
@@ -57,8 +60,8 @@ def test_defaults() -> None:
 
 
 def test_everything_can_be_said() -> None:
-    line = "train --optimizer sgd --base-only --learning-rate 0.1 --epochs 3 --seeds 1 2"
-    expected = Train(optimizer="sgd", base_only=True, learning_rate=0.1, epochs=3, seeds=(1, 2))
+    line = "train --optimizer sgd --base-only --learning-rate 0.1 --epochs 3 --seed-list 1 2"
+    expected = Train(optimizer="sgd", base_only=True, learning_rate=0.1, epochs=3, seed_list=(1, 2))
     assert parse(line.split()) == expected
 
 
@@ -72,7 +75,7 @@ def test_a_box_becomes_its_sentence(box: str) -> None:
     assert one_line(box) == "Error parsing --rate: not a number at all."
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["plot", "--help"]])
 def test_help_comes_without_jax(run_python: RunPython, arguments: list[str]) -> None:
     code = (
         "import sys\n"
@@ -81,7 +84,7 @@ def test_help_comes_without_jax(run_python: RunPython, arguments: list[str]) -> 
         f"    main({arguments!r})\n"
         "except SystemExit as exit:\n"
         "    print('exit code', exit.code)\n"
-        "heavy = {'jax', 'flax', 'optax', 'sklearn', 'matplotlib', 'numpy'}\n"
+        "heavy = {'jax', 'flax', 'optax', 'orbax', 'sklearn', 'matplotlib', 'numpy', 'yaml'}\n"
         "print('imported', sorted(heavy & set(sys.modules)))\n"
     )
     result = run_python("-c", code, timeout=20)

@@ -11,9 +11,20 @@ from pathlib import Path
 import pytest
 
 from gtddp_cli.main import main
+from gtddp_jax.training.checkpoints import Checkpoints
 from tests.conftest import child_environment
 
 WATCHDOG_S = 240
+FILES = [
+    ".lock",
+    "checkpoints",
+    "config.yaml",
+    "curves.png",
+    "curves.svg",
+    "metrics.jsonl",
+    "results.json",
+    "tensorboard",
+]
 
 
 def _only_folder(out: Path) -> Path:
@@ -26,14 +37,21 @@ def test_one_epoch_leaves_everything_behind(
 ) -> None:
     assert main(["train", "--epochs", "1", "--batch-size", "32", "--out", str(tmp_path)]) == 0
     folder = _only_folder(tmp_path)
+    read = json.loads((folder / "results.json").read_text())
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("Adam and GT-DDP-Adam on digits")
     assert [line.split()[0] for line in lines[1:3]] == ["Adam", "GT-DDP-Adam"]
     assert "validation %" in "\n".join(lines[3:])
     assert lines[-1] == f"Results in {folder}"
-    assert sorted(file.name for file in folder.iterdir()) == ["curves.png", "results.json"]
+    assert sorted(file.name for file in folder.iterdir()) == FILES
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
-    read = json.loads((folder / "results.json").read_text())
+    assert list((folder / "tensorboard" / "gtddp-adam-seed0").iterdir())
+    (start,) = read["starts"]
+    assert start["packages"]["jax"]
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert {row["method"] for row in rows if row["kind"] == "epoch"} == {"adam", "gtddp-adam"}
+    kept = Checkpoints(folder / "checkpoints" / "gtddp-adam" / "seed-0")
+    assert kept.steps == [44]
     assert read["status"] == "finished"
     assert set(read["compile_seconds"]) == {"adam", "gtddp-adam"}
     base, game = read["epochs"]
@@ -92,10 +110,13 @@ def test_ctrl_c_keeps_the_epochs_so_far(tmp_path: Path, endless_run: subprocess.
     endless_run.send_signal(signal.SIGINT)
     rest, complaint = endless_run.communicate(timeout=60)
     assert endless_run.returncode == 130
-    assert complaint.strip() == "Stopping after the running epoch. Ctrl-C again stops at once."
+    assert complaint.strip() == "Stopping after the running steps. Ctrl-C again stops at once."
     folder = _only_folder(tmp_path)
-    assert rest.splitlines()[-1] == f"Results in {folder}"
-    assert sorted(file.name for file in folder.iterdir()) == ["curves.png", "results.json"]
+    assert rest.splitlines()[-2:] == [
+        f"To go on: gtddp train --resume {folder}",
+        f"Results in {folder}",
+    ]
+    assert sorted(file.name for file in folder.iterdir()) == FILES
     read = json.loads((folder / "results.json").read_text())
     assert read["status"] == "interrupted"
     assert [epoch["epoch"] for epoch in read["epochs"]] == list(range(1, len(read["epochs"]) + 1))

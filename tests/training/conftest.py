@@ -10,9 +10,9 @@ import pytest
 import gtddp_jax as gt
 from gtddp_jax.training.data import Dataset, Feed
 from gtddp_jax.training.experiment import Experiment
+from gtddp_jax.training.networks import flatten
 from gtddp_jax.training.records import EpochRecord
 from gtddp_jax.training.settings import Settings
-from gtddp_jax.training.networks import flatten
 
 
 @pytest.fixture(autouse=True)

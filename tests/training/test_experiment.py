@@ -18,9 +18,7 @@ from tests.training.helpers import records as epoch_records
 
 
 @pytest.fixture
-def trainers(
-    tiny_net: gt.Network, tiny_feed: Feed, settings: Settings
-) -> tuple[Trainer, ...]:
+def trainers(tiny_net: gt.Network, tiny_feed: Feed, settings: Settings) -> tuple[Trainer, ...]:
     return tuple(
         Trainer(method("adam", game), tiny_net, tiny_feed, settings, batch_size=4)
         for game in ("none", "sequential")
@@ -56,14 +54,20 @@ def test_methods_start_from_the_same_parameters_and_batch(
 
 def test_a_run_repeats_exactly(trainers: tuple[Trainer, ...]) -> None:
     for trainer in trainers:
-        once, again = ([_scores(r) for r in epoch_records(trainer, seed=7, epochs=3)] for _ in range(2))
+        once, again = (
+            [_scores(r) for r in epoch_records(trainer, seed=7, epochs=3)] for _ in range(2)
+        )
         assert once == again
 
 
 def test_comparisons_run_the_methods_of_a_seed_one_after_another(
     experiment: Experiment, trainers: tuple[Trainer, ...]
 ) -> None:
-    rows = [(r.seed, r.method, r.epoch) for r in compare(experiment, trainers) if isinstance(r, EpochRecord)]
+    rows = [
+        (r.seed, r.method, r.epoch)
+        for r in compare(experiment, trainers)
+        if isinstance(r, EpochRecord)
+    ]
     assert rows == [
         (seed, name, epoch)
         for seed in (3, 5)

@@ -8,14 +8,14 @@ import pytest
 
 import gtddp_jax as gt
 from gtddp_jax.training.data import Feed
-from gtddp_jax.training.trainer import Trainer
-from tests.training.helpers import records as epoch_records
 from gtddp_jax.training.methods import (
     GAMES,
     OPTIMIZERS,
     method,
 )
 from gtddp_jax.training.settings import ROLLOUTS, TERMINALS, Settings
+from gtddp_jax.training.trainer import Trainer
+from tests.training.helpers import records as epoch_records
 
 PAIRS = [
     (optimizer, game)
@@ -76,7 +76,10 @@ def test_a_game_differs_from_its_base(
         Trainer(method("adam", name), tiny_net, tiny_feed, settings, batch_size=4)
         for name in ("none", "sequential")
     )
-    (plain,), (feedback,) = epoch_records(base, seed=0, epochs=1), epoch_records(game, seed=0, epochs=1)
+    (plain,), (feedback,) = (
+        epoch_records(base, seed=0, epochs=1),
+        epoch_records(game, seed=0, epochs=1),
+    )
     assert plain.train_loss != feedback.train_loss
     np.testing.assert_allclose(plain.train_loss, feedback.train_loss, rtol=0.2)
 

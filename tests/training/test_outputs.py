@@ -9,11 +9,9 @@ import pytest
 
 from gtddp_jax.training import results
 from gtddp_jax.training.experiment import Experiment
+from gtddp_jax.training.plots import curves_of, draw
 from gtddp_jax.training.records import EpochRecord
-from gtddp_jax.training.plots import plot
 from gtddp_jax.training.summary import summarise
-
-LABELS = {"adam": "Adam", "gtddp-adam": "GT-DDP-Adam"}
 
 
 def test_a_summary_holds_means_over_seeds(records: list[EpochRecord]) -> None:
@@ -41,13 +39,29 @@ def test_results_are_read_back(
     tmp_path: Path, experiment: Experiment, records: list[EpochRecord]
 ) -> None:
     path = tmp_path / "results.json"
-    results.write(path, results.document(experiment, records, {"adam": 1.0}, "running"))
-    read = json.loads(path.read_text())
-    assert read["status"] == "running"
-    assert read["experiment"]["settings"]["learning_rate"] == 0.01
-    assert read["environment"]["jax"]
-    assert [EpochRecord(**epoch) for epoch in read["epochs"]] == records
+    broken = replace(records[1], train_loss=float("nan"), report={"ratio": [float("inf")]})
+    told = [records[0], broken]
+    results.write(path, results.document(experiment, told, {"adam": 1.0}, "running", [{"git": 1}]))
+    same, read, content = results.read(path)
+    assert same == experiment
+    assert repr(read) == repr(told)  # nan is not equal to itself
+    assert content["status"] == "running"
+    assert content["starts"] == [{"git": 1}]
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is not a results file"),
+        ("{}", "is not a results file"),
+        ('{"format": 1}', "has format 1; this version reads format 2"),
+    ],
+)
+def test_other_files_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(results.ResultsError, match=message):
+        results.read(tmp_path / "results.json")
 
 
 def test_numbers_that_are_not_finite_leave_the_json_valid(
@@ -77,8 +91,16 @@ def test_an_unknown_status_is_refused(experiment: Experiment) -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 7])
 def test_curves_are_drawn_for_any_number_of_epochs(
-    tmp_path: Path, records: list[EpochRecord], count: int
+    tmp_path: Path, experiment: Experiment, records: list[EpochRecord], count: int
 ) -> None:
     path = tmp_path / "curves.png"
-    plot(path, "title", LABELS, records[:count])
+    draw(path, "title", curves_of(experiment, records[:count]))
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_curves_are_drawn_as_svg(
+    tmp_path: Path, experiment: Experiment, records: list[EpochRecord]
+) -> None:
+    path = tmp_path / "curves.svg"
+    draw(path, "title", curves_of(experiment, records))
+    assert "<svg" in path.read_text()

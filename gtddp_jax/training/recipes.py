@@ -1,0 +1,44 @@
+"""What suits a data set unless told otherwise."""
+
+from dataclasses import dataclass
+
+from gtddp_jax.training.tables import look_up
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Defaults for one data set.
+
+    Attributes:
+        network: Key in ``networks.NETWORKS``.
+        epochs: Passes over the training images.
+        batch_size: Images in a batch.
+        augmentation: Key in ``data.AUGMENTATIONS``.
+        normalise: Whether every channel is shifted and scaled to mean 0 and deviation 1.
+    """
+
+    network: str
+    epochs: int
+    batch_size: int
+    augmentation: str = "none"
+    normalise: bool = True
+
+
+RECIPES: dict[str, Recipe] = {
+    "digits": Recipe("residual-conv", epochs=15, batch_size=8, normalise=False),
+    "mnist": Recipe("residual-conv-stride", epochs=3, batch_size=128),
+    "fashion_mnist": Recipe("residual-conv-stride", epochs=5, batch_size=128),
+    "svhn_cropped": Recipe("residual-conv-stride", epochs=10, batch_size=128),
+    "cifar10": Recipe("residual-conv-stride", 20, 128, augmentation="crop-flip"),
+    "cifar100": Recipe("residual-conv-stride", 20, 128, augmentation="crop-flip"),
+}
+"""Defaults by data set: the same keys as ``data.DATASETS``."""
+
+
+def recipe(dataset: str) -> Recipe:
+    """The defaults of a data set.
+
+    Raises:
+        ValueError: If ``dataset`` is unknown.
+    """
+    return look_up(RECIPES, dataset, "dataset")
