@@ -16,6 +16,7 @@ def plot(options: Plot) -> None:
     """
     if not options.runs:
         raise UsageError("plot needs the folder of at least one run.")
+    first, *_ = options.runs
     curves: list[Curves] = []
     for path in options.runs:
         try:
@@ -23,7 +24,7 @@ def plot(options: Plot) -> None:
         except results.ResultsError as error:
             raise UsageError(str(error)) from error
         curves += curves_of(experiment, records, path.name if len(options.runs) > 1 else "")
-    target = options.out or options.runs[0] / "curves"
+    target = options.out or first / "curves"
     if target.suffix in (".png", ".svg"):
         target = target.with_suffix("")
     try:

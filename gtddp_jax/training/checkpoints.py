@@ -177,7 +177,8 @@ class Checkpoints:
         args = self._orbax.args
         with self._readable(step):
             items = args.Composite(state=args.StandardRestore(abstract))
-            found = self._manager.restore(step, args=items).state
+            restored: Any = self._manager.restore(step, args=items)
+        found = restored.state
         leaves = [found.get(name, x) for name, x in named.items()]
         state = jax.tree.unflatten(jax.tree.structure(like), leaves)
         return Saved(state, step, self._records(meta), meta["seconds"])
@@ -185,7 +186,9 @@ class Checkpoints:
     def _meta(self, step: int) -> dict[str, Any]:
         args = self._orbax.args
         with self._readable(step):
-            return self._manager.restore(step, args=args.Composite(meta=args.JsonRestore())).meta
+            items = args.Composite(meta=args.JsonRestore())
+            restored: Any = self._manager.restore(step, args=items)
+        return restored.meta
 
     def _records(self, meta: dict[str, Any]) -> tuple[EpochRecord, ...]:
         return tuple(EpochRecord(**json.loads(record)) for record in meta["records"])

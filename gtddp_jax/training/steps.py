@@ -72,7 +72,7 @@ def game_step(
 ) -> Step:
     """Makes the step of the sequential game: ``tx`` knows network and loss, and takes the batch."""
     del loss
-    play = optax.with_extra_args_support(tx).update
+    play: Any = optax.with_extra_args_support(tx).update
 
     def step(state: TrainState, batch: Batch, key: jax.Array) -> StepResult:
         running = running_cost(weight_decay, state.params)
@@ -92,7 +92,7 @@ def implicit_step(
 ) -> Step:
     """Makes the step of the implicit game; statistics and keys go with the inputs."""
     del loss
-    play = optax.with_extra_args_support(tx).update
+    play: Any = optax.with_extra_args_support(tx).update
     plain = model.is_plain(net)
 
     def step(state: TrainState, batch: Batch, key: jax.Array) -> StepResult:

@@ -92,7 +92,7 @@ class Trainer:
         return self._placement.put_state(state)
 
     def _start(self, variables: dict[str, Any], seed: int) -> TrainState:
-        opt_state = self._optimizer.init(variables["params"])
+        opt_state: Any = self._optimizer.init(variables["params"])
         for own in ("batch_stats", "aux"):  # once only: beside the parameters
             if hasattr(opt_state, own) and getattr(opt_state, own) is not None:
                 opt_state = opt_state._replace(**{own: {}})
