@@ -15,10 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from nets import block, mlp, one_block, pool
+from nets import block, mlp, one_block
 from timing import compiled, interleaved, ratio
 
 import gtddp_jax as gt
+from gtddp_jax.training.networks import pool
 
 LOSS = optax.softmax_cross_entropy_with_integer_labels
 BASES = {"sgd": lambda: optax.sgd(1e-2, 0.9), "adam": lambda: optax.adam(1e-3)}
@@ -46,7 +47,7 @@ def pooled(blocks: int, batch: int = 32) -> Model:
     """A residual net with a pooled head on 28x28 images."""
     layers: list[Any] = [nn.Conv(16, (3, 3), 2), nn.relu]
     for _ in range(blocks):
-        layers += [block(16), nn.relu]
+        layers += block(16)
     return of_network(gt.Network([*layers, pool, nn.Dense(10)]), (batch, 28, 28, 1))
 
 

@@ -21,9 +21,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from nets import Case, batch_of, flatten, four_blocks, one_block
+from nets import Case, batch_of, four_blocks, one_block
 
 import gtddp_jax as gt
+from gtddp_jax.training.networks import flatten
 
 LOSS = optax.softmax_cross_entropy_with_integer_labels
 RATE, DAMPING = 1e-3, 1e-2

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import gtddp_jax as gt
+from gtddp_jax.training import networks
 
 
 class Case(NamedTuple):
@@ -18,40 +19,19 @@ class Case(NamedTuple):
     shape: tuple[int, ...]
 
 
-def flatten(x: jax.Array) -> jax.Array:
-    """Features of a sample in one axis."""
-    return x.reshape(x.shape[0], -1)
-
-
-def pool(x: jax.Array) -> jax.Array:
-    """Global average over positions."""
-    return x.mean((1, 2))
-
-
-def block(width: int, strides: int = 1) -> gt.Residual:
-    """The paper's block: a skip connection over three 3x3 convolutions (Fig. 5)."""
-    body = [
-        nn.Conv(width, (3, 3), strides),
-        nn.relu,
-        nn.Conv(width, (3, 3)),
-        nn.relu,
-        nn.Conv(width, (3, 3)),
-    ]
-    return gt.Residual(body, shortcut=nn.Conv(width, (1, 1), strides) if strides > 1 else None)
+def block(width: int) -> list[Any]:
+    """The paper's block: a skip connection over three 3x3 convolutions (Fig. 5), and its ReLU."""
+    return networks.Style(norm="none").block(width, convolutions=3, inputs=width)
 
 
 def one_block(width: int, size: int, channels: int, batch: int) -> Case:
     """One residual block, the paper's network for DIGITS, MNIST and SVHN."""
-    layers = [nn.Conv(width, (3, 3)), nn.relu, block(width), nn.relu, flatten, nn.Dense(10)]
-    return Case(gt.Network(layers), (batch, size, size, channels))
+    return Case(networks.residual_conv(10, width), (batch, size, size, channels))
 
 
 def four_blocks(batch: int) -> Case:
     """Four residual blocks, the paper's network for CIFAR-10."""
-    layers: list[Any] = [nn.Conv(16, (3, 3)), nn.relu]
-    for width, strides in ((16, 1), (32, 2), (32, 1), (64, 2)):
-        layers += [block(width, strides), nn.relu]
-    return Case(gt.Network([*layers, pool, nn.Dense(10)]), (batch, 32, 32, 3))
+    return Case(networks.four_blocks(10, norm="none"), (batch, 32, 32, 3))
 
 
 def mlp(batch: int) -> Case:

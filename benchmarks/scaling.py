@@ -9,18 +9,19 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
-from nets import Case, batch_of, block, pool
+from nets import Case, batch_of, block
 from step_time import LOSS, game_step
 from timing import compiled, interleaved
 
 import gtddp_jax as gt
+from gtddp_jax.training.networks import pool
 
 
 def stack(blocks: int, batch: int) -> Case:
     """A residual net on 14x14 images."""
     layers: list[Any] = [nn.Conv(16, (3, 3)), nn.relu]
     for _ in range(blocks):
-        layers += [block(16), nn.relu]
+        layers += block(16)
     return Case(gt.Network([*layers, pool, nn.Dense(10)]), (batch, 14, 14, 1))
 
 

@@ -11,7 +11,6 @@ Gauss-Newton block of the players; docs/kronecker.md has the difference.
 
 import argparse
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
@@ -19,23 +18,11 @@ import numpy as np
 import optax
 
 import gtddp_jax as gt
+from gtddp_jax.training import networks
 from gtddp_jax.training.data import load
 
 RATE, DAMPING, BATCH = 1e-3, 0.03, 12  # the best training loss of EKFAC in a small grid
 loss = optax.softmax_cross_entropy_with_integer_labels
-
-
-def network():
-    """The network of Sec. 6, with convolutions of 8 channels."""
-
-    def together(player):
-        return [gt.Cooperative([player(), player()]), jnp.tanh]
-
-    layers = []
-    for strides in (1, 2, 2):
-        layers += together(lambda strides=strides: nn.Conv(8, (3, 3), strides))
-    layers += [lambda x: x.reshape(len(x), -1), *together(lambda: nn.Dense(32)), nn.Dense(10)]
-    return gt.Network(layers)
 
 
 def methods(net):
@@ -82,7 +69,7 @@ def main():
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", default="cooperative_blocks.png")
     options = parser.parse_args()
-    net, data = network(), load("digits")
+    net, data = networks.build("cooperative", 10), load("digits")
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
     base = None
     for name, tx in methods(net).items():

@@ -11,7 +11,14 @@ from typing import Annotated, Literal
 import tyro
 
 DatasetName = Literal["digits", "mnist", "fashion_mnist", "svhn_cropped", "cifar10", "cifar100"]
-NetworkName = Literal["residual-conv", "residual-conv-stride"]
+NetworkName = Literal[
+    "residual-conv",
+    "residual-conv-stride",
+    "four-blocks",
+    "resnet18",
+    "preact-resnet18",
+    "cooperative",
+]
 AugmentationName = Literal["none", "crop", "crop-flip"]
 OptimizerName = Literal["sgd", "rmsprop", "adam", "kfac", "ekfac"]
 GameName = Literal["sequential", "implicit"]
