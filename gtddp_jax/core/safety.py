@@ -5,6 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from gtddp_jax.core.trees import PACKED, wide
+
 Tree = Any
 
 
@@ -17,6 +19,21 @@ def all_finite(*trees: Tree) -> jax.Array:
     leaves = [x for x in jax.tree.leaves(trees) if jnp.issubdtype(jnp.result_type(x), jnp.inexact)]
     sums = [jnp.sum(x, dtype=jnp.promote_types(x.dtype, jnp.float32)) for x in leaves]
     return jnp.isfinite(jnp.stack([s.astype(jnp.float32) for s in sums])).all()
+
+
+def guarded_vdot(a: Tree, b: Tree, guard: Tree) -> jax.Array:
+    """The inner product of `a` and `b`, not finite if the square of a number in `guard` is not.
+
+    In at least float32. One pass over the arrays for both; small arrays are laid end to end.
+    """
+
+    def products(a: jax.Array, b: jax.Array, g: jax.Array) -> jax.Array:
+        return jnp.where(jnp.isfinite(jnp.square(wide(g))), wide(a) * wide(b), jnp.nan).ravel()
+
+    parts = jax.tree.leaves(jax.tree.map(products, a, b, guard))
+    small = [x for x in parts if x.size <= PACKED]
+    large = [x for x in parts if x.size > PACKED]
+    return jnp.stack([x.sum() for x in large + ([jnp.concatenate(small)] if small else [])]).sum()
 
 
 def choose(ok: jax.Array, new: Tree, old: Tree) -> Tree:

@@ -15,8 +15,10 @@ from gtddp_jax.kronecker.averages import Average, Factor, Window
 class Basis(NamedTuple):
     """Orthonormal eigenvectors of a factor.
 
+    They are rows: products with a tall matrix are nearly twice as fast along rows of the basis.
+
     Attributes:
-        vectors: [groups, width, rank]; a column of zeros stands for one that is not there.
+        vectors: [groups, rank, width]; a row of zeros stands for one that is not there.
         values: their eigenvalues, at least 0, [groups, rank].
         clamped: int32, how many eigenvalues were negative and have been set to 0.
     """
@@ -33,18 +35,18 @@ class Basis(NamedTuple):
     @property
     def live(self) -> jax.Array:
         """How many eigenvectors there are, [groups]."""
-        rank = self.vectors.shape[-1]
+        rank = self.vectors.shape[-2]
         return jnp.full(self.values.shape[:1], rank) if self.full else (self.values > 0).sum(1)
 
     @property
     def mean_value(self) -> jax.Array:
         """The mean eigenvalue over all dimensions, [groups]."""
-        return self.values.sum(1) / self.vectors.shape[-2]
+        return self.values.sum(1) / self.vectors.shape[-1]
 
 
 def blank(groups: int, width: int, rank: int, dtype: jnp.dtype) -> Basis:
     """The basis of a factor that has seen nothing."""
-    vectors = jnp.broadcast_to(jnp.eye(width, rank, dtype=dtype), (groups, width, rank))
+    vectors = jnp.broadcast_to(jnp.eye(rank, width, dtype=dtype), (groups, rank, width))
     return Basis(vectors + 0, jnp.zeros((groups, rank), dtype), jnp.zeros((), jnp.int32))
 
 
@@ -52,7 +54,8 @@ def eigenbasis(factor: Factor) -> Basis:
     """The eigenvectors of a factor: of the whole space, or of the span of a window."""
     if isinstance(factor, Average):
         values, vectors = jnp.linalg.eigh(factor.value)
-        return Basis(vectors, jnp.maximum(values, 0), (values < 0).sum(dtype=jnp.int32))
+        rows = vectors.swapaxes(1, 2)
+        return Basis(rows, jnp.maximum(values, 0), (values < 0).sum(dtype=jnp.int32))
     return _of_window(factor)
 
 
@@ -66,7 +69,7 @@ def _of_window(window: Window) -> Basis:
     values_or_one = jnp.where(there, values, 1.0)
     back = vectors * jnp.where(there, 1 / jnp.sqrt(values_or_one), 0.0)[:, None, :]
     return Basis(
-        jnp.einsum("grd,grk->gdk", w, back),
+        jnp.einsum("grk,grd->gkd", back, w),
         jnp.where(there, values, 0.0),
         (values < 0).sum(dtype=jnp.int32),
     )
@@ -94,8 +97,8 @@ def _everything(left: Basis, right: Basis) -> bool:
 
 def coordinates(m: jax.Array, left: Basis, right: Basis) -> jax.Array:
     """A matrix [groups, rows, columns] in two bases, [groups, left rank, right rank]."""
-    y = jnp.einsum("gar,gab->grb", left.vectors, m)
-    return jnp.einsum("grb,gbs->grs", y, right.vectors)
+    y = jnp.einsum("gra,gab->grb", left.vectors, m)
+    return jnp.einsum("grb,gsb->grs", y, right.vectors)
 
 
 def rescaled(m: jax.Array, left: Basis, right: Basis, scale: Table) -> jax.Array:
@@ -113,8 +116,8 @@ def rescaled(m: jax.Array, left: Basis, right: Basis, scale: Table) -> jax.Array
     outside = scale.outside[:, None, None]
     factor = scale.inside if _everything(left, right) else scale.inside - outside
     y = factor * coordinates(m, left, right)
-    back = jnp.einsum("grs,gbs->grb", y, right.vectors)
-    inside = jnp.einsum("gar,grb->gab", left.vectors, back)
+    back = jnp.einsum("grs,gsb->grb", y, right.vectors)
+    inside = jnp.einsum("gra,grb->gab", left.vectors, back)
     return inside if _everything(left, right) else inside + outside * m
 
 
@@ -147,7 +150,7 @@ class VectorEnergies(NamedTuple):
 
 def vector_energies(v: jax.Array, basis: Basis) -> VectorEnergies:
     """Squared lengths of vectors [n, groups, width] along a basis."""
-    squares = jnp.square(jnp.einsum("ngb,gbr->ngr", v, basis.vectors))
+    squares = jnp.square(jnp.einsum("ngb,grb->ngr", v, basis.vectors))
     total = squares.sum(-1) if basis.full else jnp.square(v).sum(-1)
     return VectorEnergies(squares, total)
 
@@ -155,7 +158,7 @@ def vector_energies(v: jax.Array, basis: Basis) -> VectorEnergies:
 def dimensions(left: Basis, right: Basis) -> Table:
     """How many dimensions each entry of a table stands for, at least 1."""
     inside = jnp.ones((*left.values.shape, right.values.shape[-1]), left.values.dtype)
-    size = left.vectors.shape[-2] * right.vectors.shape[-2]
+    size = left.vectors.shape[-1] * right.vectors.shape[-1]
     outside = jnp.maximum(size - left.live * right.live, 1)
     return Table(inside, outside.astype(left.values.dtype))
 

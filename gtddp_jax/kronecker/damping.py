@@ -26,7 +26,7 @@ class Parts(NamedTuple):
 
 def parts(left: Basis, right: Basis, gamma: jax.Array) -> Parts:
     """`pi sqrt(gamma)` and `sqrt(gamma) / pi`; pi is 1 where a factor is zero."""
-    widths = left.vectors.shape[-2], right.vectors.shape[-2]
+    widths = left.vectors.shape[-1], right.vectors.shape[-1]
     return balanced(left.mean_value, right.mean_value, gamma, widths)
 
 

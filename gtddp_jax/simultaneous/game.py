@@ -11,8 +11,7 @@ import optax
 
 from gtddp_jax.core import arguments
 from gtddp_jax.core.report import Report, common_figures
-from gtddp_jax.core.safety import all_finite, choose, zero_unless
-from gtddp_jax.core.trees import vdot
+from gtddp_jax.core.safety import all_finite, choose, guarded_vdot, zero_unless
 from gtddp_jax.network import Network
 from gtddp_jax.simultaneous.base_method import BaseMethod
 from gtddp_jax.simultaneous.linearised import ByAutodiff, ByPlayers, Linearised
@@ -165,17 +164,14 @@ class Game:
         else:
             w, model_state, prediction = self.weights(context, state)
         q = linearised.gradient(w)
-        step, base_state = context.base.step(q)
+        step, _ = context.base.step(q)
         if not self.plain:
             model_state = self.model.learn(context, model_state, q)
         value = linearised.expansion.line.value
         # Finite squares of the gradient and a finite step leave no room for a state that is not:
-        # two products of arrays that exist already, instead of sums over the state.
-        total = context.base.total(q)
-        first_order, square = vdot(q, step), vdot(total, total)
-        ok = linearised.samples.all(
-            all_finite(value, w, first_order, square, model_state, linearised.aux)
-        )
+        # one product of arrays that exist already, instead of sums over the state.
+        first_order = guarded_vdot(q, step, context.base.total(q))
+        ok = linearised.samples.all(all_finite(value, w, first_order, model_state, linearised.aux))
         report = common_figures(
             state.report,
             linearised.samples,
@@ -187,7 +183,7 @@ class Game:
             running=running,
         )
         return zero_unless(ok, step), ImplicitState(
-            base=choose(ok, base_state, state.base),
+            base=context.base.state_after(ok, q),
             weights=choose(ok, model_state, state.weights),
             step=state.step + 1,
             aux=choose(ok, linearised.aux, state.aux) if self.has_aux else state.aux,

@@ -20,7 +20,8 @@ from gtddp_jax.core.samples import Samples, spread, varying
 from gtddp_jax.core.trees import inner, wide
 from gtddp_jax.game import adjoints
 from gtddp_jax.network import Network
-from gtddp_jax.players import sample_gradients
+from gtddp_jax.players import SampleGradients, sample_gradients
+from gtddp_jax.players.base import Kept
 from gtddp_jax.terminal import Expansion, Terminal
 
 Tree = Any
@@ -139,6 +140,17 @@ def _like(change: Tree, params: Tree) -> Tree:
     return jax.tree.map(lambda v, p: spread(v.astype(p.dtype), varying(p)), change, params)
 
 
+def _following(done: jax.Array, x: jax.Array) -> jax.Array:
+    """`x`, not before the number `done` is known.
+
+    Layers take turns at laying out the patches for their samples' gradients, which are larger than
+    what is kept; a compiler that is free to choose lays out all of them first.
+    """
+    if not jnp.issubdtype(x.dtype, jnp.inexact):
+        return x
+    return jnp.where(jnp.isnan(done), jnp.nan, x).astype(x.dtype)
+
+
 class ByPlayers(Linearised):
     """A `Network`: the adjoints of one backward pass serve every sum (DESIGN §6)."""
 
@@ -160,16 +172,16 @@ class ByPlayers(Linearised):
         trajectory = adjoints.forward(stages, params, inputs)
         self.expansion = terminal.expand(loss, trajectory.outputs)
         back = adjoints.backward(stages, trajectory, self.expansion.line.gradient)
-        self._gradients = {
-            act.name: sample_gradients(
-                act,
-                params[act.name],
-                trajectory.values[act.source],
-                back.moves[act.target],
-                feedback=True,
-            )
-            for act in net.acts
-        }
+        self._gradients: dict[str, SampleGradients] = {}
+        done: jax.Array | None = None
+        for act in reversed(net.acts):
+            x, g = trajectory.values[act.source], back.moves[act.target]
+            if done is not None:
+                x, g = _following(done, x), _following(done, g)
+            found = sample_gradients(act, params[act.name], x, g, feedback=True)
+            if isinstance(found, Kept):
+                done = jax.tree.leaves(found.gradients)[0].ravel()[0]
+            self._gradients[act.name] = found
 
     def gradient(self, w: jax.Array | None) -> Tree:
         """See `Linearised`."""

@@ -151,7 +151,7 @@ def test_twins_may_be_wide(method: str) -> None:
             )
             full = joint.METHODS[method].curvature(mode)
             policies = [joint.policy(curvature, t, data) for curvature in (low, full)]
-            assert policies[0].state.players["u"].left.vectors.shape == (1, 6, 4)
+            assert policies[0].state.players["u"].left.vectors.shape == (1, 4, 6)
             found[mode] = [joint.dense(found, t) for found in policies]
         return found
 

@@ -1,0 +1,113 @@
+"""How a step is judged and its state made, with as few passes over the parameters as possible."""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import gtddp_jax as gt
+from gtddp_jax.core.safety import guarded_vdot
+from gtddp_jax.core.trees import PACKED, vdot
+from gtddp_jax.simultaneous.base_method import BaseMethod, elementwise, finished
+from tests.implicit import models
+
+Tree = Any
+ELEMENTWISE = {
+    "sgd": (optax.sgd(0.1, momentum=0.9), True),
+    "adamw": (optax.adamw(0.1), True),
+    "lion": (optax.lion(0.1), True),
+    "global norm": (optax.chain(optax.clip_by_global_norm(1.0), optax.adam(0.1)), False),
+    "muon": (optax.contrib.muon(0.1), False),
+    "MultiSteps": (optax.MultiSteps(optax.adam(0.1), 3).gradient_transformation(), False),
+}
+
+
+def method(base: Any, params: Tree) -> BaseMethod:
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    tx = optax.with_extra_args_support(base)
+    return BaseMethod(tx, tx.init(params), params, zeros, {}, True)
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_the_state_after_a_step(name: str) -> None:
+    """Made anew or chosen, it is the base's own where the step is taken, and the old one else."""
+    base, alone = ELEMENTWISE[name]
+    params = models.mlp_params()
+    q = jax.tree.map(lambda u: jnp.cos(jnp.arange(u.size, dtype=u.dtype)).reshape(u.shape), params)
+    m = method(base, params)
+    assert elementwise(lambda q: m.step(q)[1], q) == alone
+
+    @jax.jit
+    def after(ok: jax.Array) -> tuple[Any, Any]:
+        return m.state_after(ok, q), m.step(q)[1]
+
+    taken, want = after(jnp.array(True))
+    left, _ = after(jnp.array(False))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-14), taken, want)
+    jax.tree.map(np.testing.assert_array_equal, left, m.state)
+
+
+def test_effects_are_not_repeated() -> None:
+    def loud(q: jax.Array) -> jax.Array:
+        jax.debug.print("{}", q)
+        return q
+
+    assert elementwise(jax.jit(lambda q: 2 * q), jnp.ones(2))
+    assert not elementwise(loud, jnp.ones(2))
+    assert not elementwise(jax.jit(lambda q: q / q.sum()), jnp.ones(2))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32, jnp.bfloat16])
+def test_a_product_with_a_guard(dtype: Any) -> None:
+    rng = np.random.default_rng(0)
+    sizes = {"large": (PACKED // 8, 10), "small": (3, 2), "scalar": ()}
+
+    def tree() -> Tree:
+        return {name: jnp.asarray(rng.normal(size=s), dtype) for name, s in sizes.items()}
+
+    a, b, guard = tree(), tree(), tree()
+    got = guarded_vdot(a, b, guard)
+    assert got.dtype == jnp.promote_types(dtype, jnp.float32)
+    np.testing.assert_allclose(got, vdot(a, b), rtol=1e-5 if dtype != jnp.float64 else 1e-12)
+    too_much = float(jnp.finfo(jnp.promote_types(dtype, jnp.float32)).max) ** 0.5 * 2
+    for name in sizes:
+        for bad in (jnp.nan, jnp.inf, -too_much):
+            spoiled = guard | {name: guard[name].at[(0,) * guard[name].ndim].set(bad)}
+            assert not jnp.isfinite(guarded_vdot(a, b, spoiled)), (name, bad)
+
+
+def test_finished_numbers_are_the_same() -> None:
+    x = jnp.array([0.0, -0.0, 1.5, jnp.inf, -jnp.inf, jnp.nan])
+    for dtype in (jnp.float64, jnp.bfloat16):
+        got = finished({"x": x.astype(dtype)})["x"]
+        assert got.dtype == dtype
+        np.testing.assert_array_equal(got.astype(float), x)  # all of them are exact in either
+
+
+@pytest.mark.slow
+def test_layers_take_turns_at_laying_out_patches(float32: None) -> None:
+    """The memory of a step grows by what a layer keeps, not by its nine-fold patches."""
+
+    def pool(x: jax.Array) -> jax.Array:
+        return x.mean((1, 2))
+
+    def temporary(blocks: int) -> float:
+        layers: list[Any] = [nn.Conv(8, (3, 3))]
+        for _ in range(blocks):
+            layers += [gt.Residual([nn.Conv(8, (3, 3))]), nn.relu]
+        layers += [pool, nn.Dense(3)]
+        net, x, y = gt.Network(layers), jnp.ones((32, 10, 10, 1)), jnp.zeros(32, int)
+        params = net.init(jax.random.key(0), x[:1])
+        loss = optax.softmax_cross_entropy_with_integer_labels
+        tx = gt.implicit(optax.sgd(0.1), net.apply, loss, weights="product")
+        step = jax.jit(lambda p, s: tx.update(None, s, p, batch=(x, y)))
+        plan: Any = step.lower(params, tx.init(params)).compile().memory_analysis()
+        return plan.temp_size_in_bytes
+
+    patches = 32 * 10 * 10 * 9 * 8 * 4
+    assert temporary(2) - temporary(1) < patches
