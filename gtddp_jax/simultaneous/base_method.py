@@ -72,7 +72,7 @@ def finished(tree: Tree) -> Tree:
     On CPUs, XLA would pull the arithmetic that makes an operand of a product into the product,
     where it is several times as slow. A selection stays outside.
     """
-    
+
     def leaf(x: jax.Array) -> jax.Array:
         return jnp.where(jnp.isnan(x), jnp.nan, x).astype(x.dtype)
 

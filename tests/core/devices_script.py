@@ -67,7 +67,7 @@ class Devices:
         shards = jax.tree.map(lambda v: v.reshape(DEVICES, -1, *v.shape[1:]), batch)
         params, state = run(step, copies, shards, steps)
         for i in range(1, DEVICES):
-            copies = (params, state.batch_stats)
+            copies = (params, getattr(state, "batch_stats", ()))
             jax.tree.map(lambda v, i=i: np.testing.assert_array_equal(v[0], v[i]), copies)
         return jax.tree.map(lambda v: v[0], (params, state))
 

@@ -96,7 +96,7 @@ def test_layers_take_turns_at_laying_out_patches(float32: None) -> None:
     def pool(x: jax.Array) -> jax.Array:
         return x.mean((1, 2))
 
-    def temporary(blocks: int) -> float:
+    def temporary(blocks: int) -> int:
         layers: list[Any] = [nn.Conv(8, (3, 3))]
         for _ in range(blocks):
             layers += [gt.Residual([nn.Conv(8, (3, 3))]), nn.relu]
@@ -104,7 +104,7 @@ def test_layers_take_turns_at_laying_out_patches(float32: None) -> None:
         net, x, y = gt.Network(layers), jnp.ones((32, 10, 10, 1)), jnp.zeros(32, int)
         params = net.init(jax.random.key(0), x[:1])
         loss = optax.softmax_cross_entropy_with_integer_labels
-        tx = gt.implicit(optax.sgd(0.1), net.apply, loss, weights="product")
+        tx: Any = gt.implicit(optax.sgd(0.1), net.apply, loss, weights="product")
         step = jax.jit(lambda p, s: tx.update(None, s, p, batch=(x, y)))
         plan: Any = step.lower(params, tx.init(params)).compile().memory_analysis()
         return plan.temp_size_in_bytes
