@@ -7,6 +7,7 @@ from gtddp_jax.flax_models import FlaxNetwork, from_flax
 from gtddp_jax.network import Cooperative, Network, NetworkError, Residual, Stage
 from gtddp_jax.optimizer import GTDDPState, gtddp, make_update
 from gtddp_jax.simultaneous import ImplicitState, implicit, implicit_weights, weights
+from gtddp_jax.verify import Verification, verify
 
 __all__ = [
     "Cooperative",
@@ -18,6 +19,7 @@ __all__ = [
     "Report",
     "Residual",
     "Stage",
+    "Verification",
     "adam",
     "adamw",
     "curvature",
@@ -33,5 +35,6 @@ __all__ = [
     "scale_by_gt_ekfac",
     "sgd",
     "terminal",
+    "verify",
     "weights",
 ]

@@ -17,6 +17,7 @@ from gtddp_jax.network.table import aligned
 from gtddp_jax.players.layers import ConvLayer, DenseLayer, OtherLayer
 
 if TYPE_CHECKING:
+    from gtddp_jax.curvature import Curvature
     from gtddp_jax.flax_models.network import FlaxNetwork
 
 HEADER = ("stage", "player", "kind", "parameters", "rule", "note")
@@ -53,7 +54,20 @@ def _rules(net: "FlaxNetwork", reading: Reading, leaves: Any, state: Any, x: Any
     return found
 
 
-def explain(net: "FlaxNetwork", params: Any, x: Any, curvature: Any) -> str:
+def _described(net: "FlaxNetwork", leaves: Any, curvature: "Curvature") -> dict[str, str]:
+    """What each player gets from a curvature."""
+    found: dict[str, str] = {}
+    for place in places(net.stages):
+        own = {
+            m.name: {k: leaves[i] for k, i in zip(m.keys, m.leaves, strict=True)}
+            for m in net.example.members
+            if m.level == place.index
+        }
+        found |= curvature.describe(own, place)
+    return found
+
+
+def explain(net: "FlaxNetwork", params: Any, x: Any, curvature: "Curvature | None") -> str:
     """Stage by stage: players, what they are, their cost rule at this batch size, why."""
     leaves = list(net.model.shapes) if params is None else net.model.leaves(params)
     if x is None:
@@ -66,14 +80,7 @@ def explain(net: "FlaxNetwork", params: Any, x: Any, curvature: Any) -> str:
     found = _rules(net, reading, leaves, net.model.state, x)
     header = HEADER if curvature is None else (*HEADER[:-1], "curvature", HEADER[-1])
     rows: list[tuple[str, ...]] = [header]
-    notes: dict[str, str] = {}
-    for place in places(net.stages) if curvature is not None else ():
-        own = {
-            m.name: {k: leaves[i] for k, i in zip(m.keys, m.leaves, strict=True)}
-            for m in reading.members
-            if m.level == place.index
-        }
-        notes |= curvature.describe(own, place)
+    notes = {} if curvature is None else _described(net, leaves, curvature)
     last = -1
     total = 0
     for member in reading.members:

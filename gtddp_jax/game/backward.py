@@ -18,7 +18,6 @@ import jax.numpy as jnp
 
 from gtddp_jax.core.samples import Samples
 from gtddp_jax.curvature import Curvature, Move, Place, Policy
-from gtddp_jax.network.program import Stage
 from gtddp_jax.terminal import Expansion
 
 Tree = Any
@@ -68,7 +67,7 @@ def dot(moves: Mapping[str, Move], step: Tree) -> jax.Array:
     return jnp.stack([move.samples.dot(step[name]) for name, move in moves.items()]).sum(0)
 
 
-def places(stages: Sequence[Stage]) -> list[Place]:
+def places(stages: Sequence[Any]) -> list[Place]:
     """Every stage with its number."""
     return [Place(stage, t, len(stages)) for t, stage in enumerate(stages)]
 

@@ -193,7 +193,8 @@ class KroneckerCurvature(Curvature):
         found = {act.name: layout(act, params[act.name]) for act in place.stage.acts}
         missing = [act for act in place.stage.acts if found[act.name] is None]
         if missing and self.other is None:
-            names = ", ".join(f"{act.name} ({type(act.module).__name__})" for act in missing)
+            kinds = [getattr(act.module, "label", type(act.module).__name__) for act in missing]
+            names = ", ".join(f"{act.name} ({k})" for act, k in zip(missing, kinds, strict=True))
             raise ValueError(
                 f"curvature.{type(self).__name__}: {names} has no Kronecker form; nn.Dense and "
                 "nn.Conv have. Choose a method for such players, for example "

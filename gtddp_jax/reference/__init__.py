@@ -9,6 +9,7 @@ from gtddp_jax.reference.dense import (
     with_own_curvature,
 )
 from gtddp_jax.reference.hessians import HESSIANS
+from gtddp_jax.reference.slopes import line_rollout
 
 __all__ = [
     "HESSIANS",
@@ -16,6 +17,7 @@ __all__ = [
     "Gains",
     "collapsed_step",
     "ddp_step",
+    "line_rollout",
     "preconditioned",
     "with_own_curvature",
 ]

@@ -46,6 +46,50 @@ def network(*layers: Any) -> None:
     gt.Network(layers).init(jax.random.key(0), X)
 
 
+class Dropping(nn.Module):
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = nn.BatchNorm(use_running_average=False)(nn.Dense(2)(x))
+        return nn.Dropout(0.5, deterministic=False)(x)
+
+
+class Twice(nn.Module):
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        layer = nn.Dense(3)
+        return layer(nn.Dense(3)(layer(x)))
+
+
+class Pairs(nn.Module):
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return (self.param("scale", nn.initializers.ones, ()) * (x @ x.T)) @ x
+
+
+class Mean(nn.Module):
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return nn.Dense(2)(x).mean(0)
+
+
+def flax_step(model: nn.Module, stats: bool = True, keys: bool = True, **options: Any) -> None:
+    """A step of GT-DDP-SGD on a Flax model."""
+    net = gt.from_flax(model, X)
+    variables = net.init_variables(jax.random.key(0), X)
+    given = variables["batch_stats"] if stats else None
+    tx = gt.sgd(net, LOSS, 0.1, batch_stats=given, **options)
+    params = variables["params"]
+    rngs = {"dropout": jax.random.key(0)} if keys else None
+    tx.update(None, tx.init(params), params, batch=(X, Y), rngs=rngs)
+
+
+def flax_net(model: nn.Module, x: Any = X, **options: Any) -> gt.FlaxNetwork:
+    return gt.from_flax(model, x, **options)
+
+
+NORMED = nn.Sequential([nn.Dense(3), nn.LayerNorm()])
+
+
 class Counting(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -84,6 +128,20 @@ PROVOKED: dict[str, Callable[[], Any]] = {
     "must be a pair": lambda: update(ADAM, batch=X),
     "one loss a sample": lambda: update(gt.adam(NET, lambda o, y: LOSS(o, y).mean(), 1e-3)),
     "curvature must come": lambda: gt.gtddp(NET, LOSS, optax.adam(1e-3)),  # type: ignore[arg-type]
+    "model must be an instance": lambda: gt.from_flax(jnp.tanh, X),
+    "params do not match the model": lambda: flax_net(nn.Dense(2)).split({"params": {}}),
+    "batch_stats is missing: the model": lambda: flax_step(Dropping(), stats=False),
+    "rngs is missing ['dropout']: the model": lambda: flax_step(Dropping(), keys=False),
+    "modules act as one": lambda: flax_net(
+        nn.RNN(nn.GRUCell(2)), X[:, :, None], unsupported="error"
+    ),
+    "are used again after": lambda: flax_step(Twice(), rollout="nonlinear"),
+    "inputs must have the samples": lambda: flax_net(nn.Bilinear(2), (X, X[:2])),
+    "does not have the samples": lambda: flax_net(Mean()),
+    "samples are compared": lambda: flax_net(Pairs()),
+    "has no Kronecker form": lambda: gt.kfac(flax_net(NORMED), LOSS, 0.1).init(
+        flax_net(NORMED).init(jax.random.key(0), X)
+    ),
     "net must be": lambda: gt.adam(nn.Dense(2), LOSS, 1e-3),  # type: ignore[arg-type]
     "params do not match": lambda: NET.apply({}, X),
     "batch_stats is missing": lambda: gt.adam(NORMALISED, LOSS, 1e-3),

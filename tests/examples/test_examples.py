@@ -37,6 +37,22 @@ def test_data_parallel(run_python: RunPython) -> None:
     assert max(apart) < 1e-4
 
 
+FLAX = {
+    "flax_linen.py": ("--epochs", "1"),
+    "flax_nnx.py": ("--epochs", "1"),
+    "char_gpt.py": ("--steps", "5"),
+}
+
+
+@pytest.mark.parametrize("name", FLAX)
+def test_flax_models(run_python: RunPython, name: str) -> None:
+    result = run_python("-W", "error", str(EXAMPLES / name), *FLAX[name], timeout=300)
+    assert result.returncode == 0, result.stderr
+    figures = re.findall(r"^(Adam|GT-DDP) .* loss ([\d.]+)", result.stdout, re.MULTILINE)
+    assert {who for who, _ in figures} == {"Adam", "GT-DDP"}
+    assert all(float(value) < 5 for _, value in figures)
+
+
 @pytest.mark.slow
 def test_cooperative_blocks(run_python: RunPython, tmp_path: Path) -> None:
     picture = tmp_path / "curves.png"

@@ -1,0 +1,200 @@
+"""Cost of the sequential game on existing Flax models against plain optax, interleaved.
+
+python benchmarks/flax_models.py [--rounds N] [--only TEXT]
+
+Step time and memory are ratios to a plain `value_and_grad` step with optax.adam; so is the time
+from nothing to the first step (tracing and compiling).
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from timing import compiled, interleaved, ratio
+
+import gtddp_jax as gt
+
+RATE = 1e-3
+
+
+class ResNet18(nn.Module):
+    """The CIFAR form: no pooling at the stem."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps images [B, 32, 32, 3] to scores [B, 10]."""
+
+        def norm(x: jax.Array) -> jax.Array:
+            return nn.BatchNorm(use_running_average=False)(x)
+
+        x = nn.relu(norm(nn.Conv(64, (3, 3), use_bias=False)(x)))
+        for stage, width in enumerate((64, 128, 256, 512)):
+            for block in range(2):
+                strides = 2 if stage > 0 and block == 0 else 1
+                h = nn.relu(norm(nn.Conv(width, (3, 3), strides=strides, use_bias=False)(x)))
+                h = norm(nn.Conv(width, (3, 3), use_bias=False)(h))
+                if x.shape != h.shape:
+                    x = norm(nn.Conv(width, (1, 1), strides=strides, use_bias=False)(x))
+                x = nn.relu(x + h)
+        return nn.Dense(10)(x.mean((1, 2)))
+
+
+class Block(nn.Module):
+    """A transformer block."""
+
+    width: int
+    heads: int
+    causal: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [B, T, width] to the same shape."""
+        h = nn.LayerNorm()(x)
+        mask = nn.make_causal_mask(jnp.ones(x.shape[:2])) if self.causal else None
+        x = x + nn.MultiHeadDotProductAttention(self.heads)(h, mask=mask)
+        h = nn.gelu(nn.Dense(4 * self.width)(nn.LayerNorm()(x)))
+        return x + nn.Dense(self.width)(h)
+
+
+class ViT(nn.Module):
+    """Six layers on 8 x 8 patches of 4 x 4 pixels."""
+
+    width: int = 128
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps images [B, 32, 32, 3] to scores [B, 10]."""
+        x = nn.Conv(self.width, (4, 4), strides=(4, 4))(x).reshape(x.shape[0], -1, self.width)
+        x = x + self.param("positions", nn.initializers.normal(0.02), (1, x.shape[1], self.width))
+        for _ in range(6):
+            x = Block(self.width, 4)(x)
+        return nn.Dense(10)(nn.LayerNorm()(x).mean(1))
+
+
+class GPT(nn.Module):
+    """Six layers with a tied embedding."""
+
+    vocabulary: int = 8192
+    width: int = 128
+
+    @nn.compact
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        """Maps tokens [B, T] to scores [B, T, V]."""
+        embed = nn.Embed(self.vocabulary, self.width)
+        x = embed(tokens)
+        x = x + self.param("positions", nn.initializers.normal(0.02), (1, x.shape[1], self.width))
+        for _ in range(6):
+            x = Block(self.width, 4, causal=True)(x)
+        return embed.attend(nn.LayerNorm()(x))
+
+
+class Case(NamedTuple):
+    """A model and a batch."""
+
+    model: nn.Module
+    x: np.ndarray
+    y: np.ndarray
+
+
+def _images(batch: int) -> tuple[np.ndarray, np.ndarray]:
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(batch, 32, 32, 3)).astype("float32")
+    return x, draw.integers(0, 10, size=batch)
+
+
+def _text(batch: int, length: int, vocabulary: int) -> tuple[np.ndarray, np.ndarray]:
+    draw = np.random.default_rng(0)
+    text = draw.integers(0, vocabulary, size=(batch, length + 1))
+    return text[:, :-1], text[:, 1:]
+
+
+CASES: dict[str, Callable[[], Case]] = {
+    "ResNet-18, 32x32, B = 8": lambda: Case(ResNet18(), *_images(8)),
+    "ViT, 6 x 128, 64 tokens, B = 16": lambda: Case(ViT(), *_images(16)),
+    "GPT, 6 x 128, 64 tokens, V = 8192, B = 8": lambda: Case(GPT(), *_text(8, 64, 8192)),
+}
+
+
+def loss(outputs: jax.Array, y: jax.Array) -> jax.Array:
+    """Cross-entropy, the mean over positions where there are any, [B]."""
+    each = optax.softmax_cross_entropy_with_integer_labels(outputs, y)
+    return each.reshape(each.shape[0], -1).mean(1)
+
+
+def plain_step(model: nn.Module, tx: Any) -> Callable[..., Any]:
+    """A plain optax training step that keeps running statistics."""
+
+    def step(params: Any, state: Any, stats: Any, batch: Any) -> Any:
+        def mean(params: Any) -> Any:
+            outputs, after = model.apply(
+                {"params": params, **stats}, batch[0], mutable=["batch_stats"]
+            )
+            return loss(outputs, batch[1]).mean(), after
+
+        (value, after), gradient = jax.value_and_grad(mean, has_aux=True)(params)
+        updates, state = tx.update(gradient, state, params)
+        return optax.apply_updates(params, updates), state, after, value
+
+    return step
+
+
+def game_step(tx: Any) -> Callable[..., Any]:
+    """A step of the sequential game."""
+
+    def step(params: Any, state: Any, batch: Any) -> Any:
+        updates, state = tx.update(None, state, params, batch=batch)
+        return optax.apply_updates(params, updates), state
+
+    return step
+
+
+def measure(case: Case, rounds: int) -> str:
+    """One line of figures."""
+    batch = (jnp.asarray(case.x), jnp.asarray(case.y))
+    variables = jax.jit(case.model.init)(jax.random.key(0), batch[0])
+    params = variables["params"]
+    stats = {k: v for k, v in variables.items() if k != "params"}
+    base = optax.adam(RATE)
+    steps, memory, start = {}, {}, {}
+    clock = time.perf_counter()
+    step = plain_step(case.model, base)
+    steps["plain"], memory["plain"] = compiled(step, params, base.init(params), stats, batch)
+    start["plain"] = time.perf_counter() - clock
+    for name, options in {"off": {"feedback": False}, "linear": {}}.items():
+        clock = time.perf_counter()
+        net = gt.from_flax(case.model, batch[0])
+        tx = gt.adam(net, loss, RATE, batch_stats=stats.get("batch_stats"), **options)
+        steps[name], memory[name] = compiled(game_step(tx), params, tx.init(params), batch)
+        start[name] = time.perf_counter() - clock
+    seconds = interleaved(steps, rounds)
+    cells = [f"{np.median(seconds['plain']) * 1e3:.0f} ms", f"{start['plain']:.1f} s"]
+    for name in ("off", "linear"):
+        cells += [
+            f"{ratio(seconds[name], seconds['plain']):.2f}x",
+            f"{memory[name] / memory['plain']:.2f}x",
+            f"{start[name] / start['plain']:.2f}x",
+        ]
+    return " | ".join(cells)
+
+
+def main() -> None:
+    """Prints one line a model."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--only", default="", help="models whose name contains this text")
+    options = parser.parse_args()
+    columns = "step, memory, start"
+    print(f"model | plain step | plain start | off: {columns} | linear: {columns}")
+    for name, make in CASES.items():
+        if options.only in name:
+            print(f"{name} | {measure(make(), options.rounds)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
