@@ -69,6 +69,7 @@ def from_flax(
         raise NetworkError(
             f"from_flax: invalid unsupported: {unsupported!r}. Supported: {UNSUPPORTED}."
         )
+    batch_size(example_input)
     train = dict(apply_kwargs or {})
     evaluation = train if eval_kwargs is None else dict(eval_kwargs)
     read = as_model(model, example_input, method, train, evaluation, rng_collections)

@@ -136,7 +136,7 @@ PROVOKED: dict[str, Callable[[], Any]] = {
         nn.RNN(nn.GRUCell(2)), X[:, :, None], unsupported="error"
     ),
     "are used again after": lambda: flax_step(Twice(), rollout="nonlinear"),
-    "inputs must have the samples": lambda: flax_net(nn.Bilinear(2), (X, X[:2])),
+    "inputs must have the samples": lambda: flax_net(nn.Dense(2), (X, X[:2])),
     "does not have the samples": lambda: flax_net(Mean()),
     "samples are compared": lambda: flax_net(Pairs()),
     "has no Kronecker form": lambda: gt.kfac(flax_net(NORMED), LOSS, 0.1).init(
