@@ -1,6 +1,7 @@
 """The entry point: read the command line, run the command, turn its end into an exit code."""
 
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -27,11 +28,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if missing:
         message = f"{', '.join(missing)} not found. Run: pip install 'gtddp-jax[train]'"
         return _told(message, EXIT_USAGE)
+    code = _run(sys.argv[1:] if arguments is None else arguments)
+    if code and "jax" in sys.modules:
+        _leave_the_others(code)
+    return code
+
+
+def _run(arguments: Sequence[str]) -> int:
     from gtddp_cli.errors import RunError, UsageError
     from gtddp_cli.parse import parse
 
     try:
-        options = parse(sys.argv[1:] if arguments is None else arguments)
+        options = parse(arguments)
         return RUN[type(options).__name__](options)
     except UsageError as error:
         return _told(str(error), EXIT_USAGE)
@@ -39,6 +47,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _told(str(error), EXIT_FAILED)
     except KeyboardInterrupt:
         return _told("interrupted", EXIT_INTERRUPTED)
+
+
+def _leave_the_others(code: int) -> None:
+    """Ends a process of several that has failed: an orderly end would wait for all of them."""
+    import jax
+
+    if jax.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def _train(options: Any) -> int:

@@ -146,8 +146,29 @@ class Train:
     profile: bool = False
     """Take a JAX trace of ten steps of the first run, into RUN/profile."""
 
+    devices: Annotated[
+        int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: the first one)")
+    ] = None
+    """Spread every batch over so many devices."""
+
+    distributed: bool = False
+    """Train together with other processes, on all devices of all of them. Slurm, Open MPI and
+    Kubernetes are asked who they are; the next three options say it instead."""
+
+    coordinator: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT")] = None
+    """Address of process 0: a port that is free there and that all others can reach."""
+
+    num_processes: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Number of processes."""
+
+    process_id: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Number of this process, from 0. Process 0 shows the progress and writes."""
+
+    patience: Annotated[float, tyro.conf.arg(metavar="SECONDS")] = 600.0
+    """So long without progress (or a first meeting) means that another process hangs."""
+
     out: Path = Path("runs")
-    """Folder in which the run makes its own."""
+    """Folder in which the run makes its own; one that all processes share."""
 
 
 @dataclass(frozen=True)
@@ -220,6 +241,12 @@ WATCHING = (
     "keep_best",
     "log_every",
     "profile",
+    "devices",
+    "distributed",
+    "coordinator",
+    "num_processes",
+    "process_id",
+    "patience",
     "out",
 )
 """Options of `Train` that may change when a run goes on."""

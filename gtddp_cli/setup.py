@@ -9,6 +9,7 @@ from gtddp_cli.options import Train
 from gtddp_jax.training import data
 from gtddp_jax.training.checkpoints import check_kept
 from gtddp_jax.training.experiment import Experiment, build_trainers, default_learning_rate
+from gtddp_jax.training.placement import ONE_DEVICE, Placement
 from gtddp_jax.training.recipes import recipe
 from gtddp_jax.training.runner import Plan
 from gtddp_jax.training.settings import Settings
@@ -40,7 +41,7 @@ class Setup(NamedTuple):
     trainers: tuple[Trainer, ...]
 
 
-def set_up(options: Train) -> Setup:
+def set_up(options: Train, placement: Placement = ONE_DEVICE) -> Setup:
     """Checks the options, loads the data and builds what trains.
 
     Raises:
@@ -57,7 +58,7 @@ def set_up(options: Train) -> Setup:
             PROFILED_STEPS if options.profile else None,
         )
         dataset = data.load(experiment.dataset, options.data_dir)
-        return Setup(resolved, experiment, plan, build_trainers(experiment, dataset))
+        return Setup(resolved, experiment, plan, build_trainers(experiment, dataset, placement))
     except ValueError as error:
         raise UsageError(str(error)) from error
 

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -12,10 +13,11 @@ from gtddp_cli.config import as_yaml
 from gtddp_cli.errors import RunError, UsageError
 from gtddp_cli.interrupt import noted_interrupts
 from gtddp_cli.options import Train
+from gtddp_cli.processes import Team, anywhere, team
 from gtddp_cli.screen import progress
 from gtddp_cli.setup import Setup, check_resumed, set_up
 from gtddp_cli.table import table, warnings
-from gtddp_jax.training import results
+from gtddp_jax.training import distributed, results
 from gtddp_jax.training.checkpoints import CheckpointError, Checkpoints
 from gtddp_jax.training.experiment import Experiment, compare
 from gtddp_jax.training.files import write_whole
@@ -41,19 +43,53 @@ def train(options: Train) -> Outcome:
         UsageError: If an option's value cannot be used; nothing has been written then.
         RunError: If the run folder cannot be written, or a checkpoint not be used.
     """
-    setup = set_up(options)
+    with team(options) as members:
+        setup = set_up(options, members.placement)
+        return _lead(setup, members) if members.leads else _follow(setup, members)
+
+
+def _lead(setup: Setup, members: Team) -> Outcome:
+    """The run, in the process that shows and writes; the only one, as a rule."""
     try:
         folder, starts = _folder(setup)
+        folder = RunFolder(Path(distributed.agree(os.fspath(folder.path.absolute()))))
     except RunFolderError as error:
         raise UsageError(str(error)) from error
     try:
         with folder.locked():
-            return _Run(setup, folder, [*starts, provenance()]).run()
+            return _Run(setup, folder, [*starts, provenance()], members).run()
     except (CheckpointError, RunFolderError) as error:
         raise RunError(str(error)) from error
     except OSError as error:
         reason = error.strerror or str(error)
         raise RunError(f"cannot write to {folder.path}: {reason}.") from error
+
+
+def _follow(setup: Setup, members: Team) -> Outcome:
+    """The same run in any other process, which writes nothing but its part of checkpoints."""
+    folder = RunFolder(Path(distributed.agree("")))
+    epochs = 0
+    try:
+        with noted_interrupts() as interrupted:
+            stop = members.agreed(interrupted)
+            for event in compare(
+                setup.experiment, setup.trainers, setup.plan, _checkpoints(setup, folder), stop
+            ):
+                epochs += len(event.records) if isinstance(event, Resumed) else 0
+                epochs += isinstance(event, EpochRecord)
+    except CheckpointError as error:
+        raise RunError(str(error)) from error
+    return Outcome(folder, epochs < _epochs(setup.experiment))
+
+
+def _epochs(experiment: Experiment) -> int:
+    """Epochs of all runs together."""
+    return len(experiment.games) * len(experiment.seeds) * experiment.epochs
+
+
+def _checkpoints(setup: Setup, folder: RunFolder) -> Callable[[Unit], Checkpoints]:
+    options = setup.options
+    return lambda unit: Checkpoints(folder.checkpoints(unit), options.keep, options.keep_best)
 
 
 def _folder(setup: Setup) -> tuple[RunFolder, list[dict[str, Any]]]:
@@ -75,20 +111,22 @@ def _folder(setup: Setup) -> tuple[RunFolder, list[dict[str, Any]]]:
 class _Run:
     """One call of the command, after everything has been checked."""
 
-    def __init__(self, setup: Setup, folder: RunFolder, starts: list[dict[str, Any]]) -> None:
+    def __init__(
+        self, setup: Setup, folder: RunFolder, starts: list[dict[str, Any]], members: Team
+    ) -> None:
         self._setup, self._folder, self._starts = setup, folder, starts
+        self._members = members
         self._records: list[EpochRecord] = []
         self._console = Console()
 
     def run(self) -> Outcome:
         experiment = self._setup.experiment
-        write_whole(self._folder.config, as_yaml(self._setup.options))
+        write_whole(self._folder.config, as_yaml(anywhere(self._setup.options)))
         print(headline(experiment), flush=True)
         try:
             with noted_interrupts() as interrupted:
                 self._train(interrupted)
-                expected = len(experiment.games) * len(experiment.seeds) * experiment.epochs
-                stopped = len(self._records) < expected
+                stopped = len(self._records) < _epochs(experiment)
                 self._save("interrupted" if stopped else "finished")
                 self._draw()
         except BaseException:
@@ -106,8 +144,8 @@ class _Run:
                 setup.experiment,
                 setup.trainers,
                 setup.plan,
-                self._checkpoints,
-                stop=interrupted,
+                _checkpoints(setup, folder),
+                stop=self._members.agreed(interrupted),
                 trace=lambda: jax.profiler.trace(os.fspath(folder.path / "profile")),
             )
             for event in events:
@@ -118,10 +156,6 @@ class _Run:
                 if isinstance(event, EpochRecord):
                     self._records.append(event)
                     self._save("running")
-
-    def _checkpoints(self, unit: Unit) -> Checkpoints:
-        options = self._setup.options
-        return Checkpoints(self._folder.checkpoints(unit), options.keep, options.keep_best)
 
     def _save(self, status: str) -> None:
         seconds = {t.method.name: t.compile_seconds for t in self._setup.trainers}

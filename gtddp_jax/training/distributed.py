@@ -71,7 +71,7 @@ class Coordinates:
             )
 
 
-def initialise(coordinates: Coordinates, timeout: int = 120) -> None:
+def initialise(coordinates: Coordinates, timeout: float = 120) -> None:
     """Joins the other processes of the run; before anything else touches a device.
 
     If the others do not come in time, the process says so and ends, with exit code
@@ -85,14 +85,15 @@ def initialise(coordinates: Coordinates, timeout: int = 120) -> None:
         DistributedError: If there is no cluster to be asked, or process 0 cannot be coordinator.
     """
     place = coordinates.coordinator or "the coordinator that the cluster names"
-    watch = _Watch(timeout, f"the processes did not all meet at {place} within {timeout} s")
+    watch = _Watch(timeout, f"the processes did not all meet at {place} within {timeout:g} s")
     try:
         jax.distributed.initialize(
             coordinates.coordinator,
             coordinates.num_processes,
             coordinates.process_id,
             cluster_detection_method="deactivate" if coordinates.coordinator else None,
-            initialization_timeout=timeout + 60,  # JAX aborts then; the watch comes first
+            initialization_timeout=math.ceil(timeout)
+            + 60,  # JAX aborts then; the watch comes first
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         )
     except (ValueError, RuntimeError) as error:
@@ -174,6 +175,31 @@ def _put(value: Any, sharding: NamedSharding) -> jax.Array:
         return jax.device_put(value, sharding)
     host = np.asarray(value)
     return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+
+def agree(text: str) -> str:
+    """Returns what process 0 has said, in every process; all must call it.
+
+    Args:
+        text: Process 0's text, at most 4096 bytes; the others' is not looked at.
+    """
+    if jax.process_count() == 1:
+        return text
+    from jax.experimental.multihost_utils import broadcast_one_to_all
+
+    letters = np.zeros(4096, np.uint8)
+    said = text.encode()[: len(letters)]
+    letters[: len(said)] = np.frombuffer(said, np.uint8)
+    return bytes(np.asarray(broadcast_one_to_all(letters))).rstrip(b"\0").decode()
+
+
+def any_process(flag: bool) -> bool:
+    """Whether the flag is set in any process; all must call it."""
+    if jax.process_count() == 1:
+        return flag
+    from jax.experimental.multihost_utils import process_allgather
+
+    return bool(np.any(process_allgather(np.asarray(flag))))
 
 
 def fsdp(tree: Any, mesh: Mesh, smallest: int = 2**10) -> Any:

@@ -106,7 +106,7 @@ def build_trainers(
         ValueError: If a batch is larger than the training part.
     """
     feed = data.Feed(
-        dataset, experiment.augmentation, experiment.normalise, sharding=placement.state
+        dataset, experiment.augmentation, experiment.normalise, sharding=placement.whole
     )
     net = networks.build(experiment.network, dataset.classes)
     return tuple(

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import gtddp_jax as gt
+from gtddp_jax.training.placement import ONE_DEVICE, Placement
 from gtddp_jax.training.state import TrainState
 from gtddp_jax.training.steps import Loss
 from gtddp_jax.training.tables import look_up
@@ -73,22 +74,24 @@ class Steps:
         self,
         step: RowStep,
         dispatch: str | None = None,
-        put_rows: Callable[[np.ndarray], Any] = lambda rows: rows,
+        placement: Placement = ONE_DEVICE,
     ) -> None:
         """Compiles nothing yet.
 
         Args:
             step: The step.
             dispatch: Key in ``DISPATCHES``; by default that of the platform.
-            put_rows: Places the indices that a dispatch takes.
+            placement: Where the state and the indices live.
 
         Raises:
             ValueError: If ``dispatch`` is unknown.
         """
         name = dispatch_for(jax.default_backend()) if dispatch is None else dispatch
         self._way = look_up(DISPATCHES, name, "dispatch")
-        self._put_rows = put_rows
-        self._program = jax.jit(self._way.program(step), donate_argnums=0)
+        self._placement = placement
+        self._program = jax.jit(
+            self._way.program(step), donate_argnums=0, out_shardings=placement.whole
+        )
         self._compiled: dict[tuple[int, ...], Callable[..., TrainState]] = {}
         self.compile_seconds = 0.0
 
@@ -98,7 +101,7 @@ class Steps:
         if feed.shape not in self._compiled:
             start = time.perf_counter()
             self._compiled[feed.shape] = self._program.lower(
-                state, part, self._put_rows(feed)
+                state, part, self._placement.put_rows(feed)
             ).compile()
             self.compile_seconds += time.perf_counter() - start
 
@@ -112,7 +115,9 @@ class Steps:
         """
         self.compile(state, part, rows)
         for feed in self._way.feeds(rows):
-            state = self._compiled[feed.shape](state, part, self._put_rows(feed))
+            state = self._compiled[feed.shape](state, part, self._placement.put_rows(feed))
+            if self._placement.starves:
+                jax.block_until_ready(state)
         return jax.block_until_ready(state)
 
 

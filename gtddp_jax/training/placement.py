@@ -5,27 +5,58 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
+
+from gtddp_jax.training import distributed
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Shardings of what a step takes; the data set's own is the feed's.
+    """States and data whole on every device, batches spread over all of them.
 
     Attributes:
-        state: Of every array of the state; None for the default device.
-        rows: Of the indices of a batch, [..., batch]; None to hand them over as they are.
+        mesh: What `distributed.data_mesh` returns; None for everything on the default device.
     """
 
-    state: jax.sharding.Sharding | None = None
-    rows: jax.sharding.Sharding | None = None
+    mesh: Mesh | None = None
+
+    @property
+    def whole(self) -> jax.sharding.NamedSharding | None:
+        """The sharding of states and data; None for the default device."""
+        return None if self.mesh is None else distributed.everywhere(self.mesh)
+
+    @property
+    def starves(self) -> bool:
+        """Whether steps must be waited for one by one.
+
+        Devices that share a processor's threads otherwise starve each other of them.
+        """
+        return self.mesh is not None and self.mesh.size > 1 and jax.default_backend() == "cpu"
+
+    def check_batch(self, batch_size: int) -> None:
+        """Checks that every device gets as many samples of a batch.
+
+        Raises:
+            DistributedError: If not.
+        """
+        if self.mesh is not None and batch_size % self.mesh.size:
+            raise distributed.DistributedError(
+                f"batch_size must be a multiple of the {self.mesh.size} devices, got {batch_size}."
+            )
 
     def put_state(self, state: Any) -> Any:
         """Places a state, or any part of one."""
-        return state if self.state is None else jax.device_put(state, self.state)
+        return state if self.mesh is None else distributed.put(state, self.whole)
 
     def put_rows(self, rows: np.ndarray) -> Any:
-        """Places the indices of a batch, or of a chunk of them."""
-        return rows if self.rows is None else jax.device_put(rows, self.rows)
+        """Places the indices of a batch [..., batch], or of a chunk of them.
+
+        Raises:
+            DistributedError: If the batch cannot be divided among the devices.
+        """
+        if self.mesh is None:
+            return rows
+        return distributed.put(rows, distributed.spread(self.mesh, rows.ndim - 1))
 
 
 ONE_DEVICE = Placement()

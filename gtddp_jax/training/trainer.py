@@ -65,10 +65,12 @@ class Trainer:
             placement: Where the state and the batches' indices live.
 
         Raises:
-            ValueError: If a batch is larger than the training part.
+            ValueError: If a batch is larger than the training part, or cannot be divided among the
+                devices.
         """
         self.method, self.batch_size = method, batch_size
         self.steps_per_epoch = steps_per_epoch(feed.samples, batch_size)
+        placement.check_batch(batch_size)
         self._net, self._feed, self._placement, self._dispatch = net, feed, placement, dispatch
         first = initial_variables(net, feed, seed=0)
         rate = settings.rate(epochs * self.steps_per_epoch)
@@ -122,12 +124,12 @@ class Trainer:
 
     @cached_property
     def _one_seed(self) -> loop.Steps:
-        return loop.Steps(self._row_step, self._dispatch, self._placement.put_rows)
+        return loop.Steps(self._row_step, self._dispatch, self._placement)
 
     @cached_property
     def _many_seeds(self) -> loop.Steps:
         many = jax.vmap(self._row_step, in_axes=(0, None, 0))
-        return loop.Steps(many, self._dispatch, self._placement.put_rows)
+        return loop.Steps(many, self._dispatch, self._placement)
 
     def _steps(self, state: TrainState) -> loop.Steps:
         return self._many_seeds if state.step.ndim else self._one_seed

@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 
 from gtddp_jax.training.data.augmentation import AUGMENTATIONS, sample_keys, unchanged
 from gtddp_jax.training.data.dataset import Dataset
+from gtddp_jax.training.distributed import put
 from gtddp_jax.training.tables import look_up
 
 
@@ -109,4 +110,5 @@ class Feed:
 
 
 def _put(images: np.ndarray, labels: np.ndarray, sharding: jax.sharding.Sharding | None) -> Part:
-    return Part(*jax.device_put((images, labels), sharding))
+    arrays = (images, labels)
+    return Part(*(jax.device_put(arrays) if sharding is None else put(arrays, sharding)))
