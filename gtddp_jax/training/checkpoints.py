@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gtddp_jax.training.distributed import is_lost_peer
 from gtddp_jax.training.records import EpochRecord
 from gtddp_jax.training.state import TrainState
 
@@ -92,6 +93,8 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if is_lost_peer(error):
+            return  # what is being written cannot be finished without the other process
         try:
             with self._told("write a checkpoint to"):
                 self._manager.wait_until_finished()

@@ -255,11 +255,20 @@ def session(timeout: float = 600) -> Iterator[Callable[[], None]]:
     try:
         yield watch.beat
     except Exception as error:
-        if not any(word in str(error) for word in LOST_PEER_WORDS):
+        if not is_lost_peer(error):
             raise
         _leave(f"{place}: another process of this run is gone ({_first_line(error)}). {advice}")
     finally:
         watch.stop()
+
+
+def is_lost_peer(error: BaseException | None) -> bool:
+    """Whether a sum over devices failed because another process is gone."""
+    return (
+        isinstance(error, Exception)
+        and jax.process_count() > 1
+        and any(word in str(error) for word in LOST_PEER_WORDS)
+    )
 
 
 LOST_PEER_WORDS = ("Gloo", "NCCL", "oordination service", "Connection reset", "Socket closed")

@@ -1,9 +1,19 @@
 """Many devices, and many processes: the same run, and an end when one of them is lost."""
 
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
 import pytest
 
-from gtddp_jax.training.distributed import Coordinates, DistributedError
-from tests.conftest import RunPython
+from gtddp_jax.training.distributed import EXIT_PEER_LOST, Coordinates, DistributedError
+from tests.conftest import RunPython, child_environment
+
+TIMEOUT_S = 240
 
 
 def test_many_devices_equal_one(run_python: RunPython) -> None:
@@ -37,3 +47,142 @@ def test_many_devices_equal_one(run_python: RunPython) -> None:
 def test_wrong_coordinates(given: tuple[str | None, int | None, int | None], message: str) -> None:
     with pytest.raises(DistributedError, match=message):
         Coordinates(*given)
+
+
+class Processes:
+    """Processes of the script together; those that are left are killed at the end, by their id."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._running: list[subprocess.Popen[str]] = []
+
+    def start(self, count: int, waiting: int | None = None) -> list[subprocess.Popen[str]]:
+        """Starts ``count`` processes; that with the number ``waiting`` stops to go on in time."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            coordinator = f"127.0.0.1:{free.getsockname()[1]}"
+        children = []
+        for index in range(count):
+            where = [] if count == 1 else [coordinator, str(count), str(index)]
+            life = "4" if index == waiting else "0"
+            script = [sys.executable, "-m", "tests.training.processes_script"]
+            child = subprocess.Popen(
+                [*script, str(self._folder), life, *where],
+                env=child_environment(),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            children.append(child)
+        self._running += children
+        return children
+
+    def finish(self, count: int) -> tuple[dict[str, np.ndarray], str]:
+        """Runs to the end: the parameters, and what process 0 said."""
+        children = self.start(count)
+        said = [child.communicate(timeout=TIMEOUT_S) for child in children]
+        assert [child.returncode for child in children] == [0] * count, said
+        with np.load(self._folder / "params.npz") as found:
+            return dict(found), said[0][0]
+
+    def end(self) -> None:
+        for child in self._running:
+            if child.poll() is None:
+                child.kill()  # SIGKILL: a process that is stopped or hangs takes no other
+            child.communicate(timeout=20)
+
+
+def wait_for(child: subprocess.Popen[str], line: str) -> None:
+    assert child.stdout is not None
+    for said in child.stdout:
+        if said.strip() == line:
+            return
+    raise AssertionError(f"the process ended without saying {line!r}")
+
+
+@pytest.fixture
+def processes(tmp_path: Path) -> Iterator[Processes]:
+    some = Processes(tmp_path)
+    yield some
+    some.end()
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
+    """The parameters after an uninterrupted run of one process."""
+    some = Processes(tmp_path_factory.mktemp("alone"))
+    try:
+        return some.finish(1)[0]
+    finally:
+        some.end()
+
+
+def assert_equal(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> None:
+    assert found.keys() == wanted.keys()
+    for path, value in wanted.items():
+        np.testing.assert_allclose(found[path], value, rtol=1e-5, atol=1e-6, err_msg=path)
+
+
+def test_two_processes_equal_one(processes: Processes, alone: dict[str, np.ndarray]) -> None:
+    assert_equal(processes.finish(2)[0], alone)
+
+
+@pytest.mark.parametrize("left", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_run_that_lost_a_process_goes_on(
+    left: int, processes: Processes, alone: dict[str, np.ndarray]
+) -> None:
+    first, second = processes.start(2, waiting=1)
+    wait_for(second, "waiting")
+    second.send_signal(signal.SIGKILL)
+    _, complaint = first.communicate(timeout=TIMEOUT_S)
+    assert first.returncode == EXIT_PEER_LOST, complaint
+    assert "gtddp: process 0 of 2 stops: another process of this run is gone (" in complaint
+    assert "Start the run again to go on from its newest checkpoint" in complaint
+    found, said = processes.finish(left)
+    assert said.startswith("resumed at step ")
+    assert_equal(found, alone)
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_is_not_waited_for(processes: Processes) -> None:
+    first, second = processes.start(2, waiting=1)
+    wait_for(second, "waiting")
+    second.send_signal(signal.SIGSTOP)
+    _, complaint = first.communicate(timeout=TIMEOUT_S)
+    assert first.returncode == EXIT_PEER_LOST, complaint
+    assert "stops: no progress for 60 s, another process of this run hangs." in complaint
+
+
+@pytest.mark.slow
+def test_processes_end_when_the_first_one_is_lost(processes: Processes) -> None:
+    """Either we see the sum fail, or JAX sees its coordinator gone and aborts: a race."""
+    first, second = processes.start(2, waiting=0)
+    wait_for(first, "waiting")
+    first.send_signal(signal.SIGKILL)
+    _, complaint = second.communicate(timeout=TIMEOUT_S)
+    assert second.returncode in (EXIT_PEER_LOST, -signal.SIGABRT), complaint
+    assert "another process of this run is gone" in complaint or "another task died" in complaint
+
+
+@pytest.mark.slow
+def test_a_process_that_meets_nobody_says_so(run_python: RunPython) -> None:
+    code = (
+        "from gtddp_jax.training import distributed\n"
+        "place = distributed.Coordinates('127.0.0.1:9', 2, 1)\n"
+        "distributed.initialise(place, timeout=3)\n"
+    )
+    result = run_python("-c", code, timeout=60)
+    assert result.returncode == EXIT_PEER_LOST
+    assert "gtddp: the processes did not all meet at 127.0.0.1:9 within 3 s" in result.stderr
+
+
+def test_outside_of_a_cluster_there_is_none_to_ask(run_python: RunPython) -> None:
+    code = (
+        "from gtddp_jax.training import distributed\n"
+        "try:\n"
+        "    distributed.initialise(distributed.Coordinates())\n"
+        "except distributed.DistributedError as error:\n"
+        "    print(error)\n"
+    )
+    result = run_python("-c", code, timeout=60)
+    assert result.stdout.startswith("no Slurm, Open MPI or Kubernetes job was found")

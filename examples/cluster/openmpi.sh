@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Trains in processes that Open MPI starts; hosts and slots are in a hostfile.
+#
+#   examples/cluster/openmpi.sh HOSTFILE COUNT [options of gtddp train]
+#
+# JAX takes its place from Open MPI 4. Open MPI 5 no longer says where its launcher is, so there the
+# flags say it: COORDINATOR=host:port, the address of the host of rank 0.
+set -euo pipefail
+
+hostfile=$1 count=$2
+shift 2
+place='--distributed'
+if [[ -n ${COORDINATOR:-} ]]; then
+    place='--coordinator $COORDINATOR --num-processes $OMPI_COMM_WORLD_SIZE'
+    place+=' --process-id $OMPI_COMM_WORLD_RANK'
+    export COORDINATOR
+fi
+# shellcheck disable=SC2016  # each process puts in its own rank
+exec mpirun --hostfile "$hostfile" -np "$count" --map-by slot -x PATH ${COORDINATOR:+-x COORDINATOR} \
+    bash -c "exec gtddp train $place"' "$@"' gtddp "$@"
