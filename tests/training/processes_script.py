@@ -9,6 +9,7 @@ it trains to the end, and process 0 leaves the parameters in FOLDER/params.npz.
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -46,7 +47,8 @@ def train(folder: Path, life: int) -> None:
     ready = trainer()
     state = ready.start((1,))
     ready.compile(state, ready.rows((1,), 0, 1))  # takes longer than a wait between steps should
-    ready.score_train(state), ready.score_validation(state)
+    ready.score_train(state)
+    ready.score_validation(state)
     with (
         distributed.session(PATIENCE_S) as beat,
         Checkpoints(folder / "checkpoints", keep_best=0) as checkpoints,
@@ -64,7 +66,8 @@ def train(folder: Path, life: int) -> None:
         assert saved is not None
     if jax.process_index() == 0:
         leaves = jax.tree_util.tree_leaves_with_path(saved.state.params)
-        np.savez(folder / "params.npz", **{str(path): np.asarray(leaf) for path, leaf in leaves})
+        arrays: dict[str, Any] = {str(path): np.asarray(leaf) for path, leaf in leaves}
+        np.savez(folder / "params.npz", **arrays)
     print("finished at step", saved.step, flush=True)
 
 
