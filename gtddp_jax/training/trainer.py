@@ -1,6 +1,6 @@
 """A method, ready to train one network on one data set."""
 
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import jax
@@ -29,7 +29,12 @@ def initial_variables(net: gt.Network, feed: Feed, seed: int) -> dict[str, Any]:
         feed: The data, for the shape of an image.
         seed: The run's seed, on which the parameters depend and the statistics do not.
     """
-    return net.init_variables(jax.random.key(seed), feed.train.images[:1])
+    return _initialise(net, jax.random.key(seed), feed.train.images[:1])
+
+
+@partial(jax.jit, static_argnums=0)  # compiled once for all seeds and methods
+def _initialise(net: gt.Network, key: jax.Array, images: jax.Array) -> dict[str, Any]:
+    return net.init_variables(key, images)
 
 
 class Trainer:

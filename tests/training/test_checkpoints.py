@@ -1,0 +1,191 @@
+"""Checkpoints: what is kept, what goes on from them, and what happens when they cannot be used."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+import gtddp_jax as gt
+from gtddp_jax.training.checkpoints import CheckpointError, Checkpoints, layout
+from gtddp_jax.training.data import Feed
+from gtddp_jax.training.methods import method
+from gtddp_jax.training.records import EpochRecord, Event, Progress, Resumed
+from gtddp_jax.training.runner import Plan, run
+from gtddp_jax.training.settings import Settings
+from gtddp_jax.training.state import TrainState
+from gtddp_jax.training.trainer import Trainer
+
+PLAN = Plan(epochs=2, log_every=4, checkpoint_every=5)
+STEPS = 18
+
+
+@pytest.fixture(scope="module")
+def trainer(tiny_net: gt.Network, tiny_feed: Feed) -> Trainer:
+    return Trainer(method("adam", "sequential"), tiny_net, tiny_feed, Settings(0.01), batch_size=4)
+
+
+def final(trainer: Trainer, folder: Path, seeds: tuple[int, ...] = (0,)) -> TrainState:
+    with Checkpoints(folder) as kept:
+        saved = kept.restore(trainer.start(seeds))
+    assert saved is not None
+    assert saved.step == STEPS
+    return saved.state
+
+
+def train(trainer: Trainer, folder: Path, **options: Any) -> list[Event]:
+    with Checkpoints(folder) as kept:
+        return list(run(trainer, options.pop("seeds", (0,)), PLAN, kept, **options))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(trainer: Trainer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    train(trainer, folder)
+    return folder
+
+
+def same(left: TrainState, right: TrainState) -> bool:
+    return jax.tree.all(jax.tree.map(lambda x, y: np.array_equal(x, y), left, right))
+
+
+def scores(events: list[Event]) -> list[Any]:
+    """Records without their times, which are not the same twice."""
+    found = [event for event in events if isinstance(event, EpochRecord)]
+    return [(r.epoch, r.train_loss, r.average_loss, r.validation_loss, r.report) for r in found]
+
+
+@pytest.mark.parametrize("stops", [(1,), (4, 1)])
+def test_a_run_that_stops_and_goes_on_is_the_same_run(
+    trainer: Trainer, uninterrupted: Path, tmp_path: Path, stops: tuple[int, ...]
+) -> None:
+    """Bit for bit: state, running totals in the middle of an epoch, and records."""
+    told: list[Event] = []
+    for count in stops:
+        left = iter(range(count - 1, -1, -1))
+        told = train(trainer, tmp_path / "run", stop=lambda left=left: next(left) == 0)
+        assert isinstance(told[-1], Progress | EpochRecord)
+    first, *rest = train(trainer, tmp_path / "run")
+    assert isinstance(first, Resumed)
+    assert 0 < first.step < STEPS
+    assert same(final(trainer, tmp_path / "run"), final(trainer, uninterrupted))
+    whole, *_ = train(trainer, uninterrupted)
+    assert isinstance(whole, Resumed)
+    assert scores([*first.records, *rest]) == scores(list(whole.records))
+
+
+def test_a_finished_run_does_nothing_more(trainer: Trainer, uninterrupted: Path) -> None:
+    (told,) = train(trainer, uninterrupted)
+    assert isinstance(told, Resumed)
+    assert [record.epoch for record in told.records] == [1, 2]
+
+
+def test_the_newest_and_the_best_are_kept(trainer: Trainer, tmp_path: Path) -> None:
+    with Checkpoints(tmp_path / "run", keep=2, keep_best=1) as kept:
+        state = trainer.start((0,))
+        records: list[EpochRecord] = []
+        for step, accuracy in enumerate((0.1, 0.9, 0.5, 0.6, 0.2), start=1):
+            records.append(EpochRecord("m", 0, step, 1.0, 1.0, 1.0, accuracy, 1.0, {}))
+            kept.save(state, step, records, seconds=0.0)
+    with Checkpoints(tmp_path / "run") as kept:
+        assert kept.steps == [2, 4, 5]
+        assert kept.best_step == 2
+
+
+def test_several_seeds_go_on_as_well(trainer: Trainer, tmp_path: Path) -> None:
+    train(trainer, tmp_path / "whole", seeds=(0, 1))
+    left = iter((False, False, True))
+    train(trainer, tmp_path / "parts", seeds=(0, 1), stop=lambda: next(left))
+    train(trainer, tmp_path / "parts", seeds=(0, 1))
+    states = [final(trainer, tmp_path / name, (0, 1)) for name in ("whole", "parts")]
+    assert same(*states)
+
+
+@pytest.fixture
+def copy(uninterrupted: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(uninterrupted, tmp_path / "copy"))
+
+
+def test_another_network_is_refused(trainer: Trainer, copy: Path, tiny_feed: Feed) -> None:
+    import flax.linen as nn
+
+    from gtddp_jax.training.networks import flatten
+
+    net = gt.Network([flatten, nn.Dense(5), nn.tanh, nn.Dense(3)])
+    other = Trainer(method("adam", "sequential"), net, tiny_feed, Settings(0.01), batch_size=4)
+    message = r"18 is of another network or optimizer: params\.Dense_0\.bias is .* there, .* here"
+    with pytest.raises(CheckpointError, match=message):
+        train(other, copy)
+    assert same(final(trainer, copy), final(trainer, copy))  # still there
+
+
+def test_another_optimizer_is_refused(tiny_net: gt.Network, copy: Path, tiny_feed: Feed) -> None:
+    other = Trainer(method("sgd", "none"), tiny_net, tiny_feed, Settings(0.01), batch_size=4)
+    with pytest.raises(CheckpointError, match=r"is of another network or optimizer: opt_state"):
+        train(other, copy)
+
+
+# Orbax gives up at the first array; reading the others ends after its event loop has been closed.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_damaged_checkpoint_is_named(trainer: Trainer, copy: Path) -> None:
+    """A file inside a complete checkpoint is cut off: not by a kill, but by a broken disk."""
+    newest = copy / str(STEPS)
+    for file in (newest / "state").rglob("*"):
+        if file.is_file() and file.stat().st_size > 0 and "d" in file.parts:
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(CheckpointError, match=r"18 is damaged \(remove .* go on from step 15\)"):
+        train(trainer, copy)
+    shutil.rmtree(newest)
+    first, *_ = train(trainer, copy)
+    assert isinstance(first, Resumed)
+    assert first.step == 15
+
+
+def test_an_unfinished_checkpoint_is_passed_over(trainer: Trainer, copy: Path) -> None:
+    """What a killed process leaves behind: a folder with another name, without its end."""
+    shutil.copytree(copy / str(STEPS), copy / "23.orbax-checkpoint-tmp")
+    (copy / "23.orbax-checkpoint-tmp" / "_CHECKPOINT_METADATA").unlink()
+    (told,) = train(trainer, copy)
+    assert isinstance(told, Resumed)
+    assert told.step == STEPS
+
+
+def test_a_full_disk_is_told_and_keeps_what_there_is(
+    trainer: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from orbax.checkpoint import CheckpointManager
+
+    save = CheckpointManager.save
+
+    def full(self: Any, step: int, *arguments: Any, **options: Any) -> bool:
+        if step > 10:
+            raise OSError(28, "No space left on device")
+        return save(self, step, *arguments, **options)
+
+    monkeypatch.setattr(CheckpointManager, "save", full)
+    with pytest.raises(CheckpointError, match=r"cannot write a checkpoint to .*No space left"):
+        train(trainer, tmp_path / "run")
+    monkeypatch.undo()
+    first, *_ = train(trainer, tmp_path / "run")
+    assert isinstance(first, Resumed)
+    assert first.step == 10
+
+
+def test_a_place_that_cannot_be_written_is_told(trainer: Trainer, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(CheckpointError, match="cannot open the checkpoints in"):
+        train(trainer, tmp_path / "file" / "run")
+
+
+@pytest.mark.parametrize(("keep", "best"), [(0, 1), (1, -1)])
+def test_numbers_out_of_range_are_refused(tmp_path: Path, keep: int, best: int) -> None:
+    with pytest.raises(ValueError, match="keep must be at least 1 and keep_best at least 0"):
+        Checkpoints(tmp_path / "run", keep, best)
+
+
+def test_a_layout_names_everything(trainer: Trainer) -> None:
+    found = layout(trainer.start((0,)))
+    assert found["params.Dense_0.kernel"] == "float32[4, 4]"
+    assert found["step"] == "int32[]"
