@@ -29,8 +29,8 @@ RECIPES: dict[str, Recipe] = {
     "mnist": Recipe("residual-conv-stride", epochs=3, batch_size=128),
     "fashion_mnist": Recipe("residual-conv-stride", epochs=5, batch_size=128),
     "svhn_cropped": Recipe("residual-conv-stride", epochs=10, batch_size=128),
-    "cifar10": Recipe("residual-conv-stride", 20, 128, augmentation="crop-flip"),
-    "cifar100": Recipe("residual-conv-stride", 20, 128, augmentation="crop-flip"),
+    "cifar10": Recipe("four-blocks", 20, 128, augmentation="crop-flip"),
+    "cifar100": Recipe("resnet18", 100, 128, augmentation="crop-flip"),
 }
 """Defaults by data set: the same keys as ``data.DATASETS``."""
 

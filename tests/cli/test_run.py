@@ -1,6 +1,9 @@
 """Whole runs of ``gtddp train``."""
 
+import contextlib
+import io
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,13 +35,19 @@ def _only_folder(out: Path) -> Path:
     return folder
 
 
-def test_one_epoch_leaves_everything_behind(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["train", "--epochs", "1", "--batch-size", "32", "--out", str(tmp_path)]) == 0
-    folder = _only_folder(tmp_path)
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """The folder of a run of one epoch, and what it has printed."""
+    out = tmp_path_factory.mktemp("runs")
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert main(["train", "--epochs", "1", "--batch-size", "32", "--out", str(out)]) == 0
+    return _only_folder(out), printed.getvalue().splitlines()
+
+
+def test_one_epoch_leaves_everything_behind(run: tuple[Path, list[str]]) -> None:
+    folder, lines = run
     read = json.loads((folder / "results.json").read_text())
-    lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("Adam and GT-DDP-Adam on digits")
     assert [line.split()[0] for line in lines[1:3]] == ["Adam", "GT-DDP-Adam"]
     assert "validation %" in "\n".join(lines[3:])
@@ -59,6 +68,49 @@ def test_one_epoch_leaves_everything_behind(
     assert base["report"] == {}
     assert game["report"]["weight_mean"] > 0
     assert min(base["validation_accuracy"], game["validation_accuracy"]) > 0.5
+
+
+def test_a_run_is_drawn(
+    run: tuple[Path, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plot", str(run[0]), str(run[0]), "--out", str(tmp_path / "two.png")]) == 0
+    assert capsys.readouterr().out.splitlines() == [f"{tmp_path}/two.png", f"{tmp_path}/two.svg"]
+    assert (tmp_path / "two.png").read_bytes().startswith(b"\x89PNG")
+    assert f"GT-DDP-Adam ({run[0].name})" in (tmp_path / "two.svg").read_text()
+
+
+def test_a_run_is_scored_again_and_goes_on(
+    run: tuple[Path, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(run[0], tmp_path / "copy"))
+    before = json.loads((folder / "results.json").read_text())
+    assert main(["eval", str(folder)]) == 0
+    table = capsys.readouterr().out
+    for record in before["epochs"]:
+        assert f"{record['train_loss']:.4f}" in table
+        assert f"{100 * record['validation_accuracy']:.2f}" in table
+    assert main(["train", "--resume", str(folder), "--epochs", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split() == ["Adam", "seed", "0", "from", "step", "44"]
+    after = json.loads((folder / "results.json").read_text())
+    assert [(r["method"], r["epoch"]) for r in after["epochs"]] == [
+        (method, epoch) for method in ("adam", "gtddp-adam") for epoch in (1, 2)
+    ]
+    assert [r for r in after["epochs"] if r["epoch"] == 1] == before["epochs"]
+    assert len(after["starts"]) == 2
+    assert main(["train", "--resume", str(folder), "--epochs", "1"]) == 2
+    assert "--epochs may be raised" in capsys.readouterr().err
+
+
+def test_a_disk_that_is_full_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(path: Path, text: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("gtddp_cli.train.write_whole", full)
+    assert main(["train", "--base-only", "--out", str(tmp_path)]) == 1
+    assert "No space left on device.\n" in capsys.readouterr().err
 
 
 def test_games_stand_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
