@@ -20,6 +20,13 @@ from gtddp_cli.main import main
         (["train", "--learning-rate", "fast"], "Error parsing --learning-rate"),
         (["train", "--learning-rate", "-0.1"], "learning_rate must be positive"),
         (["train", "--max-shift", "-1"], "max_shift must be positive"),
+        (["train", "--devices", "99"], "devices must be from 1 to "),
+        (["train", "--process-id", "0"], "go together: give all three, or none under Slurm"),
+        (["train", "--distributed", "--patience", "0"], "--patience must be positive, got 0."),
+        (
+            ["train", "--coordinator", "here", "--num-processes", "2", "--process-id", "0"],
+            "coordinator must be host:port, got 'here'.",
+        ),
         (["train", "--epochs", "0"], "epochs must be at least 1, got 0"),
         (["train", "--batch-size", "0"], "batch_size must be at least 1, got 0"),
         (["train", "--batch-size", "1438"], "batch_size must be from 1 to 1437"),
