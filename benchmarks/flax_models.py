@@ -2,8 +2,8 @@
 
 python benchmarks/flax_models.py [--rounds N] [--only TEXT]
 
-Step time and memory are ratios to a plain `value_and_grad` step with optax.adam; so is what it takes
-from nothing to the first step (tracing and compiling), in processor seconds.
+Step time and memory are ratios to a plain `value_and_grad` step with optax.adam; so is what it
+takes from nothing to the first step (tracing and compiling), in processor seconds.
 """
 
 import argparse

@@ -270,6 +270,7 @@ def _off(net: Playable, given: _Given, losses: Any, loss: Loss, bound: float) ->
         step, state = tx.update(None, ours[1], ours[0], batch=given.batch, rngs=given.rngs)
         gradient = jax.grad(lambda own: losses(own).mean())(net.split(theirs[0]))
         change, after = base.update(net.merge(gradient, theirs[0]), theirs[1], theirs[0])
+        state = state._replace(batch_stats=given.state)  # random streams stand still
         return (
             (optax.apply_updates(ours[0], step), state),
             (optax.apply_updates(theirs[0], change), after),

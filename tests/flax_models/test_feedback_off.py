@@ -1,0 +1,79 @@
+"""With feedback off, a model trains as under optax in plain Flax, statistics and keys included."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import gtddp_jax as gt
+from gtddp_jax.verify import log_cosh
+from tests.flax_models import zoo
+
+Tree = Any
+STEPS = 10
+QUICK = ("resnet", "nnx", "two_inputs")
+MODELS = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in zoo.ZOO]
+
+
+def plain(p: zoo.Problem, params: Tree, stats: Tree, rngs: Any) -> tuple[jax.Array, Tree]:
+    """The mean loss and the next state, by Flax alone."""
+    if isinstance(p.model, nn.Module):
+        args = p.inputs if isinstance(p.inputs, tuple) else (p.inputs,)
+        outputs, after = p.model.apply(
+            {"params": params, "batch_stats": stats},
+            *args,
+            rngs=rngs,
+            mutable=["batch_stats"],
+            **p.spec.options.get("apply_kwargs", {}),
+        )
+        return log_cosh(outputs).mean(), after.get("batch_stats", stats)
+    graph, own, rest = nnx.split(p.model, nnx.Param, ...)
+    own, rest = (
+        jax.tree.unflatten(jax.tree.structure(like), jax.tree.leaves(tree))
+        for like, tree in ((own, params), (rest, stats))
+    )
+    model = nnx.merge(graph, own, rest)
+    value = log_cosh(model(p.inputs)).mean()
+    after = jax.tree.leaves(nnx.state(model, nnx.Not(nnx.Param)))
+    return value, jax.tree.unflatten(jax.tree.structure(stats), after)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_ten_steps(name: str) -> None:
+    p = zoo.problem(name, batch=2)
+    base = optax.adam(0.01)
+    tx = gt.adam(p.net, log_cosh, 0.01, feedback=False, batch_stats=p.batch_stats)
+    batch = (p.inputs, None)
+
+    @jax.jit
+    def ours(params: Tree, state: Any, rngs: Any) -> tuple[Tree, Any]:
+        step, state = tx.update(None, state, params, batch=batch, rngs=rngs)
+        return optax.apply_updates(params, step), state
+
+    @jax.jit
+    def theirs(params: Tree, state: Any, stats: Tree, rngs: Any) -> tuple[Tree, Any, Tree]:
+        gradient, stats = jax.grad(lambda u: plain(p, u, stats, rngs), has_aux=True)(params)
+        step, state = base.update(gradient, state, params)
+        return optax.apply_updates(params, step), state, stats
+
+    got, state = p.params, tx.init(p.params)
+    want, memory, stats = p.params, base.init(p.params), p.batch_stats
+    for i in range(STEPS):
+        rngs = {"dropout": jax.random.key(i)} if p.rngs else None
+        got, state = ours(got, state, rngs)
+        want, memory, stats = theirs(want, memory, stats, rngs)
+    assert not state.report.skipped
+    pairs = zip(
+        jax.tree.leaves((got, state.batch_stats)), jax.tree.leaves((want, stats)), strict=True
+    )
+    for a, b in pairs:
+        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+    moved = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), got, p.params)
+    assert min(map(float, jax.tree.leaves(moved))) > 0 or name == "einsum"
