@@ -38,12 +38,18 @@ class Optimizer:
     feedback: Callable[..., optax.GradientTransformationExtraArgs]
 
 
+KRONECKER: dict[str, Any] = {
+    "damping": 0.03,
+    "momentum": 0.9,
+    "other": gt.curvature.adam(1e-3),  # for scale and bias of normalisations
+}
+
 OPTIMIZERS: dict[str, Optimizer] = {
     "sgd": Optimizer("SGD", 0.01, partial(optax.sgd, momentum=0.9), partial(gt.sgd, momentum=0.9)),
     "rmsprop": Optimizer("RMSprop", 0.001, optax.rmsprop, gt.rmsprop),
     "adam": Optimizer("Adam", 0.001, optax.adam, gt.adam),
-    "kfac": Optimizer("KFAC", 0.01, None, partial(gt.kfac, damping=0.03, momentum=0.9)),
-    "ekfac": Optimizer("EKFAC", 0.01, None, partial(gt.ekfac, damping=0.03, momentum=0.9)),
+    "kfac": Optimizer("KFAC", 0.01, None, partial(gt.kfac, **KRONECKER)),
+    "ekfac": Optimizer("EKFAC", 0.01, None, partial(gt.ekfac, **KRONECKER)),
 }
 
 

@@ -6,10 +6,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-import gtddp_jax as gt
 from gtddp_jax.training import networks
+from gtddp_jax.training.methods import OPTIMIZERS
 from tests.core import oracle, zoo
 
 
@@ -174,19 +175,19 @@ def test_players_of_cooperative_blocks_share_a_stage() -> None:
     assert [len(stage.players) for stage in net.stages] == [2, 2, 2, 2, 1]
 
 
-@pytest.mark.parametrize("name", networks.NETWORKS)
-def test_a_step_can_be_traced(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "optimizer"),
+    [*((name, "adam") for name in networks.NETWORKS), ("four-blocks", "kfac")],
+)
+def test_a_step_can_be_traced(name: str, optimizer: str) -> None:
     """Every network of the table, small, through the whole optimizer (nothing is compiled)."""
     net = networks.build(name, 3, width=8)
     x = jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float32)
     y = jax.ShapeDtypeStruct((2,), jnp.int32)
     params, shapes = zoo.variable_shapes(net, x)
     stats = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-
-    def loss(outputs: jax.Array, y: jax.Array) -> jax.Array:
-        return -jax.nn.log_softmax(outputs)[jnp.arange(2), y]
-
-    tx: Any = gt.adam(net, loss, 1e-3, batch_stats=stats)
+    loss = optax.softmax_cross_entropy_with_integer_labels
+    tx: Any = OPTIMIZERS[optimizer].feedback(net, loss, 1e-3, batch_stats=stats)
 
     def step(params: Any, x: jax.Array, y: jax.Array) -> Any:
         return tx.update(None, tx.init(params), params, batch=(x, y))
