@@ -31,10 +31,9 @@ def double(tree: Tree) -> Tree:
     return jax.tree.map(lambda v: v.astype(jnp.float64), tree)
 
 
-def network(normalise: bool, axis_name: Any = None) -> gt.Network:
-    norms = [nn.BatchNorm(axis_name=axis_name)] if normalise else []
+def network() -> gt.Network:
     body = [nn.Dense(8), jnp.tanh, nn.Dense(8)]
-    return gt.Network([nn.Dense(8), *norms, jnp.tanh, gt.Residual(body), jnp.tanh, nn.Dense(3)])
+    return gt.Network([nn.Dense(8), jnp.tanh, gt.Residual(body), jnp.tanh, nn.Dense(3)])
 
 
 def compare(label: str, got: Tree, want: Tree) -> None:
@@ -44,7 +43,7 @@ def compare(label: str, got: Tree, want: Tree) -> None:
 
 def sharded_parameters() -> None:
     """Parameters and optimizer state in parts on four devices make the step of one device."""
-    net, (x, y) = network(normalise=False), batch_of(8, 4)
+    net, (x, y) = network(), batch_of(8, 4)
     params = double(net.init(jax.random.key(0), x))
     ways: dict[str, Any] = {
         "sgd": gt.sgd(net, LOSS, 0.1, momentum=0.9),
@@ -63,33 +62,6 @@ def sharded_parameters() -> None:
         got = run(sharded, placed, distributed.put((x, y), SPREAD))[0]
         assert got["Dense_1"]["kernel"].sharding == shardings[0]["Dense_1"]["kernel"]
         compare(f"fsdp, {label}", got, want)
-
-
-def normalised_batches() -> None:
-    """Batch normalisation over the whole batch, however it is spread."""
-    x, y = batch_of(16, 4)
-    net = network(normalise=True)
-    variables = double(net.init_variables(jax.random.key(0), x))
-
-    def build(net: gt.Network, **options: Any) -> Any:
-        return gt.sgd(net, LOSS, 0.1, batch_stats=variables["batch_stats"], **options)
-
-    params, tx = variables["params"], build(net)
-    start = (params, tx.init(params))
-    want, memory = run(JIT(step_of(tx)), start, (x, y))
-    placed, batch = distributed.put(start, WHOLE), distributed.put((x, y), SPREAD)
-    got, state = run(JIT(step_of(tx)), placed, batch)
-    compare(
-        "batch normalisation, sharded_jit", (got, state.batch_stats), (want, memory.batch_stats)
-    )
-    mapped = jax.shard_map(
-        step_of(build(network(True, distributed.AXIS), axis_name=distributed.AXIS)),
-        mesh=MESH,
-        in_specs=(P(), P(), P(distributed.AXIS)),
-        out_specs=P(),
-    )
-    got, state = run(JIT(mapped), placed, batch)
-    compare("batch normalisation, shard_map", (got, state.batch_stats), (want, memory.batch_stats))
 
 
 def fed_batches() -> None:
@@ -138,7 +110,6 @@ def main() -> None:
     refusals()
     jax.config.update("jax_enable_x64", True)
     sharded_parameters()
-    normalised_batches()
 
 
 if __name__ == "__main__":
