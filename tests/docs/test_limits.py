@@ -9,10 +9,14 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-from jax.sharding import AxisType
+from jax.sharding import AbstractMesh, AxisType
 from jax.sharding import PartitionSpec as P
 
 import gtddp_jax as gt
+from gtddp_jax.training import data
+from gtddp_jax.training.data import official
+from gtddp_jax.training.distributed import Coordinates
+from gtddp_jax.training.placement import Placement
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "limits.md"
 LOSS = optax.softmax_cross_entropy_with_integer_labels
@@ -24,6 +28,7 @@ ADAM = gt.adam(NET, LOSS, 1e-3)
 NORMALISED = gt.Network([nn.Dense(2), nn.BatchNorm()])
 STATISTICS = NORMALISED.init_variables(jax.random.key(0), X)["batch_stats"]
 DROPPING = gt.Network([nn.Dropout(0.1), nn.Dense(2)])
+FOUR_DEVICES = AbstractMesh((4,), ("data",))
 
 
 def quoted() -> list[str]:
@@ -169,6 +174,10 @@ PROVOKED: dict[str, Callable[[], Any]] = {
     "must be in [0, 1]": lambda: implicit(strength=2.0),
     "needs aux=": lambda: implicit(has_aux=True),
     "needs all samples": in_shard_map,
+    "nothing is downloaded": lambda: data.load("cifar10", Path("nowhere")),
+    "a folder with the four": lambda: official.read_folder("mnist", Path("nowhere")),
+    "batch_size must be": lambda: Placement(FOUR_DEVICES).check_batch(6),  # type: ignore[arg-type]
+    "go together": lambda: Coordinates("host:1234", num_processes=2),
 }
 """What provokes the message of the page that begins with these words."""
 
