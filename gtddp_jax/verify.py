@@ -225,7 +225,7 @@ def _probes(own: Tree) -> tuple[Tree, Tree]:
 
 def _game_step(net: Playable, given: _Given, loss: Loss) -> tuple[Tree, Any]:
     """A step of the game with a plain metric, and its report."""
-    tx = gtddp(net, loss, curvature.identity(RATE), batch_stats=given.state)
+    tx: Any = gtddp(net, loss, curvature.identity(RATE), batch_stats=given.state)
     step, state = jax.jit(tx.update)(
         None, tx.init(given.params), given.params, batch=given.batch, rngs=given.rngs
     )
@@ -262,7 +262,7 @@ def _step(got: Tree, want: Tree, bound: float) -> Check:
 
 def _off(net: Playable, given: _Given, losses: Any, loss: Loss, bound: float) -> Check:
     """Some steps with feedback off against optax."""
-    tx = gtddp(net, loss, curvature.adam(RATE), feedback=False, batch_stats=given.state)
+    tx: Any = gtddp(net, loss, curvature.adam(RATE), feedback=False, batch_stats=given.state)
     base = optax.adam(RATE)
 
     @jax.jit

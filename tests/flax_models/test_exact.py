@@ -48,7 +48,7 @@ def test_the_dense_definition(name: str) -> None:
             ).steps
             terminal = gt.terminal.projected()
             curvature = gt.curvature.identity(RATE)
-            tx = gt.gtddp(p.net, loss, curvature, terminal=terminal, rollout=rollout)
+            tx: Any = gt.gtddp(p.net, loss, curvature, terminal=terminal, rollout=rollout)
             step, state = tx.update(None, tx.init(p.params), p.params, batch=(p.inputs, y))
             report = state.report
             found[rollout] = p.net.split(step), want, report.weight_max - report.weight_min
@@ -71,7 +71,7 @@ def test_a_masked_sequence_loss() -> None:
         each = optax.softmax_cross_entropy_with_integer_labels(outputs, targets[0])
         return (targets[1] * each).sum(-1) / targets[1].sum(-1)
 
-    tx = gt.sgd(p.net, loss, 0.1)
+    tx: Any = gt.sgd(p.net, loss, 0.1)
 
     @jax.jit
     def step(labels: jax.Array) -> Any:

@@ -47,7 +47,7 @@ def plain(p: zoo.Problem, params: Tree, stats: Tree, rngs: Any) -> tuple[jax.Arr
 def test_ten_steps(name: str) -> None:
     p = zoo.problem(name, batch=2)
     base = optax.adam(0.01)
-    tx = gt.adam(p.net, log_cosh, 0.01, feedback=False, batch_stats=p.batch_stats)
+    tx: Any = gt.adam(p.net, log_cosh, 0.01, feedback=False, batch_stats=p.batch_stats)
     batch = (p.inputs, None)
 
     @jax.jit

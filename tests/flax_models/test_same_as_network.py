@@ -107,10 +107,12 @@ CURVATURES = SGD | {
 LINEAR = ("norms",)
 """A stage list counts the normalisation of a LayerNorm to its player; a trace counts it, like every
 function between two players, to the first of them, which the nonlinear rollout sees."""
-ALL_CURVATURES = ("tokens", "conv_grouped")
+ALL_CURVATURES = ("tokens", "conv_small")
+SLOW = ("feedforward", "tokens", "conv", "conv_grouped")
+NAMES = [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in PAIRS]
 
 
-@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("name", NAMES)
 def test_both_are_one_game(name: str) -> None:
     p = zoo.problem(name, batch=3)
     flax = gt.from_flax(Written(PAIRS[name]), p.x)
@@ -125,7 +127,7 @@ def test_both_are_one_game(name: str) -> None:
         for label, curvature in curvatures.items():
             for rollout in rollouts if label == "sgd" else rollouts[:1]:
                 for net in (p.net, flax):
-                    tx = gt.gtddp(net, zoo.LOSSES["softmax"], curvature, rollout=rollout)
+                    tx: Any = gt.gtddp(net, zoo.LOSSES["softmax"], curvature, rollout=rollout)
                     state, now = tx.init(params), params
                     for _ in range(2):
                         step, state = tx.update(None, state, now, batch=(p.x, p.y))

@@ -121,7 +121,7 @@ class LSTM(nn.Module):
     """A recurrent net over a sequence."""
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Any) -> jax.Array:
         x = nn.RNN(nn.LSTMCell(3, **DOUBLE))(nn.Dense(3)(x))
         return nn.Dense(2)(x[:, -1])
 
