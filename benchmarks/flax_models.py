@@ -21,6 +21,12 @@ from timing import compiled, interleaved, ratio
 import gtddp_jax as gt
 
 RATE = 1e-3
+VARIANTS: dict[str, dict[str, Any]] = {
+    "off": {"feedback": False},
+    "line": {},
+    "projected": {"terminal": gt.terminal.projected()},
+}
+"""Feedback off, the default terminal model, the one that does not evaluate the loss again."""
 
 
 class ResNet18(nn.Module):
@@ -166,7 +172,7 @@ def measure(case: Case, rounds: int) -> str:
     step = plain_step(case.model, base)
     steps["plain"], memory["plain"] = compiled(step, params, base.init(params), stats, batch)
     start["plain"] = time.process_time() - clock
-    for name, options in {"off": {"feedback": False}, "linear": {}}.items():
+    for name, options in VARIANTS.items():
         clock = time.process_time()
         net = gt.from_flax(case.model, batch[0])
         tx = gt.adam(net, loss, RATE, batch_stats=stats.get("batch_stats"), **options)
@@ -174,7 +180,7 @@ def measure(case: Case, rounds: int) -> str:
         start[name] = time.process_time() - clock
     seconds = interleaved(steps, rounds)
     cells = [f"{np.median(seconds['plain']) * 1e3:.0f} ms", f"{start['plain']:.1f} s"]
-    for name in ("off", "linear"):
+    for name in VARIANTS:
         cells += [
             f"{ratio(seconds[name], seconds['plain']):.2f}x",
             f"{memory[name] / memory['plain']:.2f}x",
@@ -190,7 +196,8 @@ def main() -> None:
     parser.add_argument("--only", default="", help="models whose name contains this text")
     options = parser.parse_args()
     columns = "step, memory, start"
-    print(f"model | plain step | plain start | off: {columns} | linear: {columns}")
+    titles = " | ".join(f"{name}: {columns}" for name in VARIANTS)
+    print(f"model | plain step | plain start | {titles}")
     for name, make in CASES.items():
         if options.only in name:
             print(f"{name} | {measure(make(), options.rounds)}", flush=True)

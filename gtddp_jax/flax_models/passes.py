@@ -59,6 +59,12 @@ class FlaxPass(Pass):
                 "act as one). Use rollout='linear', which needs no second forward pass."
             )
 
+        if any(varying(x) for x in jax.tree.leaves(inputs)):
+            raise NetworkError(
+                "under jax.shard_map a model from from_flax needs check_vma=False: its operations "
+                "were traced outside. Pass jax.shard_map(..., check_vma=False), or use jit with a "
+                "sharded batch, which needs nothing."
+            )
         self.reading, self.params = reading, list(params)
         program = reading.traced.program
         start = program.start(params=params, state=state, rngs=rngs, inputs=inputs)

@@ -92,6 +92,16 @@ def flax_net(model: nn.Module, x: Any = X, **options: Any) -> gt.FlaxNetwork:
     return gt.from_flax(model, x, **options)
 
 
+def flax_in_shard_map() -> None:
+    tx = gt.sgd(gt.from_flax(nn.Dense(2), X), LOSS, 0.1, axis_name="data")
+    params = nn.Dense(2).init(jax.random.key(0), X)["params"]
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,))
+    specs = (P(), P(), P("data"))
+    jax.shard_map(gt.make_update(tx), mesh=mesh, in_specs=specs, out_specs=(P(), P()))(
+        params, tx.init(params), (X, Y)
+    )
+
+
 NORMED = nn.Sequential([nn.Dense(3), nn.LayerNorm()])
 
 
@@ -144,6 +154,7 @@ PROVOKED: dict[str, Callable[[], Any]] = {
     "inputs must have the samples": lambda: flax_net(nn.Dense(2), (X, X[:2])),
     "does not have the samples": lambda: flax_net(Mean()),
     "samples are compared": lambda: flax_net(Pairs()),
+    "needs check_vma=False": flax_in_shard_map,
     "has no Kronecker form": lambda: gt.kfac(flax_net(NORMED), LOSS, 0.1).init(
         flax_net(NORMED).init(jax.random.key(0), X)
     ),
