@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import RunPython
+from tests.training import originals
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -63,3 +64,14 @@ def test_cooperative_blocks(run_python: RunPython, tmp_path: Path) -> None:
     assert len(accuracies(result.stdout)) == 4
     assert min(accuracies(result.stdout)) > 70
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_cifar_resnet18(run_python: RunPython, tmp_path: Path) -> None:
+    """A narrow one, on a few images of noise in the true format: it runs."""
+    originals.write_cifar(tmp_path, "cifar10", "python", packed=True)
+    options = ("--own", "--epochs", "2", "--batch-size", "5", "--width", "4")
+    script = str(EXAMPLES / "cifar_resnet18.py")
+    result = run_python("-W", "error", script, str(tmp_path), *options, timeout=580)
+    assert result.returncode == 0, result.stderr
+    assert len(accuracies(result.stdout)) == 2

@@ -120,13 +120,23 @@ def load(name: str, data_dir: Path) -> Dataset:
         DataError: If it is neither prepared nor in a known place, or damaged.
     """
     prepare(name, None, data_dir)
-    splits = store.read(name, data_dir).splits
+    return as_dataset(name, store.read(name, data_dir))
+
+
+def as_dataset(name: str, raw: RawSet) -> Dataset:
+    """Makes the training set out of a set's official splits; the test split is for validation.
+
+    Args:
+        name: Key in ``OFFICIAL``.
+        raw: What ``read_folder`` returns.
+    """
+    train, test = raw.splits["train"], raw.splits["test"]
     return Dataset(
         name=name,
-        train_images=_unit(splits["train"].images),
-        train_labels=splits["train"].labels["label"].astype(np.int32),
-        validation_images=_unit(splits["test"].images),
-        validation_labels=splits["test"].labels["label"].astype(np.int32),
+        train_images=_unit(train.images),
+        train_labels=train.labels["label"].astype(np.int32),
+        validation_images=_unit(test.images),
+        validation_labels=test.labels["label"].astype(np.int32),
         classes=OFFICIAL[name].classes,
     )
 
