@@ -9,9 +9,11 @@ from gtddp_jax.core.samples import Samples
 from gtddp_jax.curvature.base import Move
 from gtddp_jax.kronecker import damping, second_moments
 from gtddp_jax.kronecker.bases import Basis, Table, eigenvalues
+from gtddp_jax.kronecker.checks import one_of
 from gtddp_jax.kronecker.cooperation.base import Own
 from gtddp_jax.kronecker.layouts import Layout
-from gtddp_jax.kronecker.method import KroneckerCurvature, Player, _one_of
+from gtddp_jax.kronecker.method import KroneckerCurvature
+from gtddp_jax.kronecker.state import Player
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +57,7 @@ class ekfac(KroneckerCurvature):  # noqa: N801  (a constructor)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _one_of("curvature.ekfac", "mode", self.mode, second_moments.MODES)
+        one_of("curvature.ekfac", "mode", self.mode, second_moments.MODES)
         if not 0 <= self.scale_decay < 1:
             raise ValueError(
                 f"curvature.ekfac(scale_decay={self.scale_decay!r}): give a number in [0, 1)."

@@ -9,9 +9,11 @@ from gtddp_jax.core.samples import Samples
 from gtddp_jax.curvature.base import Move
 from gtddp_jax.kronecker import damping
 from gtddp_jax.kronecker.bases import Basis, eigenvalues
+from gtddp_jax.kronecker.checks import one_of
 from gtddp_jax.kronecker.cooperation.base import Own
 from gtddp_jax.kronecker.layouts import Layout
-from gtddp_jax.kronecker.method import KroneckerCurvature, Player, _one_of
+from gtddp_jax.kronecker.method import KroneckerCurvature
+from gtddp_jax.kronecker.state import Player
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +59,7 @@ class kfac(KroneckerCurvature):  # noqa: N801  (a constructor)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _one_of("curvature.kfac", "damping_form", self.damping_form, damping.FORMS)
+        one_of("curvature.kfac", "damping_form", self.damping_form, damping.FORMS)
 
     def start_moments(self, left: Basis, right: Basis) -> Any:
         """See `KroneckerCurvature`; KFAC has none."""

@@ -1,4 +1,4 @@
-"""What KFAC and EKFAC share: statistics, bases, cooperation, momentum, the policy of a stage.
+"""What KFAC and EKFAC share: statistics, bases, cooperation, momentum.
 
 | symbol | meaning                                                    | here                       |
 |--------|------------------------------------------------------------|----------------------------|
@@ -24,87 +24,13 @@ from gtddp_jax.curvature.diagonal import DiagonalCurvature, Rate, check_rate, ra
 from gtddp_jax.kronecker import statistics
 from gtddp_jax.kronecker.averages import Factor, Window, empty
 from gtddp_jax.kronecker.bases import Basis, blank, eigenbasis
+from gtddp_jax.kronecker.checks import one_of, positive
 from gtddp_jax.kronecker.cooperation import MODES, Cooperation, choose
 from gtddp_jax.kronecker.cooperation.base import Batch, Own
 from gtddp_jax.kronecker.layouts import Dense, Layout, layout
-from gtddp_jax.kronecker.operators import Operator
+from gtddp_jax.kronecker.policy import KroneckerPolicy
 from gtddp_jax.kronecker.schedule import Schedule
-from gtddp_jax.players import SampleGradients
-
-
-class Player(NamedTuple):
-    """The curvature state of one player.
-
-    Attributes:
-        inputs: factor of a.
-        outputs: factor of b.
-        left: eigenbasis of `inputs`.
-        right: eigenbasis of `outputs`.
-        moments: second moments in the bases (EKFAC), or `()`.
-    """
-
-    inputs: Factor
-    outputs: Factor
-    left: Basis
-    right: Basis
-    moments: Any
-
-
-class KroneckerState(NamedTuple):
-    """The curvature state of one stage.
-
-    Attributes:
-        count: int32, number of steps.
-        players: `{player: Player}`.
-        joint: state of the cooperation.
-        chain: momentum, weight decay and learning rate.
-        other: state of the players without a Kronecker form, under their own method.
-    """
-
-    count: jax.Array
-    players: dict[str, Player]
-    joint: Any
-    chain: Any
-    other: Any
-
-
-@dataclasses.dataclass(frozen=True)
-class KroneckerPolicy(Policy):
-    """`k - rate operator(q_closed - q_open)`: momentum is in k, feedback uses P alone."""
-
-    open_gain: Tree
-    state: Any
-    operator: Operator
-    rate: Any
-    layouts: Mapping[str, Layout]
-    moves: Mapping[str, Move]
-    other: Policy | None
-
-    def quadratic(self, samples: Mapping[str, SampleGradients]) -> jax.Array:
-        """See `Policy`."""
-        form = self.rate * self.operator.forms(self.layouts, self.moves)
-        if self.other is None:
-            return form
-        rest = {name: samples[name] for name in samples if name not in self.layouts}
-        return form + self.other.quadratic(rest)
-
-    def respond(self, q_open: Tree, q_closed: Tree) -> tuple[Tree, Any]:
-        """See `Policy`."""
-        difference = {
-            name: layout.matrix(jax.tree.map(jnp.subtract, q_closed[name], q_open[name]))
-            for name, layout in self.layouts.items()
-        }
-        image = self.operator(difference)
-        step: dict[str, Any] = {}
-        for name, layout_ in self.layouts.items():
-            k = self.open_gain[name]
-            back = layout_.tree(self.rate * image[name], k)
-            step[name] = jax.tree.map(jnp.subtract, k, back)
-        if self.other is None:
-            return step, self.state
-        rest = [{n: q[n] for n in q if n not in self.layouts} for q in (q_open, q_closed)]
-        theirs, after = self.other.respond(*rest)
-        return step | theirs, self.state._replace(other=after)
+from gtddp_jax.kronecker.state import KroneckerState, Player
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,9 +60,9 @@ class KroneckerCurvature(Curvature):
         name = f"curvature.{type(self).__name__}"
         check_rate(name, self.learning_rate)
         if not callable(self.damping):
-            _positive(name, damping=self.damping)
-        _one_of(name, "positions", self.positions, statistics.POSITIONS)
-        _one_of(name, "cooperative", self.cooperative, MODES)
+            positive(name, damping=self.damping)
+        one_of(name, "positions", self.positions, statistics.POSITIONS)
+        one_of(name, "cooperative", self.cooperative, MODES)
         for field in ("factors_every", "refresh_every", "full_limit", "window_rows"):
             value = getattr(self, field)
             if not isinstance(value, int) or value < 1:
@@ -146,7 +72,7 @@ class KroneckerCurvature(Curvature):
                 f"{name}(factor_decay={self.factor_decay!r}): give a number in [0, 1)."
             )
         if self.norm_constraint is not None:
-            _positive(name, norm_constraint=self.norm_constraint)
+            positive(name, norm_constraint=self.norm_constraint)
         if self.other is not None and not isinstance(self.other, DiagonalCurvature):
             raise ValueError(
                 f"{name}(other={self.other!r}): players without a Kronecker form need identity, "
@@ -425,16 +351,3 @@ def _maybe(always: bool, flag: jax.Array, new: Any, old: Any) -> Any:
 
 def _now(value: Rate, count: jax.Array) -> Any:
     return value(count) if callable(value) else value
-
-
-def _positive(name: str, **values: Any) -> None:
-    for field, value in values.items():
-        if isinstance(value, jax.Array):
-            continue
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not value > 0:
-            raise ValueError(f"{name}({field}={value!r}): give a number > 0.")
-
-
-def _one_of(name: str, field: str, value: Any, supported: tuple[str, ...]) -> None:
-    if value not in supported:
-        raise ValueError(f"{name}: invalid {field}: {value!r}. Supported: {supported}.")

@@ -226,7 +226,8 @@ ALL = tuple((method, mode) for method in joint.METHODS for mode in joint.MODES)
     ("name", "cases", "count"),
     [
         ("at_0", joint.FEW, 4),
-        ("at_1", ALL, 6),
+        ("at_1", joint.FEW, 6),
+        pytest.param("at_1", ALL, 6, marks=pytest.mark.slow),
         ("conv_at_0", joint.FEW[:2], 4),
         ("conv_at_1", joint.FEW[1:], 6),
         ("twins", (("kfac", "theorem3"), ("kfac", "joint"), ("ekfac", "rescale")), 0),
