@@ -225,7 +225,7 @@ def test_frozen_layers_and_idle_dropout() -> None:
     layers = [nn.Dense(3), nn.BatchNorm(use_running_average=True), jnp.tanh]
     net = gt.Network([*layers, nn.Dropout(0.5, deterministic=True), nn.Dropout(0.0), nn.Dense(2)])
     x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)))
-    variables = net.init_variables(jax.random.key(0), x)
+    variables: Any = net.init_variables(jax.random.key(0), x)
     outputs, stats = net.apply(**variables, x=x, train=True)
     np.testing.assert_array_equal(outputs, net.apply(**variables, x=x))
     tx: Any = gt.sgd(net, LOSS, 0.1, batch_stats=variables["batch_stats"])
