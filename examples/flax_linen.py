@@ -19,7 +19,7 @@ from sklearn.model_selection import train_test_split
 
 import gtddp_jax as gt
 
-BATCH, RATE = 64, 3e-3
+BATCH, RATE = 64, 1e-3
 images, labels = map(np.asarray, load_digits(return_X_y=True))
 train_x, test_x, train_y, test_y = map(
     np.asarray,

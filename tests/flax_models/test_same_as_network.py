@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import gtddp_jax as gt
@@ -139,3 +140,27 @@ def test_both_are_one_game(name: str) -> None:
     for label, ((want, weight), (got, _)) in steps(p.params).items():
         assert weight != 1, label
         assert oracle.relative_error(got, want) < 1e-9, label
+
+
+def normalised(x: jax.Array) -> jax.Array:
+    x = nn.BatchNorm(use_running_average=False, name="BatchNorm_0")(dense(4, 0)(x))
+    return dense(3, 1)(jnp.tanh(x))
+
+
+def test_batch_normalisation_too() -> None:
+    x, y = (jnp.asarray(np.random.default_rng(i).normal(size=(3, 3))) for i in range(2))
+    network = gt.Network([nn.Dense(4), nn.BatchNorm(), jnp.tanh, nn.Dense(3)])
+    flax = gt.from_flax(Written(normalised), x)
+    variables = network.init_variables(jax.random.key(0), x)
+    params, stats = (zoo.cast(variables[k], jnp.float64) for k in ("params", "batch_stats"))
+
+    def step(net: Any) -> Any:
+        curvature = METHODS["adam_eps"].curvature
+        tx: Any = gt.gtddp(net, zoo.LOSSES["squared"], curvature, batch_stats=stats)
+        step, state = jax.jit(tx.update)(None, tx.init(params), params, batch=(x, y))
+        assert state.report.weight_max - state.report.weight_min > 0.01
+        return step, state.batch_stats
+
+    (want, after), (got, also) = step(network), step(flax)
+    assert oracle.relative_error(got, want) < 1e-9
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), after, also)
