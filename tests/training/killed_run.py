@@ -1,4 +1,4 @@
-"""A run that a test kills: ``python killed_run.py FOLDER`` goes on from what is in FOLDER.
+"""A run that a test kills: ``python killed_run.py FOLDER EPOCHS`` goes on from what is in FOLDER.
 
 Says ``saving STEP`` when a save has begun, which means that the one before is complete.
 """
@@ -19,8 +19,7 @@ from gtddp_jax.training.runner import Plan, run
 from gtddp_jax.training.settings import Settings
 from gtddp_jax.training.trainer import Trainer
 
-PLAN = Plan(epochs=60, log_every=4, checkpoint_every=10)
-STEPS = 60 * 16
+STEPS_PER_EPOCH = 16
 
 
 def build() -> Trainer:
@@ -33,13 +32,14 @@ def build() -> Trainer:
     return Trainer(method("adam", "sequential"), net, feed, Settings(0.01), batch_size=4)
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, epochs: int) -> None:
     """Trains to the end."""
+    plan = Plan(epochs, log_every=4, checkpoint_every=10)
     with Checkpoints(folder) as kept:
-        for event in run(build(), (0,), PLAN, kept):
-            if isinstance(event, Progress) and PLAN.saves_at(event.step, 16):
+        for event in run(build(), (0,), plan, kept):
+            if isinstance(event, Progress) and plan.saves_at(event.step, STEPS_PER_EPOCH):
                 print(f"saving {event.step}", flush=True)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), int(sys.argv[2]))
