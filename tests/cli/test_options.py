@@ -9,7 +9,7 @@ from gtddp_cli import options
 from gtddp_cli.options import Train
 from gtddp_cli.parse import one_line, parse
 from gtddp_cli.setup import BASE, OWN_OPTIONS
-from gtddp_jax.training import data, methods, networks, settings
+from gtddp_jax.training import data, methods, networks, recipes, settings
 from tests.conftest import RunPython
 
 BOX = """\
@@ -48,6 +48,13 @@ PLAIN_BOX = """\
 )
 def test_names_are_those_of_the_library(names: Any, table: Any) -> None:
     assert get_args(names) == tuple(table)
+
+
+def test_every_data_set_has_a_recipe() -> None:
+    assert tuple(recipes.RECIPES) == tuple(data.DATASETS)
+    for usual in recipes.RECIPES.values():
+        assert usual.network in networks.NETWORKS
+        assert usual.augmentation in data.AUGMENTATIONS
 
 
 def test_games_are_those_of_the_library() -> None:
