@@ -112,8 +112,8 @@ class Train:
     """The seeds themselves, instead of --seeds."""
 
     vmap_seeds: bool = False
-    """Train all seeds of a method at once. Needs as many times the memory; faster on accelerators
-    and for dense layers, slower for convolutions on the CPU."""
+    """Train all seeds of a method at once. Needs as many times the memory; on the CPU faster for
+    dense layers, slower for convolutions."""
 
     rollout: RolloutName = "linear"
     """Sequential game: its forward pass, predicted to first order or computed again."""

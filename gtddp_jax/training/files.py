@@ -1,7 +1,7 @@
 """Files that are whole at every moment."""
 
 import os
-import tempfile
+import secrets
 from pathlib import Path
 
 
@@ -11,14 +11,13 @@ def write_whole(path: Path, text: str) -> None:
     Raises:
         OSError: If it cannot be written; the old file is still there.
     """
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
-    ) as file:
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    with part.open("x", encoding="utf-8") as file:
         try:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-            os.replace(file.name, path)
+            os.replace(part, path)
         except BaseException:
-            os.unlink(file.name)
+            part.unlink(missing_ok=True)
             raise

@@ -60,7 +60,7 @@ class RunFolder:
             RunFolderError: If one does already, or the folder cannot be written.
         """
         try:
-            handle = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT)
+            handle = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
             raise RunFolderError(f"cannot write to {self.path}: {error.strerror}.") from error
         try:

@@ -58,7 +58,7 @@ def test_event_files_hold_the_figures(tmp_path: Path) -> None:
 
 def scalars(folder: Path) -> dict[tuple[str, int], float]:
     """All scalars of a folder's event files; a record is length, checksum, content, checksum."""
-    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.proto.event_pb2 import Event  # type: ignore[attr-defined]  # generated
 
     found: dict[tuple[str, int], float] = {}
     for file in sorted(folder.iterdir()):
@@ -96,7 +96,7 @@ def test_what_comes_again_is_dropped(tmp_path: Path) -> None:
 
 
 def test_event_files_say_what_to_forget(tmp_path: Path) -> None:
-    from tensorboardX.proto.event_pb2 import Event, SessionLog
+    from tensorboardX.proto.event_pb2 import Event, SessionLog  # type: ignore[attr-defined]  # generated
 
     write(tmp_path, Resumed(UNIT, 12, ()))
     (file,) = (tmp_path / "tensorboard" / "gtddp-adam-seed3").iterdir()

@@ -84,6 +84,13 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_others_may_read_what_is_written(tmp_path: Path) -> None:
+    results.write(tmp_path / "results.json", {})
+    (tmp_path / "ordinary").touch()
+    modes = {file.stat().st_mode for file in tmp_path.iterdir()}
+    assert len(modes) == 1
+
+
 def test_an_unknown_status_is_refused(experiment: Experiment) -> None:
     with pytest.raises(ValueError, match=r"Invalid status: 'x'\. Supported: running, finished"):
         results.document(experiment, [], {}, "x")
