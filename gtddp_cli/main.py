@@ -22,7 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0, 1 after a line about why a run cannot go on, 2 after a line about a wrong
-        command line, 130 after Ctrl-C.
+        command line, 130 after Ctrl-C. One of several processes that loses another one ends with
+        75 (``peers.EXIT_PEER_LOST``) and does not return.
     """
     missing = [name for name in EXTRA_MODULES if importlib.util.find_spec(name) is None]
     if missing:

@@ -8,7 +8,7 @@ import jax
 
 from gtddp_cli.errors import UsageError
 from gtddp_cli.options import Train
-from gtddp_jax.training import distributed
+from gtddp_jax.training import distributed, peers
 from gtddp_jax.training.placement import ONE_DEVICE, Placement
 
 
@@ -47,7 +47,7 @@ def team(options: Train) -> Iterator[Team]:
         placement = _placement(options)
     except distributed.DistributedError as error:
         raise UsageError(str(error)) from error
-    with distributed.session(options.patience) as beat:
+    with peers.session(options.patience) as beat:
         yield Team(placement, jax.process_index() == 0, beat)
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gtddp_jax.training.distributed import is_lost_peer
+from gtddp_jax.training.peers import is_lost_peer
 from gtddp_jax.training.records import EpochRecord
 from gtddp_jax.training.state import TrainState
 

@@ -6,24 +6,17 @@ program runs on one device, on the devices of one process, and on those of many.
 """
 
 import math
-import os
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from gtddp_jax.training import peers
+
 AXIS = "data"
 """Name of the mesh's only axis."""
-
-EXIT_PEER_LOST = 75
-"""Exit code of a process that stops because another one did: "try again" (EX_TEMPFAIL)."""
 
 HEARTBEAT_SECONDS = 100
 """After so long without a sign of life from a process, JAX itself ends all others."""
@@ -75,7 +68,7 @@ def initialise(coordinates: Coordinates, timeout: float = 120) -> None:
     """Joins the other processes of the run; before anything else touches a device.
 
     If the others do not come in time, the process says so and ends, with exit code
-    ``EXIT_PEER_LOST``: JAX leaves no other way.
+    ``peers.EXIT_PEER_LOST``: JAX leaves no other way.
 
     Args:
         coordinates: This process' place; without them JAX asks Slurm, Open MPI or Kubernetes.
@@ -85,7 +78,7 @@ def initialise(coordinates: Coordinates, timeout: float = 120) -> None:
         DistributedError: If there is no cluster to be asked, or process 0 cannot be coordinator.
     """
     place = coordinates.coordinator or "the coordinator that the cluster names"
-    watch = _Watch(timeout, f"the processes did not all meet at {place} within {timeout:g} s")
+    watch = peers.Watch(timeout, f"the processes did not all meet at {place} within {timeout:g} s")
     try:
         jax.distributed.initialize(
             coordinates.coordinator,
@@ -100,11 +93,11 @@ def initialise(coordinates: Coordinates, timeout: float = 120) -> None:
         if coordinates.coordinator is None:
             raise DistributedError(
                 "no Slurm, Open MPI or Kubernetes job was found around this process "
-                f"({_first_line(error)}). Give coordinator, num_processes and process_id."
+                f"({peers.first_line(error)}). Give coordinator, num_processes and process_id."
             ) from error
         raise DistributedError(
             f"process {coordinates.process_id} of {coordinates.num_processes} cannot use the "
-            f"coordinator {coordinates.coordinator} ({_first_line(error)})."
+            f"coordinator {coordinates.coordinator} ({peers.first_line(error)})."
         ) from error
     finally:
         watch.stop()
@@ -225,84 +218,3 @@ def fsdp(tree: Any, mesh: Mesh, smallest: int = 2**10) -> Any:
         return spread(mesh, max(divisible, key=lambda axis: leaf.shape[axis]))
 
     return jax.tree.map(one, tree)
-
-
-@contextmanager
-def session(timeout: float = 600) -> Iterator[Callable[[], None]]:
-    """Runs a part of the program that needs all processes; ends this one when another is lost.
-
-    JAX on its own would wait: a dead process does not answer, and leaving in good order waits for
-    all. So this process says what happened on stderr and leaves at once, with ``EXIT_PEER_LOST``;
-    what it had saved stays. The whole run may then be started again, with as many processes as are
-    left, and goes on from its newest checkpoint.
-
-    Args:
-        timeout: Seconds without progress after which another process is taken to hang; longer than
-            the longest time between two calls of the function below, compilation included.
-
-    Yields:
-        A function to be called at every sign of progress.
-    """
-    if jax.process_count() == 1:
-        yield lambda: None
-        return
-    place = f"process {jax.process_index()} of {jax.process_count()} stops"
-    advice = (
-        "Start the run again to go on from its newest checkpoint; any number of processes will do."
-    )
-    hangs = f"no progress for {timeout:g} s, another process of this run hangs"
-    watch = _Watch(timeout, f"{place}: {hangs}. {advice}")
-    try:
-        yield watch.beat
-    except Exception as error:
-        if not is_lost_peer(error):
-            raise
-        _leave(f"{place}: another process of this run is gone ({_first_line(error)}). {advice}")
-    finally:
-        watch.stop()
-
-
-def is_lost_peer(error: BaseException | None) -> bool:
-    """Whether a sum over devices failed because another process is gone."""
-    return (
-        isinstance(error, Exception)
-        and jax.process_count() > 1
-        and any(word in str(error) for word in LOST_PEER_WORDS)
-    )
-
-
-LOST_PEER_WORDS = ("Gloo", "NCCL", "oordination service", "Connection reset", "Socket closed")
-"""What XLA's messages say when a sum over devices fails because a process is gone; XLA has no
-exception of its own for it."""
-
-
-class _Watch:
-    """Ends the process if it is not told of progress in time; its thread waits beside the run."""
-
-    def __init__(self, timeout: float, message: str) -> None:
-        self._timeout, self._message = timeout, message
-        self._last = time.monotonic()
-        self._over = threading.Event()
-        threading.Thread(target=self._watch, name="progress watch", daemon=True).start()
-
-    def beat(self) -> None:
-        self._last = time.monotonic()
-
-    def stop(self) -> None:
-        self._over.set()
-
-    def _watch(self) -> None:
-        while not self._over.wait(max(0.0, self._last + self._timeout - time.monotonic())):
-            if time.monotonic() - self._last >= self._timeout:
-                _leave(self._message)
-
-
-def _leave(message: str) -> NoReturn:
-    """Leaves at once: an orderly end would wait for the process that is gone."""
-    print(f"gtddp: {message}", file=sys.stderr, flush=True)
-    sys.stdout.flush()
-    os._exit(EXIT_PEER_LOST)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

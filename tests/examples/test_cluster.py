@@ -79,9 +79,9 @@ PLACES = {
 
 MEET = """
 import jax
-from gtddp_jax.training import distributed
+from gtddp_jax.training import distributed, peers
 distributed.initialise(distributed.Coordinates(), timeout=100)
-with distributed.session() as beat:
+with peers.session() as beat:
     first = distributed.agree(f"said by {jax.process_index()}")
     seen = distributed.any_process(jax.process_index() == 1)
     print(jax.process_index(), jax.process_count(), distributed.data_mesh().size, first, seen)

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 import gtddp_jax as gt
-from gtddp_jax.training import data, distributed
+from gtddp_jax.training import data, distributed, peers
 from gtddp_jax.training.checkpoints import Checkpoints
 from gtddp_jax.training.methods import method
 from gtddp_jax.training.networks import flatten
@@ -50,7 +50,7 @@ def train(folder: Path, life: int) -> None:
     ready.score_train(state)
     ready.score_validation(state)
     with (
-        distributed.session(PATIENCE_S) as beat,
+        peers.session(PATIENCE_S) as beat,
         Checkpoints(folder / "checkpoints", keep_best=0) as checkpoints,
     ):
         chunks = 0
