@@ -6,6 +6,9 @@ what has a step's name is complete; what a killed process leaves behind is clean
 """
 
 import json
+import logging
+import os
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -90,9 +93,12 @@ class Checkpoints:
             self._manager = checkpoint.CheckpointManager(self.folder, options=options)
 
     def __enter__(self) -> "Checkpoints":
+        self._log_level = logging.getLogger("absl").level
+        logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax's; its errors are raised too
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        logging.getLogger("absl").setLevel(self._log_level)
         if is_lost_peer(error):
             return  # what is being written cannot be finished without the other process
         try:
@@ -115,15 +121,17 @@ class Checkpoints:
     @property
     def best_step(self) -> int | None:
         """Step of the kept checkpoint with the highest validation accuracy, if any has one."""
-        scored = [
-            (records[-1].validation_accuracy, step)
-            for step in self.steps
-            if (records := self._records(self._meta(step)))
-        ]
+        accuracies = {step: self._meta(step)[ACCURACY] for step in self.steps}
+        scored = [(accuracy, step) for step, accuracy in accuracies.items() if accuracy is not None]
         return max(scored)[1] if scored else None
 
     def save(
-        self, state: TrainState, step: int, records: list[EpochRecord], seconds: float
+        self,
+        state: TrainState,
+        step: int,
+        records: list[EpochRecord],
+        seconds: float = 0.0,
+        accuracy: float | None = None,
     ) -> None:
         """Begins to write a checkpoint; returns as soon as the state may change again.
 
@@ -131,8 +139,8 @@ class Checkpoints:
             state: The state.
             step: Steps taken.
             records: Records of the epochs so far.
-            seconds: Wall time of the steps of the running epoch so far; 0 says that the state is
-                that at the end of an epoch.
+            seconds: Wall time of the steps of the running epoch so far.
+            accuracy: Validation accuracy of this very state; None in the middle of an epoch.
 
         Raises:
             CheckpointError: If this or the one before it cannot be written.
@@ -142,9 +150,8 @@ class Checkpoints:
             "layout": layout(state),
             "records": [json.dumps(asdict(record)) for record in records],
             "seconds": seconds,
+            ACCURACY: accuracy,
         }
-        newest = [] if seconds or not records else records[-state.step.size :]
-        accuracy = sum(record.validation_accuracy for record in newest) / max(len(newest), 1)
         with self._told("write a checkpoint to"):
             self._manager.check_for_errors()
             self._manager.save(
@@ -152,7 +159,7 @@ class Checkpoints:
                 args=args.Composite(
                     state=args.StandardSave(_stored(state)), meta=args.JsonSave(meta)
                 ),
-                metrics={ACCURACY: accuracy} if newest else None,
+                metrics=None if accuracy is None else {ACCURACY: accuracy},
             )
 
     def restore(self, like: TrainState, step: int | None = None) -> Saved | None:
@@ -213,8 +220,18 @@ class _Told:
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         if isinstance(error, Exception) and not isinstance(error, CheckpointError):
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise CheckpointError(f"{self._beginning}: {lines[0]}") from error
+            raise CheckpointError(f"{self._beginning}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, in one line; the operating system's own words where it was the disk."""
+    text = str(error).strip()
+    code = re.search(r"os_error_code='(\d+)'", text)
+    if code:
+        return os.strerror(int(code[1]))
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return text.splitlines()[0] if text else type(error).__name__
 
 
 def _named(state: TrainState) -> dict[str, jax.Array]:

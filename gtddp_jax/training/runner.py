@@ -118,7 +118,7 @@ def run(
             state, seconds = trainer.new_epoch(state), 0.0
         stopping = stop()
         if checkpoints is not None and (stopping or plan.saves_at(step, per_epoch)):
-            checkpoints.save(state, step, records, seconds)
+            checkpoints.save(state, step, records, seconds, _accuracy(fresh))
         yield progress
         yield from fresh
         if stopping:
@@ -151,3 +151,9 @@ def _score(
         )
         for i, seed in enumerate(progress.unit.seeds)
     ]
+
+
+def _accuracy(fresh: list[EpochRecord]) -> float | None:
+    """The mean validation accuracy of the seeds after an epoch; None within one."""
+    scores = [record.validation_accuracy for record in fresh]
+    return sum(scores) / len(scores) if scores else None

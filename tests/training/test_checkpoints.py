@@ -88,9 +88,10 @@ def test_the_newest_and_the_best_are_kept(trainer: Trainer, tmp_path: Path) -> N
         records: list[EpochRecord] = []
         for step, accuracy in enumerate((0.1, 0.9, 0.5, 0.6, 0.2), start=1):
             records.append(EpochRecord("m", 0, step, 1.0, 1.0, 1.0, accuracy, 1.0, {}))
-            kept.save(state, step, records, seconds=0.0)
+            kept.save(state, step, records, accuracy=accuracy)
+        kept.save(state, 6, records)  # in the middle of an epoch: has no accuracy
     with Checkpoints(tmp_path / "run") as kept:
-        assert kept.steps == [2, 4, 5]
+        assert kept.steps == [2, 5, 6]
         assert kept.best_step == 2
 
 
@@ -171,6 +172,33 @@ def test_a_full_disk_is_told_and_keeps_what_there_is(
     first, *_ = train(trainer, tmp_path / "run")
     assert isinstance(first, Resumed)
     assert first.step == 10
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ValueError("RESOURCE: ...\n [os_error_code='28'] "), "No space left on device"),
+        (PermissionError(13, "Permission denied"), "Permission denied"),
+        (RuntimeError("something\nand more"), "something"),
+        (RuntimeError(), "RuntimeError"),
+    ],
+)
+def test_reasons_are_one_line(
+    trainer: Trainer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    reason: str,
+) -> None:
+    from orbax.checkpoint import CheckpointManager
+
+    def fail(*arguments: Any, **options: Any) -> bool:
+        raise error
+
+    monkeypatch.setattr(CheckpointManager, "save", fail)
+    with Checkpoints(tmp_path / "run") as kept, pytest.raises(CheckpointError) as told:
+        kept.save(trainer.start((0,)), 1, [])
+    assert str(told.value) == f"cannot write a checkpoint to {tmp_path / 'run'}: {reason}"
 
 
 def test_a_place_that_cannot_be_written_is_told(trainer: Trainer, tmp_path: Path) -> None:
