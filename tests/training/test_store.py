@@ -1,9 +1,10 @@
 """Prepared sets: written without TensorFlow, read by the stock builders of tensorflow-datasets."""
 
 import json
-import multiprocessing
 import os
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,25 +70,26 @@ def test_it_is_prepared_once(tmp_path: Path) -> None:
     assert len(data.load(name, data_dir).train_labels) == originals.SIZES["train"]
 
 
-def test_several_processes_may_prepare_it_at_once(tmp_path: Path) -> None:
+def test_several_may_prepare_it_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both pass the first look at the same time; the lock decides who writes."""
     originals.write_idx(tmp_path)
-    (tmp_path / "data" / "mnist" / "incomplete.ABC_3.0.1").mkdir(parents=True)  # of a killed one
-    context = multiprocessing.get_context("spawn")
-    children = [context.Process(target=store_at_once, args=(str(tmp_path),)) for _ in range(2)]
-    for child in children:
-        child.start()
-    for child in children:
-        child.join(60)
-        if child.exitcode is None:
-            child.kill()
-        assert child.exitcode == 0
-    assert os.listdir(tmp_path / "data" / "mnist") == ["3.0.1"]
+    data_dir = tmp_path / "data"
+    (data_dir / "mnist" / "incomplete.ABC_3.0.1").mkdir(parents=True)  # of a killed one
+    raw = official.read_folder("mnist", tmp_path, own=True)
+    write, calls = store._write, []
 
+    def slowly(*arguments: Any) -> None:
+        calls.append(arguments)
+        time.sleep(0.3)
+        write(*arguments)
 
-def store_at_once(folder: str) -> None:
-    """Both pass the first look, as if at the same time; the lock decides."""
-    raw = official.read_folder("mnist", Path(folder), own=True)
-    store.prepare("mnist", raw, Path(folder) / "data", original=False)
+    monkeypatch.setattr(store, "_write", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(store.prepare, "mnist", raw, data_dir, False) for _ in range(2)]
+        folders = {future.result(timeout=60) for future in waiting}
+    assert len(calls) == 1
+    assert folders == {data_dir / "mnist" / "3.0.1"}
+    assert os.listdir(data_dir / "mnist") == ["3.0.1"]
 
 
 @pytest.mark.parametrize("damage", ["cut", "lost"])
