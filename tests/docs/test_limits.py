@@ -82,7 +82,7 @@ def flax_step(model: nn.Module, stats: bool = True, keys: bool = True, **options
     net = gt.from_flax(model, X)
     variables = net.init_variables(jax.random.key(0), X)
     given = variables["batch_stats"] if stats else None
-    tx = gt.sgd(net, LOSS, 0.1, batch_stats=given, **options)
+    tx: Any = gt.sgd(net, LOSS, 0.1, batch_stats=given, **options)
     params = variables["params"]
     rngs = {"dropout": jax.random.key(0)} if keys else None
     tx.update(None, tx.init(params), params, batch=(X, Y), rngs=rngs)

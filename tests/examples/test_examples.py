@@ -43,9 +43,12 @@ FLAX = {
     "flax_nnx.py": ("--epochs", "1"),
     "char_gpt.py": ("--steps", "5"),
 }
+SLOW = ("char_gpt.py",)
 
 
-@pytest.mark.parametrize("name", FLAX)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in FLAX]
+)
 def test_flax_models(run_python: RunPython, name: str) -> None:
     result = run_python("-W", "error", str(EXAMPLES / name), *FLAX[name], timeout=300)
     assert result.returncode == 0, result.stderr

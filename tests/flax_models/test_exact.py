@@ -101,7 +101,7 @@ def test_a_masked_sequence_loss_is_verified() -> None:
 
 def test_a_wrong_gradient_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """`verify` can fail: with one use's sums off by a tenth, its checks say so."""
-    from gtddp_jax.flax_models.kinds import Product
+    from gtddp_jax.flax_models.kinds.product import Product
 
     p = zoo.problem("perceptron")
     right = Product.weighted
