@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -57,6 +58,33 @@ def test_the_flag_form_trains_in_two_processes(tmp_path: Path) -> None:
     (run,) = two.iterdir()
     gtddp("gtddp", "train", "--resume", str(run), "--epochs", "2")
     assert len(losses(two)) == 2
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_one_process_stops_all(tmp_path: Path) -> None:
+    where = ["--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", "2"]
+    options = ["--base-only", "--epochs", "200", "--batch-size", "64", "--out", str(tmp_path)]
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-m", "gtddp_jax", "train", *options, *where, "--process-id", index],
+            env=child_environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in ("0", "1")
+    ]
+    try:
+        assert children[0].stdout is not None
+        assert any("epoch 1/200" in line for line in children[0].stdout)
+        children[1].send_signal(signal.SIGINT)
+        said = [child.communicate(timeout=TIMEOUT_S) for child in children]
+    finally:
+        for child in children:
+            child.kill()
+    assert [child.returncode for child in children] == [130, 130], said
+    (results,) = tmp_path.glob("*/results.json")
+    assert json.loads(results.read_text())["status"] == "interrupted"
 
 
 PLACES = {

