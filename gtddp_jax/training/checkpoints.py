@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from gtddp_jax.training.peers import is_lost_peer
 from gtddp_jax.training.records import EpochRecord
@@ -243,13 +242,8 @@ def _named(state: TrainState) -> dict[str, jax.Array]:
 
 
 def _stored(state: TrainState) -> dict[str, jax.Array]:
-    """What is written: every array that has an element (orbax takes no others).
-
-    On the CPU they are copied, because orbax writes them from where they are while the next step
-    may reuse the state's memory; elsewhere it has copied them to the host when it returns.
-    """
-    arrays = {name: x for name, x in _named(state).items() if x.size}
-    return jax.tree.map(jnp.copy, arrays) if jax.default_backend() == "cpu" else arrays
+    """What is written: every array that has an element (orbax takes no others)."""
+    return {name: x for name, x in _named(state).items() if x.size}
 
 
 def layout(state: TrainState) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""A run that a test kills: ``python killed_run.py FOLDER EPOCHS`` goes on from what is in FOLDER.
+"""A run that a test kills: ``killed_run.py FOLDER GAME EPOCHS`` goes on from what is in FOLDER.
 
 Says ``saving STEP`` when a save has begun, which means that the one before is complete.
 """
@@ -22,24 +22,24 @@ from gtddp_jax.training.trainer import Trainer
 STEPS_PER_EPOCH = 16
 
 
-def build() -> Trainer:
-    """A game on random images, with everything that draws random numbers."""
+def build(game: str) -> Trainer:
+    """A method on random images, with everything that draws random numbers."""
     rng = np.random.default_rng(0)
     images = rng.random((80, 8, 8, 1), np.float32)
     labels = np.arange(80, dtype=np.int32) % 3
     feed = Feed(Dataset("noise", images[:64], labels[:64], images[64:], labels[64:], 3), "crop")
     net = gt.Network([flatten, nn.Dense(8), nn.BatchNorm(), nn.tanh, nn.Dropout(0.2), nn.Dense(3)])
-    return Trainer(method("adam", "sequential"), net, feed, Settings(0.01), batch_size=4)
+    return Trainer(method("adam", game), net, feed, Settings(0.01), batch_size=4)
 
 
-def main(folder: Path, epochs: int) -> None:
+def main(folder: Path, game: str, epochs: int) -> None:
     """Trains to the end."""
     plan = Plan(epochs, log_every=4, checkpoint_every=10)
     with Checkpoints(folder) as kept:
-        for event in run(build(), (0,), plan, kept):
+        for event in run(build(game), (0,), plan, kept):
             if isinstance(event, Progress) and plan.saves_at(event.step, STEPS_PER_EPOCH):
                 print(f"saving {event.step}", flush=True)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))

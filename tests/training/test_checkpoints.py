@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -93,6 +94,24 @@ def test_the_newest_and_the_best_are_kept(trainer: Trainer, tmp_path: Path) -> N
     with Checkpoints(tmp_path / "run") as kept:
         assert kept.steps == [2, 5, 6]
         assert kept.best_step == 2
+
+
+@pytest.mark.parametrize("size", [10, 5_000_000])
+def test_a_step_may_reuse_the_memory_of_what_is_being_written(
+    trainer: Trainer, tmp_path: Path, size: int
+) -> None:
+    """Orbax has copied small arrays when `save` returns, and holds large ones against donation."""
+    state = trainer.start((0,))._replace(params={"a": jnp.arange(size, dtype=jnp.float32)})
+    overwrite = jax.jit(
+        lambda x: jax.tree.map(lambda a: (0 * a + 7).astype(a.dtype), x), donate_argnums=0
+    )
+    with Checkpoints(tmp_path / "run") as kept:
+        kept.save(state, 1, [])
+        after = jax.block_until_ready(overwrite(state))
+    with Checkpoints(tmp_path / "run") as kept:
+        saved = kept.restore(after)
+    assert saved is not None
+    np.testing.assert_array_equal(saved.state.params["a"], np.arange(size, dtype=np.float32))
 
 
 def test_several_seeds_go_on_as_well(trainer: Trainer, tmp_path: Path) -> None:

@@ -22,9 +22,9 @@ LONGEST_S = 300
 LATEST_KILL_S = 0.5
 
 
-def start(folder: Path, epochs: int) -> subprocess.Popen[str]:
+def start(folder: Path, game: str, epochs: int) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, str(SCRIPT), str(folder), str(epochs)],
+        [sys.executable, str(SCRIPT), str(folder), game, str(epochs)],
         env=child_environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -32,9 +32,9 @@ def start(folder: Path, epochs: int) -> subprocess.Popen[str]:
     )
 
 
-def run_until_killed(folder: Path, epochs: int, delay: float) -> tuple[list[int], int]:
+def run_until_killed(folder: Path, game: str, epochs: int, delay: float) -> tuple[list[int], int]:
     """Kills a run some time after its first save; returns the saves begun, and the exit code."""
-    process = start(folder, epochs)
+    process = start(folder, game, epochs)
     watchdog = threading.Timer(LONGEST_S, process.kill)
     watchdog.start()
     try:
@@ -50,8 +50,8 @@ def run_until_killed(folder: Path, epochs: int, delay: float) -> tuple[list[int]
     return [int(step) for step in re.findall(r"saving (\d+)\n", first + rest)], process.returncode
 
 
-def run_to_the_end(folder: Path, epochs: int) -> None:
-    process = start(folder, epochs)
+def run_to_the_end(folder: Path, game: str, epochs: int) -> None:
+    process = start(folder, game, epochs)
     try:
         _, complaint = process.communicate(timeout=LONGEST_S)
     finally:
@@ -63,31 +63,34 @@ def complete(folder: Path) -> list[int]:
     return sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdigit())
 
 
-def final(folder: Path, epochs: int) -> TrainState:
+def final(folder: Path, game: str, epochs: int) -> TrainState:
     with Checkpoints(folder) as kept:
-        saved = kept.restore(build().start((0,)))
+        saved = kept.restore(build(game).start((0,)))
     assert saved is not None
     assert saved.step == epochs * STEPS_PER_EPOCH
     return saved.state
 
 
 @pytest.mark.parametrize(
-    ("kills", "epochs"), [(1, 10), pytest.param(20, 80, marks=pytest.mark.slow)]
+    ("kills", "game", "epochs"),
+    [(1, "none", 10), pytest.param(20, "sequential", 80, marks=pytest.mark.slow)],
 )
-def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path: Path, kills: int, epochs: int) -> None:
+def test_a_killed_run_ends_as_if_it_had_not_been(
+    tmp_path: Path, kills: int, game: str, epochs: int
+) -> None:
     """Nothing beyond the last complete save is lost, and the final state is the same, bitwise."""
     draw = random.Random(0)
     killed = tmp_path / "killed"
     landed = 0
     for _ in range(kills):
-        begun, code = run_until_killed(killed, epochs, delay=draw.uniform(0, LATEST_KILL_S))
+        begun, code = run_until_killed(killed, game, epochs, delay=draw.uniform(0, LATEST_KILL_S))
         landed += code == -9
         newest = complete(killed)[-1] if complete(killed) else 0
         assert newest >= ([0, *begun][-2] if len(begun) > 1 else 0)
     assert landed >= 0.8 * kills  # the others had reached the end
-    run_to_the_end(killed, epochs)
-    run_to_the_end(tmp_path / "whole", epochs)
-    left, right = final(killed, epochs), final(tmp_path / "whole", epochs)
+    run_to_the_end(killed, game, epochs)
+    run_to_the_end(tmp_path / "whole", game, epochs)
+    left, right = final(killed, game, epochs), final(tmp_path / "whole", game, epochs)
     assert jax.tree.all(jax.tree.map(lambda x, y: np.array_equal(x, y), left, right))
     names = [entry.name for entry in killed.iterdir()]
     assert all(name.isdigit() for name in names), names
