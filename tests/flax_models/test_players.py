@@ -1,0 +1,111 @@
+"""Who plays, when, and what `explain` says about it."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import gtddp_jax as gt
+from gtddp_jax.players.layers import ConvLayer, DenseLayer, OtherLayer
+from tests.flax_models import zoo
+
+
+def network(name: str, **options: Any) -> gt.FlaxNetwork:
+    spec = zoo.ZOO[name]
+    inputs = spec.inputs(np.random.default_rng(0), 3)
+    return gt.from_flax(spec.make(), inputs, **{**spec.options, **options})
+
+
+def stage_of(net: gt.FlaxNetwork, name: str) -> int:
+    return next(t for t, stage in enumerate(net.stages) if name in stage.players)
+
+
+def test_players_without_a_path_between_them_act_at_once() -> None:
+    attention = "Block_0/MultiHeadDotProductAttention_0"
+    vit = network("vit")
+    three = [stage_of(vit, f"{attention}/{part}") for part in ("query", "key", "value")]
+    assert len(set(three)) == 1
+    assert stage_of(vit, f"{attention}/out") == three[0] + 1
+    resnet = network("resnet")
+    assert stage_of(resnet, "Conv_3") == stage_of(resnet, "Conv_1") < stage_of(resnet, "Conv_2")
+    assert stage_of(network("gpt"), "Embed_0") == 0
+
+
+def test_what_players_are() -> None:
+    layers = {act.name: act.module for stage in network("vit").stages for act in stage.acts}
+    attention = "Block_0/MultiHeadDotProductAttention_0"
+    assert layers[f"{attention}/query"] == DenseLayer(4, use_bias=True)
+    assert layers[f"{attention}/out"] == DenseLayer(4, use_bias=True)
+    assert isinstance(layers["Conv_0"], ConvLayer) and layers["Conv_0"].use_bias
+    assert layers["cls"] == OtherLayer("broadcast_in_dim")
+    assert isinstance(layers["LayerNorm_0"], OtherLayer)
+
+
+def test_explain_says_why() -> None:
+    text = network("lstm").explain()
+    assert "8 modules act as one, in scan" in text
+    gpt = network("gpt").explain()
+    assert "used again later" in gpt and "19 players" in gpt
+    kfac = gt.curvature.kfac(0.1, other=gt.curvature.adam(0.1))
+    table = network("vit").explain(curvature=kfac)
+    assert "5 x 4" in table and "adam" in table
+
+
+def test_cost_rules_follow_the_batch() -> None:
+    model = nn.Dense(2048)
+    net = gt.from_flax(model, jax.ShapeDtypeStruct((2, 3, 600), jnp.float32))
+    assert "recomputed" in net.explain()
+    assert "factored" in gt.from_flax(model, jnp.ones((2, 600))).explain()
+
+
+class Unused(nnx.Module):
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        self.used, self.idle = nnx.Linear(3, 2, rngs=rngs), nnx.Linear(3, 2, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.used(x)
+
+
+def test_parameters_without_influence_are_named_and_stay() -> None:
+    model, x = Unused(nnx.Rngs(0)), jnp.ones((2, 3))
+    net = gt.from_flax(model, x)
+    assert net.players == ("used", "unused")
+    assert "no influence on the outputs: idle/bias, idle/kernel" in net.explain()
+    with pytest.raises(gt.NetworkError, match="no influence"):
+        gt.from_flax(model, x, unsupported="error")
+    params = net.init(jax.random.key(0), x)
+    tx: Any = gt.sgd(net, lambda outputs, y: jnp.square(outputs).sum(-1), 0.1)
+    step, _ = tx.update(None, tx.init(params), params, batch=(x, None))
+    moved = net.split(step)
+    assert not moved["unused"]["idle/kernel"].any() and moved["used"]["kernel"].any()
+
+
+class Remembering(nn.Module):
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        calls = self.variable("memory", "calls", jnp.zeros, ())
+        if not self.is_initializing():
+            calls.value = calls.value + 1
+        return nn.Dense(2)(nn.BatchNorm(use_running_average=False)(x))
+
+
+def test_other_collections_are_kept_by_name() -> None:
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 2)), jnp.float32)
+    net = gt.from_flax(Remembering(), x)
+    variables = net.init_variables(jax.random.key(0), x)
+    assert set(variables["batch_stats"]) == {"batch_stats", "memory"}
+    params, stats = variables["params"], variables["batch_stats"]
+    tx: Any = gt.sgd(net, lambda o, y: jnp.square(o).sum(-1), 0.1, batch_stats=stats)
+    state = tx.init(params)
+    for _ in range(2):
+        _, state = tx.update(None, state, params, batch=(x, None))
+    assert state.batch_stats["memory"]["calls"] == 2
+
+
+def test_wrong_options_are_refused() -> None:
+    with pytest.raises(gt.NetworkError, match="invalid unsupported: 'drop'"):
+        network("perceptron", unsupported="drop")
