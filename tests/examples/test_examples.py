@@ -43,7 +43,7 @@ FLAX = {
     "flax_nnx.py": ("--epochs", "1"),
     "char_gpt.py": ("--steps", "5"),
 }
-SLOW = ("char_gpt.py",)
+SLOW = ("flax_nnx.py", "char_gpt.py")
 
 
 @pytest.mark.parametrize(

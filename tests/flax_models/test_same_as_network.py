@@ -109,8 +109,8 @@ LINEAR = ("norms",)
 """A stage list counts the normalisation of a LayerNorm to its player; a trace counts it, like every
 function between two players, to the first of them, which the nonlinear rollout sees."""
 ALL_CURVATURES = ("tokens", "conv_small")
-SLOW = ("feedforward", "tokens", "conv", "conv_grouped")
-NAMES = [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in PAIRS]
+QUICK = ("conv_small", "cooperative", "norms")
+NAMES = [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in PAIRS]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -6,7 +6,7 @@ import pytest
 import gtddp_jax as gt
 from tests.flax_models import zoo
 
-QUICK = ("perceptron", "resnet", "lstm", "shared", "two_inputs", "nnx")
+QUICK = ("perceptron", "resnet", "shared", "two_inputs")
 MODELS = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in zoo.ZOO]
 
 
