@@ -7,6 +7,7 @@ from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from gtddp_jax.training import records
 from gtddp_jax.training.experiment import Experiment
@@ -99,10 +100,10 @@ def _lines(console: Console, experiment: Experiment) -> Iterator[Show]:
 def _bars(console: Console, experiment: Experiment) -> Iterator[Show]:
     labels = _labels(experiment)
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", table_column=Column(no_wrap=True)),
         BarColumn(bar_width=12),
-        TextColumn("{task.fields[scores]}"),
-        TextColumn("{task.fields[running]}"),
+        TextColumn("{task.fields[scores]}", table_column=Column(no_wrap=True)),
+        TextColumn("{task.fields[running]}", table_column=Column(no_wrap=True)),
         TimeRemainingColumn(elapsed_when_finished=True),
     )
     with Progress(*columns, console=console) as bars:

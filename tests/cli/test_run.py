@@ -41,30 +41,31 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     out = tmp_path_factory.mktemp("runs")
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        assert main(["train", "--epochs", "1", "--batch-size", "32", "--out", str(out)]) == 0
+        options = ["--game", "implicit", "--epochs", "1", "--batch-size", "32"]
+        assert main(["train", *options, "--out", str(out)]) == 0
     return _only_folder(out), printed.getvalue().splitlines()
 
 
 def test_one_epoch_leaves_everything_behind(run: tuple[Path, list[str]]) -> None:
     folder, lines = run
     read = json.loads((folder / "results.json").read_text())
-    assert lines[0].startswith("Adam and GT-DDP-Adam on digits")
-    assert [line.split()[0] for line in lines[1:3]] == ["Adam", "GT-DDP-Adam"]
+    assert lines[0].startswith("Adam and Implicit-Adam on digits")
+    assert [line.split()[0] for line in lines[1:3]] == ["Adam", "Implicit-Adam"]
     assert "validation %" in "\n".join(lines[3:])
     assert lines[-1] == f"Results in {folder}"
     assert sorted(file.name for file in folder.iterdir()) == FILES
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
-    assert list((folder / "tensorboard" / "gtddp-adam-seed0").iterdir())
+    assert list((folder / "tensorboard" / "implicit-adam-seed0").iterdir())
     (start,) = read["starts"]
     assert start["packages"]["jax"]
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert {row["method"] for row in rows if row["kind"] == "epoch"} == {"adam", "gtddp-adam"}
-    kept = Checkpoints(folder / "checkpoints" / "gtddp-adam" / "seed-0")
+    assert {row["method"] for row in rows if row["kind"] == "epoch"} == {"adam", "implicit-adam"}
+    kept = Checkpoints(folder / "checkpoints" / "implicit-adam" / "seed-0")
     assert kept.steps == [44]
     assert read["status"] == "finished"
-    assert set(read["compile_seconds"]) == {"adam", "gtddp-adam"}
+    assert set(read["compile_seconds"]) == {"adam", "implicit-adam"}
     base, game = read["epochs"]
-    assert (base["method"], game["method"]) == ("adam", "gtddp-adam")
+    assert (base["method"], game["method"]) == ("adam", "implicit-adam")
     assert base["report"] == {}
     assert game["report"]["weight_mean"] > 0
     assert min(base["validation_accuracy"], game["validation_accuracy"]) > 0.5
@@ -76,7 +77,7 @@ def test_a_run_is_drawn(
     assert main(["plot", str(run[0]), str(run[0]), "--out", str(tmp_path / "two.png")]) == 0
     assert capsys.readouterr().out.splitlines() == [f"{tmp_path}/two.png", f"{tmp_path}/two.svg"]
     assert (tmp_path / "two.png").read_bytes().startswith(b"\x89PNG")
-    assert f"GT-DDP-Adam ({run[0].name})" in (tmp_path / "two.svg").read_text()
+    assert f"Implicit-Adam ({run[0].name})" in (tmp_path / "two.svg").read_text()
 
 
 def test_a_run_is_scored_again_and_goes_on(
@@ -94,7 +95,7 @@ def test_a_run_is_scored_again_and_goes_on(
     assert lines[1].split() == ["Adam", "seed", "0", "from", "step", "44"]
     after = json.loads((folder / "results.json").read_text())
     assert [(r["method"], r["epoch"]) for r in after["epochs"]] == [
-        (method, epoch) for method in ("adam", "gtddp-adam") for epoch in (1, 2)
+        (method, epoch) for method in ("adam", "implicit-adam") for epoch in (1, 2)
     ]
     assert [r for r in after["epochs"] if r["epoch"] == 1] == before["epochs"]
     assert len(after["starts"]) == 2
