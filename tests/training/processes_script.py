@@ -6,10 +6,16 @@ After so many chunks of steps the process says so and waits for its end, if that
 it trains to the end, and process 0 leaves the parameters in FOLDER/params.npz.
 """
 
+# ruff: noqa: E402  (what compiles quickly must be said before jax starts)
+
+import os
 import sys
 import time
 from pathlib import Path
 from typing import Any
+
+QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}"
 
 import flax.linen as nn
 import jax
