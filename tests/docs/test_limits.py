@@ -159,13 +159,13 @@ PROVOKED: dict[str, Callable[[], Any]] = {
         flax_net(NORMED).init(jax.random.key(0), X)
     ),
     "net must be": lambda: gt.adam(nn.Dense(2), LOSS, 1e-3),  # type: ignore[arg-type]
-    "params do not match": lambda: NET.apply({}, X),
-    "batch_stats is missing": lambda: gt.adam(NORMALISED, LOSS, 1e-3),
+    "params do not match the players": lambda: NET.apply({}, X),
+    "batch_stats is missing: ['BatchNorm_0']": lambda: gt.adam(NORMALISED, LOSS, 1e-3),
     "batch_stats do not match": lambda: gt.adam(NET, LOSS, 1e-3, batch_stats=STATISTICS),
     "synchronises its statistics": lambda: gt.adam(
         synchronised(), LOSS, 1e-3, batch_stats=STATISTICS
     ),
-    "rngs is missing": lambda: update(gt.adam(DROPPING, LOSS, 1e-3)),
+    "rngs is missing ['dropout']: the network": lambda: update(gt.adam(DROPPING, LOSS, 1e-3)),
     "net.apply drops nothing": lambda: gt.implicit(optax.adam(1e-3), DROPPING.apply, LOSS),
     "a subclass of": lambda: network(nn.Dense(2), OwnDropout(0.1)),
     "cannot be a member": lambda: network(gt.Cooperative([nn.Dense(2), nn.BatchNorm()])),
