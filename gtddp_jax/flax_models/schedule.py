@@ -57,7 +57,9 @@ def schedule(
     stages: list[list[int]] = [[] for _ in range(count)]
     late: dict[str, None] = {}
     for index, equation in enumerate(program.equations):
-        moving = any(depends[v] or owners[v] for v in equation.outputs) or index in at
+        moving = any(depends[v] for v in equation.outputs) or any(
+            owners[v] for v in (*equation.read, *equation.outputs)
+        )
         if not moving:
             fixed.append(index)
             continue

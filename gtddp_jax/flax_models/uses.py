@@ -124,15 +124,18 @@ def find_uses(traced: Traced, paths: Sequence[Path]) -> tuple[tuple[Use, ...], l
         operands = tuple(
             i for i, v in enumerate(equation.inputs) if isinstance(v, int) and owners[v]
         )
-        if not operands or not needed.intersection(equation.outputs):
+        if not operands:
             continue
         leaves = none.union(*(owners[equation.inputs[i]] for i in operands))
+        counts = bool(needed.intersection(equation.outputs))
         if any(axes[v] is not None for v in equation.outputs):
+            if not counts:
+                continue
             outputs = _checked(traced, equation, leaves, paths, needed)
             if outputs:
                 uses.append(Use(index, operands, leaves, outputs))
             continue
-        if any(axes[v] is not None for v in equation.read):
+        if counts and any(axes[v] is not None for v in equation.read):
             raise NetworkError(
                 f"from_flax: {_names(paths, leaves)} in `{equation.name}`: one operation reads "
                 "parameters and sums over samples; parameters must act on samples separately."

@@ -163,6 +163,15 @@ class Reparametrised(nn.Module):
         return x @ (down @ up) / jnp.exp(self.param("temperature", nn.initializers.zeros, ()))
 
 
+class Spectral(nn.Module):
+    """A weight divided by its largest singular value, which is tracked beside it."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = nn.tanh(nn.SpectralNorm(nn.Dense(4))(x, update_stats=True))
+        return nn.Dense(2)(x)
+
+
 class Shared(nn.Module):
     """One layer used three times."""
 
@@ -265,6 +274,7 @@ ZOO: dict[str, Spec] = {
     "scanned": Spec("linen `nn.scan` over layers", Scanned, floats(3)),
     "einsum": Spec("linen `nn.Einsum`, `nn.DenseGeneral`, merged axes", Einsums, floats(2, 3)),
     "reparametrised": Spec("linen `nn.WeightNorm`, low-rank products", Reparametrised, floats(3)),
+    "spectral": Spec("linen `nn.SpectralNorm`, statistics of weights", Spectral, floats(3)),
     "shared": Spec("linen, one layer in three places", Shared, floats(3)),
     "two_inputs": Spec(
         "linen, two inputs, a tree of outputs",
