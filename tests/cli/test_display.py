@@ -127,3 +127,11 @@ def test_the_first_ctrl_c_is_noted_and_the_second_raised() -> None:
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_scheduler_s_sigterm_is_noted_too() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with noted_interrupts() as interrupted:
+        signal.raise_signal(signal.SIGTERM)
+        assert interrupted()
+    assert signal.getsignal(signal.SIGTERM) is before
