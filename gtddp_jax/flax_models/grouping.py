@@ -76,8 +76,8 @@ def _unique(name: str, taken: set[str]) -> str:
     return found
 
 
-def _meeting(traced: Traced, index: int, reads_data: list[bool]) -> int:
-    """The first equation from `index` on in which what it makes meets data."""
+def _meeting(traced: Traced, index: int, reads_data: list[bool], uses: set[int]) -> int:
+    """The first equation from `index` on in which what it makes meets data or other parameters."""
     equations = traced.program.equations
     front = set(equations[index].outputs)
     if any(reads_data[v] for v in equations[index].read):
@@ -85,7 +85,7 @@ def _meeting(traced: Traced, index: int, reads_data: list[bool]) -> int:
     for later in range(index + 1, len(equations)):
         equation = equations[later]
         if front.intersection(equation.read):
-            if any(reads_data[v] for v in equation.read):
+            if later in uses or any(reads_data[v] for v in equation.read):
                 return later
             front.update(equation.outputs)
     return index
@@ -126,11 +126,12 @@ def _levels(
     depends, reads_data = dependencies(traced, uses, owner), _data(traced)
     before: list[int] = [0] * players
     seen: set[int] = set()
+    places = {use.index for use in uses}
     for use, player in zip(uses, owner, strict=True):
         if player in seen:
             continue
         seen.add(player)
-        meeting = traced.program.equations[_meeting(traced, use.index, reads_data)]
+        meeting = traced.program.equations[_meeting(traced, use.index, reads_data, places)]
         for value in (*traced.program.equations[use.index].read, *meeting.read):
             before[player] |= depends[value]
         before[player] &= ~(1 << player)

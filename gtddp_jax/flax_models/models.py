@@ -7,12 +7,14 @@
 """
 
 import abc
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 from flax import nnx
+from flax.errors import InvalidRngError
 
 from gtddp_jax.network.errors import NetworkError
 
@@ -38,6 +40,18 @@ def path_names(path: Sequence[Any]) -> Path:
 
 def _paths(tree: Tree) -> list[tuple[Any, Any]]:
     return jax.tree_util.tree_flatten_with_path(tree)[0]
+
+
+@contextlib.contextmanager
+def _naming_streams() -> Iterator[None]:
+    """Turns Flax's complaint about a random stream into what to do about it."""
+    try:
+        yield
+    except InvalidRngError as error:
+        raise NetworkError(
+            f"from_flax: {error}. Name all streams that the model draws from, for example "
+            "rng_collections=('dropout', 'noise'), and pass their keys in rngs."
+        ) from error
 
 
 class Model(abc.ABC):
@@ -148,7 +162,8 @@ class LinenModel(Model):
         self._module, self._method = module, method
         self._train, self._eval = dict(apply_kwargs), dict(eval_kwargs)
         self.rng_collections = tuple(sorted(streams))
-        variables = jax.eval_shape(self._init, jax.random.key(0), example)
+        with _naming_streams():
+            variables = jax.eval_shape(self._init, jax.random.key(0), example)
         if "params" not in variables:
             raise NetworkError(f"from_flax: {type(module).__name__} has no parameters.")
         self.collections = tuple(sorted(set(variables) - {"params"}))
@@ -190,9 +205,10 @@ class LinenModel(Model):
                 variables, *args, mutable=mutable, rngs=dict(rngs), method=self._method, **kwargs
             )
 
-        if not train:
-            return call(run, inputs, **self._eval), state
-        outputs, updated = call(run, inputs, **self._train)
+        with _naming_streams():
+            if not train:
+                return call(run, inputs, **self._eval), state
+            outputs, updated = call(run, inputs, **self._train)
         return outputs, self._pack({**variables, **updated})
 
 

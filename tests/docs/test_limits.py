@@ -58,6 +58,12 @@ class Dropping(nn.Module):
         return nn.Dropout(0.5, deterministic=False)(x)
 
 
+class Noisy(nn.Module):
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return nn.Dense(2)(x + jax.random.normal(self.make_rng("noise"), x.shape))
+
+
 class Twice(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -147,6 +153,7 @@ PROVOKED: dict[str, Callable[[], Any]] = {
     "params do not match the model": lambda: flax_net(nn.Dense(2)).split({"params": {}}),
     "batch_stats is missing: the model": lambda: flax_step(Dropping(), stats=False),
     "rngs is missing ['dropout']: the model": lambda: flax_step(Dropping(), keys=False),
+    "Name all streams": lambda: flax_net(Noisy()),
     "modules act as one": lambda: flax_net(
         nn.RNN(nn.GRUCell(2)), X[:, :, None], unsupported="error"
     ),

@@ -35,6 +35,24 @@ def test_players_without_a_path_between_them_act_at_once() -> None:
     assert stage_of(network("gpt"), "Embed_0") == 0
 
 
+class Queries(nn.Module):
+    """Learned queries, which meet a layer before they meet data."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        q = self.param("queries", nn.initializers.normal(1.0), (1, 3, 4))
+        q = jnp.broadcast_to(q, (x.shape[0], 3, 4))
+        return nn.Dense(2)(nn.MultiHeadDotProductAttention(2)(q, nn.Dense(4)(x)))
+
+
+def test_parameters_that_meet_a_layer_before_data_act_before_it() -> None:
+    net = gt.from_flax(Queries(), jnp.ones((2, 5, 4)))
+    attention = "MultiHeadDotProductAttention_0"
+    stages = [stage_of(net, n) for n in ("queries", f"{attention}/query", f"{attention}/out")]
+    assert stages == sorted(set(stages)) and stages[0] == 0
+    assert not net.example.plan.late
+
+
 def test_what_players_are() -> None:
     layers = {act.name: act.module for stage in network("vit").stages for act in stage.acts}
     attention = "Block_0/MultiHeadDotProductAttention_0"
