@@ -144,10 +144,7 @@ class Network(Playable):
         """
         if len(x.shape) < 1:
             raise NetworkError(f"Network: inputs of shape {x.shape} lack a sample axis.")
-        with jax.ensure_compile_time_eval():
-            names = self.players
-            keys = dict(zip(names, jax.random.split(jax.random.key(0), len(names)), strict=True))
-            check_stages(bind(self.stages, FRESH), keys, x)
+        check_stages(bind(self.stages, FRESH), x)
 
     def check_params(self, params: Params) -> None:
         """Raises `NetworkError` unless the keys of `params` are exactly the players."""

@@ -1,10 +1,11 @@
 """Checks on shapes and on the independence of samples, before anything is trained.
 
 DESIGN §2 treats samples as separate; a layer that mixes them would make every weight wrong without
-a word. Each layer is evaluated on a random batch of two samples and on the first sample alone.
+a word. Shapes are followed through the whole network without computing anything. Then each layer
+that is not known to keep samples apart is evaluated on two random samples and on the first alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -49,8 +50,8 @@ class Probe(NamedTuple):
     tolerance: jax.Array
 
 
-def _evaluate(op: Op, params: Params, xs: list[jax.Array]) -> Probe:
-    """Evaluates one operation; raises if its shapes show that it cannot be part of a network."""
+def _both_and_alone(op: Op, params: Params, xs: Sequence[jax.Array]) -> tuple[Any, Any]:
+    """One operation on two samples and on the first; raises where the shapes show what is wrong."""
     if isinstance(op, Add):
         _check_shapes(op, [x.shape[1:] for x in xs])
     both = op(params, *xs)
@@ -66,6 +67,11 @@ def _evaluate(op: Op, params: Params, xs: list[jax.Array]) -> Probe:
             f"{describe(op)}: the shape of a sample depends on the batch size "
             f"({alone.shape} for one sample, {both.shape} for two); samples must be separate."
         )
+    return both, alone
+
+
+def _probe(op: Op, params: Params, xs: Sequence[jax.Array]) -> Probe:
+    both, alone = _both_and_alone(op, params, xs)
     dtypes = [v.dtype for v in (*xs, both) if jnp.issubdtype(v.dtype, jnp.floating)]
     roundings = [ROUNDINGS * float(jnp.finfo(dtype).eps) for dtype in dtypes]
     return Probe(both, alone, jnp.float32(max(TOLERANCE, *roundings, 0.0)))
@@ -95,29 +101,57 @@ def _check_separate(op: Op, probe: Probe) -> None:
         )
 
 
-def check_stages(
-    stages: tuple[Stage, ...], keys: Mapping[str, jax.Array], x: jax.ShapeDtypeStruct | jax.Array
-) -> None:
-    """Runs two random samples of the shape of `x` [B, ...] through freshly made layers.
+def _keeps_samples_apart(op: Op, x: jax.ShapeDtypeStruct) -> bool:
+    """Whether that is known of the operation without looking: sums, plain dense layers and convs.
+
+    They are also the ones that would take long to compile.
+    """
+    from gtddp_jax.players.rules import GENERIC, kind
+
+    if isinstance(op, Act):
+        return kind(op.module, x.shape) != GENERIC
+    return isinstance(op, Add)
+
+
+def check_stages(stages: tuple[Stage, ...], x: jax.ShapeDtypeStruct | jax.Array) -> None:
+    """Checks the shapes of freshly made layers, and by random samples that they are separate.
 
     Raises:
         NetworkError: shapes do not fit, a layer mixes samples, a module has no parameters.
     """
     ops = [op for stage in stages for op in stage.ops]
 
-    @jax.jit
-    def run(keys: Mapping[str, jax.Array], x: jax.Array) -> list[Probe]:
-        values, params, probes = {stages[0].inputs[0]: x}, {}, []
+    def follow(x: jax.Array) -> list[list[jax.Array]]:
+        values, inputs = {stages[0].inputs[0]: x}, []
         for op in ops:
             xs = [values[v] for v in op.sources]
-            if isinstance(op, Act):
-                params[op.name] = _module_params(op, keys[op.name], xs[0])
-            probes.append(_evaluate(op, params, xs))
-            values[op.target] = probes[-1].both
-        return probes
+            inputs.append(xs)
+            values[op.target], _ = _both_and_alone(op, _params(op, xs), xs)
+        return inputs
 
-    for op, probe in zip(ops, run(keys, probe_input(x.shape[1:], x.dtype)), strict=True):
+    two = jax.ShapeDtypeStruct((2, *x.shape[1:]), x.dtype)
+    doubtful: dict[Any, tuple[Op, list[jax.Array]]] = {}
+    for op, shapes in zip(ops, jax.eval_shape(follow, two), strict=True):
+        if not _keeps_samples_apart(op, shapes[0]):
+            what = op.function if isinstance(op, Map) else op.target  # nn.relu once a shape
+            given = tuple((v.shape, v.dtype) for v in shapes)
+            xs = [probe_input(v.shape[1:], v.dtype, seed) for seed, v in enumerate(shapes)]
+            doubtful.setdefault((what, given), (op, xs))
+
+    def evaluate(inputs: list[list[jax.Array]]) -> list[Probe]:
+        each = zip((op for op, _ in doubtful.values()), inputs, strict=True)
+        return [_probe(op, _params(op, xs), xs) for op, xs in each]
+
+    with jax.ensure_compile_time_eval():  # also where the caller is being traced
+        probes = jax.jit(evaluate)([xs for _, xs in doubtful.values()])
+    for (op, _), probe in zip(doubtful.values(), probes, strict=True):
         _check_separate(op, probe)
+
+
+def _params(op: Op, xs: Sequence[jax.Array]) -> Params:
+    """Fresh parameters of an operation, `{player: tree}`; none if it is not a player."""
+    key = jax.random.key(0)
+    return {op.name: _module_params(op, key, xs[0])} if isinstance(op, Act) else {}
 
 
 def _module_params(op: Act, key: jax.Array, x: jax.Array) -> Any:
