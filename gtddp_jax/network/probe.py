@@ -130,22 +130,25 @@ def check_stages(stages: tuple[Stage, ...], x: jax.ShapeDtypeStruct | jax.Array)
         return inputs
 
     two = jax.ShapeDtypeStruct((2, *x.shape[1:]), x.dtype)
-    doubtful: dict[Any, tuple[Op, list[jax.Array]]] = {}
+    doubtful: dict[Any, tuple[Op, list[jax.ShapeDtypeStruct]]] = {}
     for op, shapes in zip(ops, jax.eval_shape(follow, two), strict=True):
         if not _keeps_samples_apart(op, shapes[0]):
             what = op.function if isinstance(op, Map) else op.target  # nn.relu once a shape
             given = tuple((v.shape, v.dtype) for v in shapes)
-            xs = [probe_input(v.shape[1:], v.dtype, seed) for seed, v in enumerate(shapes)]
-            doubtful.setdefault((what, given), (op, xs))
+            doubtful.setdefault((what, given), (op, shapes))
 
     def evaluate(inputs: list[list[jax.Array]]) -> list[Probe]:
         each = zip((op for op, _ in doubtful.values()), inputs, strict=True)
         return [_probe(op, _params(op, xs), xs) for op, xs in each]
 
     with jax.ensure_compile_time_eval():  # also where the caller is being traced
-        probes = jax.jit(evaluate)([xs for _, xs in doubtful.values()])
-    for (op, _), probe in zip(doubtful.values(), probes, strict=True):
-        _check_separate(op, probe)
+        inputs = [
+            [probe_input(v.shape[1:], v.dtype, seed) for seed, v in enumerate(shapes)]
+            for _, shapes in doubtful.values()
+        ]
+        probes = jax.jit(evaluate)(inputs)
+        for (op, _), probe in zip(doubtful.values(), probes, strict=True):
+            _check_separate(op, probe)
 
 
 def _params(op: Op, xs: Sequence[jax.Array]) -> Params:
