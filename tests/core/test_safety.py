@@ -170,7 +170,10 @@ def test_wrong_options_name_the_right_ones() -> None:
         ),
         (lambda: game(net, LOSS, optax.adam(1e-3)), r"from_optax\(tx\)"),
         (lambda: game(net, LOSS, "adam"), r"must come from gtddp_jax\.curvature, got str"),
-        (lambda: game(nn.Dense(3), LOSS, base), r"must be a gtddp_jax\.Network, got Dense"),
+        (
+            lambda: game(nn.Dense(3), LOSS, base),
+            r"must be a gtddp_jax\.Network or made by gtddp_jax\.from_flax, got Dense",
+        ),
         (lambda: gt.curvature.from_optax("adam"), r"must be an optax\.GradientTransformation"),
         (lambda: gt.curvature.adam(1e-3, mask={"Dense_0": True}), r"must be a function"),
         (lambda: gt.terminal.line(max_shift=0), r"max_shift=0.*> 0, or None"),
