@@ -10,8 +10,9 @@ from typing import Any
 import optax
 
 from gtddp_jax import curvature
+from gtddp_jax.game.sequential import Loss
 from gtddp_jax.network.protocol import Playable
-from gtddp_jax.optimizer import Loss, gtddp
+from gtddp_jax.optimizer import gtddp
 from gtddp_jax.terminal import Terminal
 
 

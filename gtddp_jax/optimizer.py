@@ -1,40 +1,18 @@
 """`gtddp`: the sequential game as an optax transformation."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from gtddp_jax.core import arguments
-from gtddp_jax.core.report import Report, empty_report
-from gtddp_jax.core.safety import all_finite, choose, zero_unless
-from gtddp_jax.core.samples import Samples
 from gtddp_jax.curvature import Curvature
-from gtddp_jax.game.backward import StagePlan, places, plan
-from gtddp_jax.game.rollout import ROLLOUTS, Rolled, open_loop, roll
-from gtddp_jax.game.summary import first_order_changes, summarise
-from gtddp_jax.network.protocol import Pass, Playable, by_stage
-from gtddp_jax.terminal import Expansion, Terminal, line
+from gtddp_jax.game.sequential import Game, GTDDPState, Loss
+from gtddp_jax.network.protocol import Playable
+from gtddp_jax.terminal import Terminal, line
 
 Tree = Any
-Loss = Callable[[Any, Any], jax.Array]
-
-
-class GTDDPState(NamedTuple):
-    """State of `gtddp`.
-
-    Attributes:
-        curvature: the base method's state, one a stage.
-        report: figures of the last step.
-        batch_stats: running statistics `{layer: {"mean": [features], "var": [features]}}` after the
-            last step that was taken; empty without `nn.BatchNorm`.
-    """
-
-    curvature: tuple[Any, ...]
-    report: Report
-    batch_stats: dict[str, Any]
 
 
 def gtddp(
@@ -91,18 +69,11 @@ def gtddp(
         False
     """
     terminal = line() if terminal is None else terminal
-    _check(net, curvature, terminal, rollout)
+    game = Game(net, loss, curvature, feedback, terminal, rollout, axis_name)
     start = net.initial_batch_stats(batch_stats, axis_name)
-    observer = ROLLOUTS[rollout]
 
     def init(params: Tree) -> GTDDPState:
-        own = by_stage(net.stages, _split(net, params))
-        states = tuple(
-            curvature.init(players, place)
-            for players, place in zip(own, places(net.stages), strict=True)
-        )
-        report = empty_report(len(net.stages), ratios=len(net.stages))
-        return GTDDPState(states, report, jax.tree.map(jnp.copy, start))
+        return game.init(params, start)
 
     def update(
         updates: Tree,
@@ -114,91 +85,9 @@ def gtddp(
         **extra_args: Any,
     ) -> tuple[Tree, GTDDPState]:
         del extra_args
-        arguments.require("gtddp", params=params, batch=batch)
-        inputs, targets = arguments.split_batch("gtddp", batch)
-        own = _split(net, params)
-        running = jax.tree.map(jnp.zeros_like, own) if updates is None else net.split(updates)
-        samples = Samples(net.batch_size(inputs), axis_name)
-        own = samples.local_copy(own)
-        played = net.forward(
-            own,
-            inputs,
-            state.batch_stats,
-            samples.own_keys(rngs),
-            samples,
-            replayed=feedback and observer.replays,
-        )
-        plans, rolled, terminal_model = _step(played, targets, own, running, state, samples)
-        ok = samples.all(
-            all_finite(
-                terminal_model.line.value,
-                rolled.weights,
-                first_order_changes(rolled),
-                rolled.states,
-                played.batch_stats,
-            )
-        )
-        report = summarise(
-            plans, rolled, terminal_model, loss_of(targets), samples, state.report, ~ok
-        )
-        return zero_unless(ok, net.merge(rolled.steps, params)), GTDDPState(
-            choose(ok, rolled.states, state.curvature),
-            report,
-            choose(ok, played.batch_stats, state.batch_stats),
-        )
-
-    def loss_of(targets: Any) -> Callable[[Any], jax.Array]:
-        return lambda outputs: loss(outputs, targets)
-
-    def _step(
-        played: Pass, targets: Any, params: Tree, running: Tree, state: GTDDPState, samples: Samples
-    ) -> tuple[list[StagePlan], Rolled, Expansion]:
-        model = terminal.expand(loss_of(targets), played.outputs)
-        plans = plan(
-            places(net.stages),
-            played.moves(model.line.gradient, feedback=feedback),
-            params,
-            running,
-            state.curvature,
-            curvature,
-            model,
-            samples,
-            feedback=feedback,
-        )
-        if not feedback:
-            return plans, open_loop(plans), model
-        eyes = observer(played, params)
-        return plans, roll(plans, params, model, samples, eyes), model
+        return game.update(updates, state, params, batch, rngs)
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _check(net: Any, curvature: Any, terminal: Any, rollout: Any) -> None:
-    if not isinstance(net, Playable):
-        raise ValueError(
-            "gtddp: net must be a gtddp_jax.Network or made by gtddp_jax.from_flax, got "
-            f"{type(net).__name__}."
-        )
-    if not isinstance(curvature, Curvature):
-        raise ValueError(
-            f"gtddp: curvature must come from gtddp_jax.curvature, got {type(curvature).__name__}; "
-            "an optax transformation goes in as gtddp_jax.curvature.from_optax(tx)."
-        )
-    if not isinstance(terminal, Terminal):
-        raise ValueError(
-            f"gtddp: terminal must come from gtddp_jax.terminal, got {terminal!r}; for example "
-            "gtddp_jax.terminal.line(max_shift=1.0)."
-        )
-    if rollout not in ROLLOUTS:
-        raise ValueError(f"Invalid rollout: {rollout!r}. Supported: {tuple(ROLLOUTS)}.")
-
-
-def _split(net: Playable, params: Tree) -> dict[str, Any]:
-    arguments.refuse_multi_steps(
-        "gtddp", "gtddp_jax.curvature.from_optax(optax.MultiSteps(optax.adam(1e-3), 4))"
-    )
-    arguments.refuse_masked("gtddp", params)
-    return net.split(params)
 
 
 def make_update(
