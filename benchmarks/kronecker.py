@@ -28,6 +28,8 @@ from gtddp_jax.training.networks import flatten
 
 LOSS = optax.softmax_cross_entropy_with_integer_labels
 RATE, DAMPING = 1e-3, 1e-2
+FACTORS_EVERY = 10
+"""Steps between updates of the factors, at most a period."""
 WIDEST = 8192
 """kfac-jax inverts full factors: beyond this width one inverse takes minutes."""
 
@@ -101,7 +103,8 @@ def plain(case: Case, params: Any, batch: Any, tx: Any) -> Runner:
 
 def ours(case: Case, params: Any, batch: Any, make: Any, period: int, feedback: bool) -> Runner:
     """`gt.kfac` or `gt.ekfac`."""
-    tx = make(case.net, LOSS, RATE, DAMPING, refresh_every=period, feedback=feedback)
+    every = {"refresh_every": period, "factors_every": min(FACTORS_EVERY, period)}
+    tx = make(case.net, LOSS, RATE, DAMPING, feedback=feedback, **every)
 
     def step(params: Any, state: Any, batch: Any) -> Any:
         updates, state = tx.update(None, state, params, batch=batch)
@@ -164,8 +167,7 @@ def runners(case: Case, period: int) -> dict[str, Runner]:
             found[label] = ours(case, params, batch, make, period, feedback)
     widest = max(leaf.shape[0] for leaf in jax.tree.leaves(params) if leaf.ndim == 2)
     if importlib.util.find_spec("kfac_jax") is not None and widest <= WIDEST:
-        factors = gt.curvature.kfac(RATE).factors_every
-        found["kfac-jax"] = KfacJax(case, params, batch, period, factors)
+        found["kfac-jax"] = KfacJax(case, params, batch, period, min(FACTORS_EVERY, period))
     return found
 
 
