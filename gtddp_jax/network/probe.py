@@ -133,7 +133,7 @@ def check_stages(stages: tuple[Stage, ...], x: jax.ShapeDtypeStruct | jax.Array)
     doubtful: dict[Any, tuple[Op, list[jax.ShapeDtypeStruct]]] = {}
     for op, shapes in zip(ops, jax.eval_shape(follow, two), strict=True):
         if not _keeps_samples_apart(op, shapes[0]):
-            what = op.function if isinstance(op, Map) else op.target  # nn.relu once a shape
+            what = id(op.function) if isinstance(op, Map) else op.target  # nn.relu once a shape
             given = tuple((v.shape, v.dtype) for v in shapes)
             doubtful.setdefault((what, given), (op, shapes))
 

@@ -1,5 +1,6 @@
 """From layers to stages: the same function, the states of Eq. 26, names, the table."""
 
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -179,3 +180,19 @@ def test_single_layers_need_no_list() -> None:
     total = dense(p.params["Dense_1"], h) + dense(p.params["Dense_2"], h)
     want = dense(p.params["Dense_3"], total)
     np.testing.assert_allclose(p.net.apply(p.params, p.x), want, rtol=1e-12)
+
+
+@dataclasses.dataclass
+class Scaled:
+    """A function with an equality of its own, which makes it unhashable."""
+
+    by: float
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.by * x
+
+
+def test_functions_need_no_hash() -> None:
+    net = gt.Network([nn.Dense(2), Scaled(2.0), nn.Dense(1)])
+    params = net.init(jax.random.key(0), jnp.ones((1, 3)))
+    assert net.apply(params, jnp.ones((4, 3))).shape == (4, 1)
