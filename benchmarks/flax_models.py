@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from timing import compiled, interleaved, ratio
+from timing import compiled, game_step, interleaved, ratio
 
 import gtddp_jax as gt
 
@@ -146,16 +146,6 @@ def plain_step(model: nn.Module, tx: Any) -> Callable[..., Any]:
         (value, after), gradient = jax.value_and_grad(mean, has_aux=True)(params)
         updates, state = tx.update(gradient, state, params)
         return optax.apply_updates(params, updates), state, after, value
-
-    return step
-
-
-def game_step(tx: Any) -> Callable[..., Any]:
-    """A step of the sequential game."""
-
-    def step(params: Any, state: Any, batch: Any) -> Any:
-        updates, state = tx.update(None, state, params, batch=batch)
-        return optax.apply_updates(params, updates), state
 
     return step
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from nets import block, mlp, one_block
-from timing import compiled, interleaved, ratio
+from timing import compiled, game_step, interleaved, ratio
 
 import gtddp_jax as gt
 from gtddp_jax.training.networks import pool
@@ -114,16 +114,6 @@ def plain_step(model: Model, tx: Any) -> Callable[..., Any]:
         value, gradient = jax.value_and_grad(mean)(params)
         updates, state = tx.update(gradient, state, params)
         return optax.apply_updates(params, updates), state, value
-
-    return step
-
-
-def game_step(tx: Any) -> Callable[..., Any]:
-    """A step of the implicit game."""
-
-    def step(params: Any, state: Any, batch: Any) -> Any:
-        updates, state = tx.update(None, state, params, batch=batch)
-        return optax.apply_updates(params, updates), state
 
     return step
 

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import optax
 from nets import CASES, Case, batch_of
-from timing import compiled, interleaved, ratio
+from timing import compiled, game_step, interleaved, ratio
 
 import gtddp_jax as gt
 from gtddp_jax.players import parameter_count, rule
@@ -40,16 +40,6 @@ def plain_step(net: gt.Network, tx: Any) -> Callable[..., Any]:
         value, gradient = jax.value_and_grad(mean)(params)
         updates, state = tx.update(gradient, state, params)
         return optax.apply_updates(params, updates), state, value
-
-    return step
-
-
-def game_step(tx: Any) -> Callable[..., Any]:
-    """A step of the sequential game."""
-
-    def step(params: Any, state: Any, batch: Any) -> Any:
-        updates, state = tx.update(None, state, params, batch=batch)
-        return optax.apply_updates(params, updates), state
 
     return step
 

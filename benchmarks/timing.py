@@ -6,6 +6,17 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
+
+
+def game_step(tx: Any) -> Callable[..., Any]:
+    """A step of a game, sequential or implicit: it takes the batch itself."""
+
+    def step(params: Any, state: Any, batch: Any) -> Any:
+        updates, state = tx.update(None, state, params, batch=batch)
+        return optax.apply_updates(params, updates), state
+
+    return step
 
 
 def compiled(step: Callable[..., Any], *arguments: Any) -> tuple[Callable[[], Any], float]:
