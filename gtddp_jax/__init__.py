@@ -10,6 +10,8 @@ from gtddp_jax.optimizer import gtddp, make_update
 from gtddp_jax.simultaneous import ImplicitState, implicit, implicit_weights, weights
 from gtddp_jax.verify import Verification, verify
 
+__version__ = "0.1.0"
+
 __all__ = [
     "Cooperative",
     "FlaxNetwork",
