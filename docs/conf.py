@@ -1,15 +1,25 @@
 """Sphinx configuration. Build: sphinx-build -W -b html docs build/docs."""
 
 import re
+import sys
 from importlib.metadata import version as installed_version
+from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent / "extensions"))
 
 project = "gtddp_jax"
 author = "The gtddp_jax authors"
 release = installed_version("gtddp-jax")
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
-exclude_patterns = ["pictures"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.mathjax",
+    "sources",
+]
+exclude_patterns = ["pictures", "extensions"]
 html_theme = "furo"
 html_title = f"gtddp_jax {release}"
 

@@ -34,9 +34,7 @@ def recursions(net: gt.Network, params: Any, batch: Any) -> tuple[np.ndarray, ..
     The step that follows from them is compared with the library's.
     """
     x, y = batch
-    expansion = TERMINAL.expand(
-        lambda outputs: loss(outputs, y), net.apply(params, x)
-    )
+    expansion = TERMINAL.expand(lambda outputs: loss(outputs, y), net.apply(params, x))
     each = jax.jacrev(lambda p: loss(net.apply(p, x), y))(params)  # G_i: leaves [B, ...]
     big = [
         jax.vmap(lambda tree: ravel_pytree(tree)[0])({n: each[n] for n in stage.players})

@@ -4,7 +4,6 @@ Each test has the definition (a quadratic that is minimised, a matrix that is in
 formula of the right-hand column, which is that, and the printed one, which is not. Plain NumPy.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,13 +14,18 @@ Matrix = np.ndarray
 solve, inv, kron = np.linalg.solve, np.linalg.inv, np.kron
 
 
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
 def positive(rng: np.random.Generator, n: int) -> Matrix:
     root = rng.normal(size=(n, n + 2))
     return root @ root.T
 
 
 def vec(matrix: Matrix) -> Matrix:
-    """Column after column, so that `(A (x) B) vec(X) = vec(B X A^T)`."""
+    """The columns under each other; there A (x) B stands for X -> B X A^T."""
     return matrix.reshape(-1, order="F")
 
 
@@ -42,7 +46,7 @@ def cooperative_game(rng: np.random.Generator) -> tuple[dict[str, Matrix], Matri
     return q, -solve(q_ww, np.column_stack([gradient, whole[n:, :n]]))
 
 
-def eq_21_22(rng: np.random.Generator) -> None:
+def test_eq_21_22(rng: np.random.Generator) -> None:
     """`V_xx = Q_xx - Q_xu Q_uu^-1 Q_ux` (Eq. 6) of an outer product is smaller, not larger."""
     q_x, q_u, q_uu = rng.normal(size=3), 0.3 * rng.normal(size=2), positive(rng, 2)
     wanted = np.outer(q_x, q_x) - np.outer(q_x, q_u) @ solve(q_uu, np.outer(q_u, q_x))
@@ -51,7 +55,7 @@ def eq_21_22(rng: np.random.Generator) -> None:
     check(np.outer(z, z), wanted, np.outer(printed, printed))
 
 
-def eq_23(rng: np.random.Generator) -> None:
+def test_eq_23(rng: np.random.Generator) -> None:
     """Two players at once: the quadratic form of both together, with what is between them."""
     q_x, q_w, q_ww = rng.normal(size=3), 0.3 * rng.normal(size=4), positive(rng, 4)
     wanted = np.outer(q_x, q_x) - np.outer(q_x, q_w) @ solve(q_ww, np.outer(q_w, q_x))
@@ -60,7 +64,7 @@ def eq_23(rng: np.random.Generator) -> None:
     check(right, wanted, (1 - apart) * np.outer(q_x, q_x))
 
 
-def eq_14_15(rng: np.random.Generator) -> None:
+def test_eq_14_15(rng: np.random.Generator) -> None:
     """The first brace is the gradient of a player who knows the other one's: `Q_u + Q_uv l`."""
     q, best = cooperative_game(rng)
     l_v = -solve(q["vv"], q["v"])
@@ -71,7 +75,7 @@ def eq_14_15(rng: np.random.Generator) -> None:
     check(-solve(schur, q["v"] + q["vu"] @ k_u), best[2:, 0], -solve(schur, q["vv"].sum(1)))
 
 
-def eq_18(rng: np.random.Generator) -> None:
+def test_eq_18(rng: np.random.Generator) -> None:
     """The open gain of u in the joint factors (Eq. 52, 54); A_vv is transposed *and* inverted."""
     a, b = (positive(rng, 4) for _ in range(2))
     q_u, q_v, u, v = rng.normal(size=(2, 2)), rng.normal(size=(2, 2)), slice(2), slice(2, 4)
@@ -86,7 +90,7 @@ def eq_18(rng: np.random.Generator) -> None:
     check(formula(inv(a[v, v]).T), wanted, formula(a[v, v].T))
 
 
-def eq_51(rng: np.random.Generator) -> None:
+def test_eq_51(rng: np.random.Generator) -> None:
     """The Schur complement of the other player, which the inverse of a block matrix has."""
     a, u, v = positive(rng, 4), slice(2), slice(2, 4)
     right = a[v, v] - a[v, u] @ solve(a[u, u], a[u, v])
@@ -98,7 +102,7 @@ def residual_stage(rng: np.random.Generator) -> tuple[Matrix, ...]:
     return rng.normal(size=2), positive(rng, 2), rng.normal(size=(2, 3))
 
 
-def eq_28(rng: np.random.Generator) -> None:
+def test_eq_28(rng: np.random.Generator) -> None:
     """With the brace as printed, `-G dx_r` would be the feedback and G has the other sign."""
     _, q_uu, cross = residual_stage(rng)
     dx = rng.normal(size=3)
@@ -106,7 +110,7 @@ def eq_28(rng: np.random.Generator) -> None:
     check(-solve(q_uu, cross) @ dx, wanted, solve(q_uu, cross) @ dx)
 
 
-def eq_32(rng: np.random.Generator) -> None:
+def test_eq_32(rng: np.random.Generator) -> None:
     """`V_x = Q_x - Q_xu Q_uu^-1 Q_u` where the shortcut's copy joins: its term with k is added."""
     q_u, q_uu, cross = residual_stage(rng)
     q_x, v_r, q_ux = rng.normal(size=3), rng.normal(size=3), rng.normal(size=(2, 3))
@@ -115,7 +119,7 @@ def eq_32(rng: np.random.Generator) -> None:
     check((q_x + q_ux.T @ k) + (v_r + cross.T @ k), wanted, (q_x + q_ux.T @ k) + v_r - cross.T @ k)
 
 
-def table_1(rng: np.random.Generator) -> None:
+def test_table_1(rng: np.random.Generator) -> None:
     """RMSprop divides by the root of the mean square."""
     q = rng.normal(size=4)
     tx = optax.rmsprop(0.1, decay=0.9, eps=1e-3)
@@ -123,20 +127,3 @@ def table_1(rng: np.random.Generator) -> None:
     nu = 0.1 * q**2
     np.testing.assert_allclose(-0.1 / np.sqrt(nu + 1e-3) * q, wanted, rtol=1e-5)
     assert np.abs(-0.1 / (nu + 1e-3) * q - wanted).max() > 1e-3
-
-
-MISPRINTS: dict[str, Callable[[np.random.Generator], None]] = {
-    "Eq. 21, 22": eq_21_22,
-    "Eq. 23": eq_23,
-    "Eq. 14, 15": eq_14_15,
-    "Eq. 18": eq_18,
-    "Eq. 51": eq_51,
-    "Eq. 28": eq_28,
-    "Eq. 32": eq_32,
-    "Table 1": table_1,
-}
-
-
-@pytest.mark.parametrize("where", MISPRINTS)
-def test_misprint(where: str) -> None:
-    MISPRINTS[where](np.random.default_rng(0))

@@ -69,10 +69,3 @@ def test_files_and_tests_that_are_named_exist(page: Path) -> None:
         assert (ROOT / path).exists(), path
         if test:
             assert f"def {test}(" in (ROOT / path).read_text(encoding="utf-8"), f"{path}::{test}"
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_links_between_pages_lead_somewhere(page: Path) -> None:
-    text = page.read_text(encoding="utf-8")
-    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
-        assert "://" in target or (page.parent / target).exists(), target
