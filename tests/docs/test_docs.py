@@ -20,7 +20,7 @@ PUBLIC: dict[str, ModuleType] = {
     "gtddp_jax.weights": gt.weights,
     "gtddp_jax.reference": gt.reference,
 }
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.glob("*.md"))]
 
 
 def modules() -> list[str]:

@@ -27,9 +27,12 @@ def links(page: Path) -> list[str]:
 def anchors(page: Path) -> set[str]:
     """What GitHub and MyST make of the headings, and targets of the page's own."""
     text = page.read_text(encoding="utf-8")
+    included = re.findall(r"^```\{include\} (\S+)$", text, flags=re.M)
     text = re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
     seen: Counter[str] = Counter()
     found = set(re.findall(r"^\((\S+)\)=$", text, flags=re.M))
+    for path in included:
+        found |= anchors((page.parent / path).resolve())
     for heading in re.findall(r"^#{1,3} (.+)$", text, flags=re.M):
         slug = re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
         found.add(f"{slug}-{seen[slug]}" if seen[slug] else slug)
