@@ -20,6 +20,7 @@ class identity(DiagonalCurvature):  # noqa: N801  (a constructor, named as optax
         learning_rate: eta, a number or an optax schedule.
         momentum: decay of the momentum in the open gain, or None.
         nesterov: whether the momentum is Nesterov's.
+        accumulator_dtype: dtype of the momentum, or None.
 
     Example:
         >>> import gtddp_jax as gt

@@ -1,0 +1,121 @@
+"""Nothing public is undocumented, neither on the API page nor in docstrings."""
+
+import dataclasses
+import inspect
+import re
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import gtddp_jax as gt
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "api.md"
+PUBLIC: dict[str, ModuleType] = {
+    "gtddp_jax": gt,
+    "gtddp_jax.curvature": gt.curvature,
+    "gtddp_jax.terminal": gt.terminal,
+    "gtddp_jax.weights": gt.weights,
+    "gtddp_jax.reference": gt.reference,
+}
+ENTRIES: dict[str, Any] = {
+    f"{path}.{name}": getattr(module, name)
+    for path, module in PUBLIC.items()
+    for name in module.__all__
+    if f"{path}.{name}" not in PUBLIC
+}
+CLASSES = {name: entry for name, entry in ENTRIES.items() if inspect.isclass(entry)}
+
+
+def listed() -> dict[str, set[str]]:
+    """The directives of the page: members by name."""
+    text = PAGE.read_text(encoding="utf-8")
+    found = re.findall(
+        r"^\.\. (?:auto\w+|data):: ([\w.]+)(?:\(\))?\n((?:   .*\n)*)", text, flags=re.M
+    )
+    assert len(found) == len(dict(found))
+    members = {name: re.search(r":members: (.*)", options) for name, options in found}
+    return {name: set(re.split(r",\s*", m[1])) if m else set() for name, m in members.items()}
+
+
+def own(cls: type) -> dict[str, Any]:
+    """The public methods and properties of a class, by name.
+
+    Those that it has from a class that is not public are that class's business.
+    """
+    found: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        if base is cls or base in CLASSES.values():
+            found |= {k: v for k, v in vars(base).items() if not k.startswith("_")}
+    return {k: v for k, v in found.items() if inspect.isfunction(v) or isinstance(v, property)}
+
+
+def attributes(cls: type) -> set[str]:
+    """Fields and annotated attributes."""
+    fields = {f.name for f in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else set()
+    stated = {
+        name
+        for base in cls.__mro__
+        if base is cls or base in CLASSES.values()
+        for name in inspect.get_annotations(base)
+    }
+    return {name for name in fields | stated | set(getattr(cls, "_fields", ())) if name[0] != "_"}
+
+
+def is_contract(method: Any) -> bool:
+    """Whether the docstring refers to the contract that the method fulfils."""
+    return (method.__doc__ or "").startswith("See `")
+
+
+def test_the_page_has_every_public_name_and_no_other() -> None:
+    assert set(listed()) == set(ENTRIES)
+
+
+def test_every_public_name_has_a_docstring() -> None:
+    for path, module in PUBLIC.items():
+        assert module.__doc__, path
+    for name, entry in ENTRIES.items():
+        assert isinstance(entry, dict) or entry.__doc__, name
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_methods_are_on_the_page_and_have_docstrings(name: str) -> None:
+    cls = CLASSES[name]
+    methods = own(cls)
+    assert not [k for k, v in methods.items() if not v.__doc__]
+    shown = listed()[name] | {
+        member
+        for base in cls.__mro__[1:]
+        for path, other in CLASSES.items()
+        if other is base
+        for member in listed()[path]
+    }
+    missing = {k for k, v in methods.items() if not is_contract(v)} - shown
+    assert not missing
+    assert listed()[name] <= {*methods, "__call__"}
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_attributes_are_described(name: str) -> None:
+    cls = CLASSES[name]
+    text = "\n".join(base.__doc__ or "" for base in cls.__mro__ if base in CLASSES.values())
+    missing = {a for a in attributes(cls) if not re.search(rf"^\s+{a}:", text, flags=re.M)}
+    assert not missing - set(own(cls))
+
+
+@pytest.mark.parametrize("name", [n for n, e in ENTRIES.items() if inspect.isfunction(e)])
+def test_arguments_are_described(name: str) -> None:
+    """In the docstring, or in that of what it names: `gtddp`, `curvature.adam`."""
+    function = ENTRIES[name]
+    others = [
+        ENTRIES.get(f"gtddp_jax.{other}") for other in re.findall(r"`([\w.]+)`", function.__doc__)
+    ]
+    text = "\n".join(entry.__doc__ for entry in [function, *others] if entry is not None)
+    described = {
+        name for code in re.findall(r"`[^`]+`", text) for name in re.findall(r"(\w+)\(", code)
+    }
+    for names in re.findall(r"^\s+([\w*, ]+):", text, flags=re.M):
+        described |= set(re.split(r",\s*", names.replace("*", "")))
+    arguments = inspect.signature(function).parameters.values()
+    assert {a.name for a in arguments if a.kind is not a.VAR_KEYWORD} <= described
