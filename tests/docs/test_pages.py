@@ -1,5 +1,6 @@
-"""The Python code of README.md and of every page of docs/ runs as it stands."""
+"""The Python code of every page runs as it stands."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,10 @@ import pytest
 from tests.conftest import RunPython
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = "```"
+RUN = ("python", "console", "yaml")
+"""Kinds of code: run here, in `test_consoles.py`, and there as a configuration."""
 
 
 def python_blocks(page: Path) -> str:
@@ -33,6 +36,16 @@ def test_python_blocks_run(run_python: RunPython, page: Path, tmp_path: Path) ->
     script.write_text(python_blocks(page), encoding="utf-8")
     result = run_python("-W", "error", str(script), timeout=240)
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_all_code_is_of_a_kind_that_is_run(page: Path) -> None:
+    lines = page.read_text(encoding="utf-8").splitlines()
+    fences = [line for line in lines if line.lstrip().startswith(FENCE)]
+    assert len(fences) % 2 == 0
+    for opening, closing in zip(fences[::2], fences[1::2], strict=True):
+        assert closing == FENCE
+        assert re.fullmatch(rf"{FENCE}({'|'.join(RUN)}|\{{[\w-]+\}}.*)", opening), opening
 
 
 def test_the_readme_has_code() -> None:

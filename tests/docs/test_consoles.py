@@ -1,0 +1,148 @@
+"""Every line of every console block is a command that exists, as it is written.
+
+All `gtddp` lines are read by the command's own parser. A slow test runs them, page by page, on data
+sets of a few images and for one epoch. What builds and checks the project is run by `.ci/run`.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from gtddp_cli.parse import parse
+from tests.conftest import child_environment
+from tests.training import originals
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+RUNS = ("runs/fashion_mnist-adam-20260102-030405", "runs/another-run")
+"""Runs that the pages name."""
+SMALL = ("--network", "residual-conv-stride", "--epochs", "1", "--seeds", "1")
+TOOLS = ("ruff", "pyright", "python", "sphinx-build")
+BY_HAND = ("python -m pytest -m slow",)
+"""What `.ci/run` leaves out."""
+
+
+def commands(page: Path) -> list[str]:
+    """The commands of a page; in blocks with prompts, what stands behind them."""
+    found = []
+    text = page.read_text(encoding="utf-8")
+    for block in re.findall(r"^```console\n(.*?)^```$", text, flags=re.M | re.S):
+        lines = block.splitlines()
+        typed = [line[2:] for line in lines if line.startswith("$ ")] or lines
+        for line in typed:
+            found += re.sub(r"\s+#.*", "", line).split(" && ")
+    return found
+
+
+def ours(page: Path) -> list[list[str]]:
+    split = [shlex.split(command) for command in commands(page)]
+    return [words[1:] for words in split if words[0] == "gtddp"]
+
+
+def others() -> list[str]:
+    found = [command for page in PAGES for command in commands(page)]
+    return [command for command in found if not command.startswith("gtddp ")]
+
+
+WITH_RUNS = [page for page in PAGES if ours(page)]
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with what the pages speak of: a configuration and folders of data."""
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / "resume.md").read_text(encoding="utf-8")
+    (config,) = re.findall(r"^```yaml\n(.*?)^```$", text, flags=re.M | re.S)
+    (tmp_path / "run.yaml").write_text(config)
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", WITH_RUNS, ids=lambda page: page.stem)
+def test_the_parser_reads_them(page: Path, place: Path) -> None:
+    for run in RUNS:
+        (place / run).mkdir(parents=True)
+        (place / run / "config.yaml").write_text("dataset: fashion_mnist\n")
+    for arguments in ours(page):
+        assert parse(arguments) is not None
+
+
+def test_yaml_blocks_are_read() -> None:
+    """The one that there is, by the test above, as run.yaml."""
+    pages = [page for page in PAGES if "```yaml" in page.read_text(encoding="utf-8")]
+    assert [page.name for page in pages] == ["resume.md"]
+    assert any("run.yaml" in words for page in pages for words in ours(page))
+
+
+def test_installed_extras_exist() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    named = [c for c in others() if c.startswith("pip ")]
+    assert named
+    for command in named:
+        found = re.fullmatch(r'pip install -e "\.\[([\w,]+)\]"|pip install -e \.', command)
+        assert found, command
+        assert set((found[1] or "").split(",")) <= {*extras, ""}, command
+
+
+def test_tools_are_run_by_ci() -> None:
+    script = (ROOT / ".ci" / "run").read_text()
+    for command in others():
+        if command.startswith("pip ") or command in BY_HAND:
+            continue
+        words = shlex.split(command)
+        assert words[0] in TOOLS, f"say in {Path(__file__).name} how this is run: {command}"
+        if words[0] == "sphinx-build":
+            words = words[:2]
+        assert " ".join(words) in script or (ROOT / words[-1]).is_file(), command
+
+
+def small(arguments: list[str]) -> list[str]:
+    """The same command on little data and for a short time."""
+    arguments = [a.replace("~/Downloads", "downloads") for a in arguments]
+    if arguments[0] == "data":
+        source = [] if "--from" in arguments else ["--from", "my_folder"]
+        return [*arguments, *source, *([] if "--own" in arguments else ["--own"])]
+    if arguments[0] != "train" or "--resume" in arguments:
+        return arguments
+    tiny = "--dataset" in arguments or "--config" in arguments
+    return [*arguments, *SMALL, "--batch-size", "8" if tiny else "128"]
+
+
+def elsewhere(arguments: list[str]) -> bool:
+    """Whether it needs other processes; `tests/training/test_distributed.py` has those."""
+    return "--distributed" in arguments or "--coordinator" in arguments
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", WITH_RUNS, ids=lambda page: page.stem)
+def test_they_run(page: Path, place: Path) -> None:
+    for folder in ("my_folder", "downloads"):
+        (place / folder).mkdir()
+    originals.write_idx(place / "my_folder")
+    originals.write_cifar(place / "downloads", "cifar10", "python", packed=True)
+    prepared = place / "cache"
+    environment = {**child_environment(devices=4), "XDG_CACHE_HOME": str(prepared)}
+    lines = [arguments for arguments in ours(page) if not elsewhere(arguments)]
+    if ["data", "fashion_mnist"] not in lines:
+        lines.insert(0, ["data", "fashion_mnist"])  # the pages suppose that it is there
+    runs = iter(RUNS)
+    for arguments in map(small, lines):
+        before = set((place / "runs").glob("*"))
+        done = subprocess.run(
+            [sys.executable, "-m", "gtddp_jax", *arguments],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, (arguments, done.stderr)
+        for new in set((place / "runs").glob("*")) - before:
+            os.rename(new, next(runs, new))
