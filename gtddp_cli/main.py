@@ -10,7 +10,17 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
-EXTRA_MODULES = ("tyro", "rich", "sklearn", "matplotlib", "orbax", "tensorboardX", "yaml")
+EXTRA_MODULES = (
+    "tyro",
+    "rich",
+    "sklearn",
+    "matplotlib",
+    "orbax",
+    "tensorboardX",
+    "yaml",
+    "jinja2",
+    "PIL",
+)
 """What the command needs beside the library: the extra ``train``."""
 
 
@@ -80,6 +90,13 @@ def _plot(options: Any) -> int:
     return 0
 
 
+def _report(options: Any) -> int:
+    from gtddp_cli.report import report
+
+    report(options)
+    return 0
+
+
 def _data(options: Any) -> int:
     from gtddp_cli.data import data
 
@@ -91,6 +108,7 @@ RUN: dict[str, Callable[[Any], int]] = {
     "Train": _train,
     "Eval": _eval,
     "Plot": _plot,
+    "Report": _report,
     "Data": _data,
 }
 """Commands by the class of their options; each imports what it needs only when it is run."""

@@ -143,6 +143,10 @@ class Train:
     log_every: Annotated[int, tyro.conf.arg(metavar="STEPS")] = 100
     """Steps between two entries of the logs."""
 
+    watch: Annotated[int, tyro.conf.arg(metavar="IMAGES")] = 128
+    """About so many training images' weights are recorded after every epoch, for gtddp report;
+    0 for none. Costs a compilation for each game, then as much as a few steps."""
+
     profile: bool = False
     """Take a JAX trace of ten steps of the first run, into RUN/profile."""
 
@@ -207,6 +211,27 @@ class Plot:
 
 
 @dataclass(frozen=True)
+class Report:
+    """Summarise a run, or several beside each other, on the terminal and as a page.
+
+    The page is one HTML file that loads nothing: curves over seeds, base against games, the
+    network's game with the feedback of every stage, weights of samples, times, configuration.
+    """
+
+    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN")]
+    """Folders of runs."""
+
+    html: Annotated[
+        tuple[Path, ...] | None,
+        tyro.conf.arg(
+            metavar="[FILE]",
+            help_behavior_hint="(default: none; without FILE report.html in the first folder)",
+        ),
+    ] = None
+    """Write the page, after the runs: RUN --html."""
+
+
+@dataclass(frozen=True)
 class Data:
     """Bring a data set into the form that training reads, once, and say what is in it.
 
@@ -240,6 +265,7 @@ WATCHING = (
     "keep",
     "keep_best",
     "log_every",
+    "watch",
     "profile",
     "devices",
     "distributed",

@@ -11,9 +11,15 @@ import tyro
 
 from gtddp_cli.config import as_arguments, read_config
 from gtddp_cli.errors import UsageError
-from gtddp_cli.options import WATCHING, Data, Eval, Plot, Train
+from gtddp_cli.options import WATCHING, Data, Eval, Plot, Report, Train
 
-COMMANDS: dict[str, Any] = {"train": Train, "eval": Eval, "plot": Plot, "data": Data}
+COMMANDS: dict[str, Any] = {
+    "train": Train,
+    "eval": Eval,
+    "plot": Plot,
+    "report": Report,
+    "data": Data,
+}
 """Options by command."""
 
 DESCRIPTION = "GT-DDP: game-theoretic differential dynamic programming for residual networks."

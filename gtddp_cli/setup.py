@@ -56,6 +56,7 @@ def set_up(options: Train, placement: Placement = ONE_DEVICE) -> Setup:
             options.log_every,
             options.checkpoint_every,
             PROFILED_STEPS if options.profile else None,
+            options.watch,
         )
         dataset = data.load(experiment.dataset, options.data_dir)
         return Setup(resolved, experiment, plan, build_trainers(experiment, dataset, placement))

@@ -19,6 +19,8 @@ from gtddp_cli.setup import Setup, check_resumed, set_up
 from gtddp_cli.table import table, warnings
 from gtddp_jax.training import distributed, results
 from gtddp_jax.training.checkpoints import CheckpointError, Checkpoints
+from gtddp_jax.training.clock import Clock
+from gtddp_jax.training.description import described
 from gtddp_jax.training.experiment import Experiment, compare
 from gtddp_jax.training.files import write_whole
 from gtddp_jax.training.logs import logging_to
@@ -44,11 +46,13 @@ def train(options: Train) -> Outcome:
         RunError: If the run folder cannot be written, or a checkpoint not be used.
     """
     with team(options) as members:
-        setup = set_up(options, members.placement)
-        return _lead(setup, members) if members.leads else _follow(setup, members)
+        clock = Clock()
+        with clock.part("", "loading"):
+            setup = set_up(options, members.placement)
+        return _lead(setup, members, clock) if members.leads else _follow(setup, members)
 
 
-def _lead(setup: Setup, members: Team) -> Outcome:
+def _lead(setup: Setup, members: Team, clock: Clock) -> Outcome:
     """The run, in the process that shows and writes; the only one, as a rule."""
     try:
         folder, starts = _folder(setup)
@@ -57,7 +61,7 @@ def _lead(setup: Setup, members: Team) -> Outcome:
         raise UsageError(str(error)) from error
     try:
         with folder.locked():
-            return _Run(setup, folder, [*starts, provenance()], members).run()
+            return _Run(setup, folder, [*starts, provenance()], members, clock).run()
     except (CheckpointError, RunFolderError) as error:
         raise RunError(str(error)) from error
     except OSError as error:
@@ -112,16 +116,22 @@ class _Run:
     """One call of the command, after everything has been checked."""
 
     def __init__(
-        self, setup: Setup, folder: RunFolder, starts: list[dict[str, Any]], members: Team
+        self,
+        setup: Setup,
+        folder: RunFolder,
+        starts: list[dict[str, Any]],
+        members: Team,
+        clock: Clock,
     ) -> None:
         self._setup, self._folder, self._starts = setup, folder, starts
-        self._members = members
+        self._members, self._clock = members, clock
         self._records: list[EpochRecord] = []
         self._console = Console()
 
     def run(self) -> Outcome:
         experiment = self._setup.experiment
         write_whole(self._folder.config, as_yaml(anywhere(self._setup.options)))
+        self._describe()
         print(headline(experiment), flush=True)
         try:
             with noted_interrupts() as interrupted:
@@ -135,6 +145,13 @@ class _Run:
         self._conclude(stopped)
         return Outcome(self._folder, stopped)
 
+    def _describe(self) -> None:
+        """Writes what the report needs beside the results."""
+        trainer, images = self._setup.trainers[-1], self._setup.plan.watch
+        results.write(self._folder.network, described(trainer.stages))
+        if images and trainer.method.weighs:
+            results.write(self._folder.watched, trainer.pictures(images))
+
     def _train(self, interrupted: Callable[[], bool]) -> None:
         setup, folder = self._setup, self._folder
         with ExitStack() as stack:
@@ -147,6 +164,7 @@ class _Run:
                 _checkpoints(setup, folder),
                 stop=self._members.agreed(interrupted),
                 trace=lambda: jax.profiler.trace(os.fspath(folder.path / "profile")),
+                clock=self._clock,
             )
             for event in events:
                 logs.write(event)
@@ -158,6 +176,7 @@ class _Run:
                     self._save("running")
 
     def _save(self, status: str) -> None:
+        self._starts[-1]["seconds"] = self._clock.seconds
         seconds = {t.method.name: t.compile_seconds for t in self._setup.trainers}
         content = results.document(
             self._setup.experiment, self._records, seconds, status, self._starts

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from gtddp_jax.core.report import Observe
 from gtddp_jax.curvature import Curvature
 from gtddp_jax.game.sequential import Game, GTDDPState, Loss
 from gtddp_jax.network.protocol import Playable
@@ -49,7 +50,9 @@ def gtddp(
     Returns:
         An `optax.GradientTransformationExtraArgs` whose `update` needs `params` and
         `batch=(inputs, targets)`, inputs [B, ...], and `rngs={"dropout": key}` for a network with
-        `nn.Dropout`. Its state has a `report` and the running `batch_stats`.
+        `nn.Dropout`. Its state has a `report` and the running `batch_stats`. To look at the weights
+        of single samples give `update` a function, `observe=seen.append`: it gets them, an array
+        [stages, B], while `update` is traced.
 
     Raises:
         ValueError: an argument of the wrong kind, named with what is supported.
@@ -82,10 +85,11 @@ def gtddp(
         *,
         batch: Any = None,
         rngs: Any = None,
+        observe: Observe | None = None,
         **extra_args: Any,
     ) -> tuple[Tree, GTDDPState]:
         del extra_args
-        return game.update(updates, state, params, batch, rngs)
+        return game.update(updates, state, params, batch, rngs, observe)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -1,5 +1,6 @@
 """What each step tells about itself: always on, fixed shapes, never a host synchronisation."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +11,8 @@ from gtddp_jax.core.samples import Samples
 from gtddp_jax.core.trees import wide
 
 Tree = Any
+Observe = Callable[[jax.Array], None]
+"""Gets the weights [stages, B] of a step's samples while it is traced."""
 
 
 class Report(NamedTuple):

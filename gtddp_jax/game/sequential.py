@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from gtddp_jax.core import arguments
-from gtddp_jax.core.report import Report, empty_report
+from gtddp_jax.core.report import Observe, Report, empty_report
 from gtddp_jax.core.safety import all_finite, choose, zero_unless
 from gtddp_jax.core.samples import Samples
 from gtddp_jax.curvature import Curvature
@@ -81,7 +81,13 @@ class Game:
         return GTDDPState(states, report, jax.tree.map(jnp.copy, batch_stats))
 
     def update(
-        self, updates: Tree, state: GTDDPState, params: Tree, batch: Any, rngs: Any
+        self,
+        updates: Tree,
+        state: GTDDPState,
+        params: Tree,
+        batch: Any,
+        rngs: Any,
+        observe: Observe | None = None,
     ) -> tuple[Tree, GTDDPState]:
         """One step, see `optax.GradientTransformationExtraArgs`."""
         arguments.require("gtddp", params=params, batch=batch)
@@ -104,6 +110,8 @@ class Game:
 
         model = self.terminal.expand(loss_of, played.outputs)
         plans, rolled = self._play(played, model, own, running, state, samples)
+        if observe is not None:
+            observe(rolled.weights)
         ok = samples.all(
             all_finite(
                 model.line.value,

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from gtddp_jax.core import arguments
-from gtddp_jax.core.report import Report, common_figures
+from gtddp_jax.core.report import Observe, Report, common_figures
 from gtddp_jax.core.safety import all_finite, choose, guarded_vdot, zero_unless
 from gtddp_jax.network import Network
 from gtddp_jax.simultaneous.base_method import BaseMethod
@@ -152,6 +152,7 @@ class Game:
         params: Tree,
         batch: Any,
         extra: dict[str, Any],
+        observe: Observe | None = None,
     ) -> tuple[Tree, ImplicitState]:
         """One step, see `optax.GradientTransformationExtraArgs`."""
         arguments.require("implicit", params=params, batch=batch)
@@ -163,6 +164,8 @@ class Game:
             w, model_state, prediction = linearised.ones, state.weights, whole_network()
         else:
             w, model_state, prediction = self.weights(context, state)
+        if observe is not None:
+            observe(w[None])
         q = linearised.gradient(w)
         step, _ = context.base.step(q)
         if not self.plain:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from gtddp_jax.core import arguments
-from gtddp_jax.core.report import empty_report
+from gtddp_jax.core.report import Observe, empty_report
 from gtddp_jax.network import Network
 from gtddp_jax.simultaneous.game import Game, ImplicitState
 from gtddp_jax.simultaneous.solve import Bounds
@@ -69,7 +69,9 @@ def implicit(
 
     Returns:
         An `optax.GradientTransformationExtraArgs` whose `update` needs `params` and
-        `batch=(inputs, targets)`. Its state has a `report` and a `prediction`.
+        `batch=(inputs, targets)`. Its state has a `report` and a `prediction`. To look at the
+        weights of single samples give `update` a function, `observe=seen.append`: it gets them, an
+        array [1, B], while `update` is traced.
 
     Raises:
         ValueError: an argument of the wrong kind or range, named with what is supported.
@@ -125,10 +127,11 @@ def implicit(
         params: Tree = None,
         *,
         batch: Any = None,
+        observe: Observe | None = None,
         **extra_args: Any,
     ) -> tuple[Tree, ImplicitState]:
         _check_params(params)
-        return game.update(updates, state, params, batch, extra_args)
+        return game.update(updates, state, params, batch, extra_args, observe)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -1,12 +1,13 @@
 """A paired comparison: several methods, the same seeds, data, initial parameters and batches."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from itertools import product
 
 from gtddp_jax.training import data, networks
 from gtddp_jax.training.checkpoints import Checkpoints
+from gtddp_jax.training.clock import Clock
 from gtddp_jax.training.methods import OPTIMIZERS, Method, method
 from gtddp_jax.training.placement import ONE_DEVICE, Placement
 from gtddp_jax.training.records import Event, Unit
@@ -134,6 +135,7 @@ def compare(
     checkpoints: OpenCheckpoints = lambda unit: nullcontext(None),
     stop: Callable[[], bool] = lambda: False,
     trace: Trace = nullcontext,
+    clock: Clock | None = None,
 ) -> Iterator[Event]:
     """Runs every seed with every trainer, the methods of one seed directly after one another.
 
@@ -144,6 +146,7 @@ def compare(
         checkpoints: Where states are kept; units that are there already go on or are passed over.
         stop: Asked after every chunk of steps; True ends the comparison, its state saved.
         trace: Opens the trace that ``plan.profile`` asks for, of the first unit.
+        clock: What time is spent on is added here.
 
     Yields:
         What `run` yields, unit by unit.
@@ -152,9 +155,13 @@ def compare(
         CheckpointError: If a checkpoint cannot be written or read.
     """
     plan = Plan(experiment.epochs) if plan is None else plan
+    clock = Clock() if clock is None else clock
     for number, (seeds, trainer) in enumerate(product(experiment.groups, trainers)):
         its_plan = plan if number == 0 else replace(plan, profile=None)
-        with checkpoints(Unit(trainer.method.name, seeds)) as kept:
-            yield from run(trainer, seeds, its_plan, kept, stop, trace)
+        with ExitStack() as closing:
+            kept = closing.enter_context(checkpoints(Unit(trainer.method.name, seeds)))
+            yield from run(trainer, seeds, its_plan, kept, stop, trace, clock)
+            with clock.part(trainer.method.name, "checkpoints"):
+                closing.close()
         if stop():
             return

@@ -16,10 +16,13 @@ def rows(event: Event) -> list[dict[str, Any]]:
     """An event as flat entries for a log, one for each seed; none for `Resumed`.
 
     ``step`` counts from the beginning of the run. Entries between epochs have ``kind`` "steps" and
-    tell of the running epoch so far, those after an epoch ``kind`` "epoch".
+    tell of the running epoch so far, those after an epoch ``kind`` "epoch". Weights of watched
+    images are in the results file alone.
     """
     if isinstance(event, EpochRecord):
-        return [{"kind": "epoch", **asdict(event)}]
+        scores = asdict(event)
+        del scores["weights"]
+        return [{"kind": "epoch", **scores}]
     if isinstance(event, Resumed):
         return []
     speed = event.images / event.seconds if event.seconds > 0 else 0.0

@@ -137,12 +137,14 @@ class Method:
         build: Builds the optimizer for a network, a loss, settings, the rate of every step and the
             first running statistics.
         step: Makes the training step for the built optimizer.
+        weighs: Whether it weighs samples: every game does, a base optimizer does not.
     """
 
     name: str
     label: str
     build: Callable[[gt.Network, Loss, Settings, Rate, Any], optax.GradientTransformation]
     step: StepMaker
+    weighs: bool
 
 
 def method(optimizer: str, game: str) -> Method:
@@ -165,4 +167,5 @@ def method(optimizer: str, game: str) -> Method:
         rules.label.format(base.label),
         partial(rules.build, base),
         game_step if base.plain is None else rules.step,
+        weighs=game != "none",
     )

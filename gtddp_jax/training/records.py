@@ -22,6 +22,8 @@ class EpochRecord:
             seeds at once, the seed's equal share.
         report: What the optimizer reported over the epoch, by name; a number, or a list with one
             number per stage.
+        weights: What `watch.digest` keeps of the watched images' weights after the epoch; None
+            where none are watched.
     """
 
     method: str
@@ -33,6 +35,7 @@ class EpochRecord:
     validation_accuracy: float
     seconds: float
     report: dict[str, Any]
+    weights: dict[str, Any] | None = None
 
 
 class Unit(NamedTuple):

@@ -94,7 +94,18 @@ def read(path: Path) -> tuple[Experiment, list[EpochRecord], dict[str, Any]]:
         ResultsError: If there is no such file, or it is not of this format.
     """
     try:
-        content = unfinite(json.loads(path.read_text(encoding="utf-8")))
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ResultsError(f"cannot read {path}: {error.strerror}.") from error
+    except (ValueError, RecursionError) as error:
+        raise ResultsError(f"{path} is not a results file: {error}.") from error
+    return parse(content, str(path))
+
+
+def parse(content: Any, path: str) -> tuple[Experiment, list[EpochRecord], dict[str, Any]]:
+    """As `read`, from JSON values; ``path`` is for messages."""
+    try:
+        content = unfinite(content)
         if content["format"] != FORMAT:
             raise ResultsError(
                 f"{path} has format {content['format']}; this version reads format {FORMAT}."
@@ -109,7 +120,5 @@ def read(path: Path) -> tuple[Experiment, list[EpochRecord], dict[str, Any]]:
             }
         )
         return experiment, [EpochRecord(**record) for record in content["epochs"]], content
-    except OSError as error:
-        raise ResultsError(f"cannot read {path}: {error.strerror}.") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ResultsError(f"{path} is not a results file: {error}.") from error

@@ -2,10 +2,12 @@
 
 config.yaml      every option, as it came to be; itself a valid --config
 results.json     scores of every epoch; where they come from
+network.json     the game: stages, players, shapes
+watched.json     the images whose weights are watched
 metrics.jsonl    figures between epochs
 tensorboard/     the same as event files
 checkpoints/     METHOD/seed-N/STEP
-curves.png, curves.svg
+curves.png, curves.svg, report.html
 """
 
 import fcntl
@@ -43,6 +45,21 @@ class RunFolder:
     def results(self) -> Path:
         """The results file."""
         return self.path / "results.json"
+
+    @property
+    def network(self) -> Path:
+        """The game, described."""
+        return self.path / "network.json"
+
+    @property
+    def watched(self) -> Path:
+        """The images whose weights are watched."""
+        return self.path / "watched.json"
+
+    @property
+    def report(self) -> Path:
+        """The report as a page."""
+        return self.path / "report.html"
 
     def curves(self, kind: str) -> Path:
         """The picture, of kind "png" or "svg"."""

@@ -3,11 +3,13 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from gtddp_jax.training.checkpoints import Checkpoints
+from gtddp_jax.training.clock import Clock
 from gtddp_jax.training.loop import Score
 from gtddp_jax.training.records import EpochRecord, Event, Progress, Resumed, Unit
 from gtddp_jax.training.state import TrainState
@@ -25,12 +27,14 @@ class Plan:
         log_every: Steps between two looks at the figures, counted from the epoch's beginning.
         checkpoint_every: Steps between two checkpoints; None for the end of every epoch.
         profile: Steps (first, last) between which a trace is taken, or None.
+        watch: Training images whose weights are recorded after every epoch, about; 0 for none.
     """
 
     epochs: int
     log_every: int = 100
     checkpoint_every: int | None = None
     profile: tuple[int, int] | None = None
+    watch: int = 0
 
     def __post_init__(self) -> None:
         """Checks ranges.
@@ -42,6 +46,8 @@ class Plan:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}.")
+        if self.watch < 0:
+            raise ValueError(f"watch must be at least 0, got {self.watch}.")
 
     def next_stop(self, step: int, steps_per_epoch: int) -> int:
         """The first place after ``step`` where something is to be done."""
@@ -76,6 +82,7 @@ def run(
     checkpoints: Checkpoints | None = None,
     stop: Callable[[], bool] = lambda: False,
     trace: Trace = nullcontext,
+    clock: Clock | None = None,
 ) -> Iterator[Event]:
     """Trains a unit to its end; goes on from its newest checkpoint, if there is one.
 
@@ -86,6 +93,7 @@ def run(
         checkpoints: Where the state is kept; None for nowhere.
         stop: Asked after every chunk of steps; True saves a checkpoint and ends the run.
         trace: Opens the trace that ``plan.profile`` asks for.
+        clock: What time is spent on is added here.
 
     Yields:
         `Resumed` first, if it goes on; `Progress` after every chunk of steps, and one `EpochRecord`
@@ -94,31 +102,44 @@ def run(
     Raises:
         CheckpointError: If a checkpoint cannot be written or read.
     """
+    clock = Clock() if clock is None else clock
+    timed = partial(clock.part, trainer.method.name)
     unit = Unit(trainer.method.name, seeds)
     state, step, seconds = trainer.start(seeds), 0, 0.0
     records: list[EpochRecord] = []
-    if checkpoints is not None and (saved := checkpoints.restore(state)) is not None:
+    with timed("checkpoints"):
+        saved = None if checkpoints is None else checkpoints.restore(state)
+    if saved is not None:
         state, step, seconds, records = saved.state, saved.step, saved.seconds, list(saved.records)
         yield Resumed(unit, step, saved.records)
     per_epoch, total = trainer.steps_per_epoch, plan.epochs * trainer.steps_per_epoch
     while step < total:
         until = plan.next_stop(step, per_epoch)
-        rows = trainer.rows(seeds, step, until - step)
+        with timed("batches"):
+            rows = trainer.rows(seeds, step, until - step)
+        with timed("compilation"):
+            trainer.compile(state, rows)
         traced = plan.profile is not None and plan.profile[0] <= step < plan.profile[1]
         with trace() if traced else nullcontext():
             state, spent = _timed(trainer, state, rows)
+        clock.add(trainer.method.name, "steps", spent)
         step, seconds = until, seconds + spent
         figures = trainer.figures(state)
         images = rows.size  # every row names a batch's images, of every seed
         progress = Progress(unit, step, total, (step - 1) // per_epoch + 1, spent, images, figures)
         fresh: list[EpochRecord] = []
         if step % per_epoch == 0:
-            fresh = _score(trainer, state, progress, seconds)
+            with timed("evaluation"):
+                fresh = _score(trainer, state, progress, seconds)
+            if plan.watch and trainer.method.weighs:
+                with timed("weights"):
+                    fresh = _watched(trainer, state, plan.watch, fresh)
             records += fresh
             state, seconds = trainer.new_epoch(state), 0.0
         stopping = stop()
         if checkpoints is not None and (stopping or plan.saves_at(step, per_epoch)):
-            checkpoints.save(state, step, records, seconds, _accuracy(fresh))
+            with timed("checkpoints"):
+                checkpoints.save(state, step, records, seconds, _accuracy(fresh))
         yield progress
         yield from fresh
         if stopping:
@@ -126,7 +147,6 @@ def run(
 
 
 def _timed(trainer: Trainer, state: TrainState, rows: np.ndarray) -> tuple[TrainState, float]:
-    trainer.compile(state, rows)
     start = time.perf_counter()
     state = trainer.train(state, rows)
     return state, time.perf_counter() - start
@@ -151,6 +171,14 @@ def _score(
         )
         for i, seed in enumerate(progress.unit.seeds)
     ]
+
+
+def _watched(
+    trainer: Trainer, state: TrainState, images: int, fresh: list[EpochRecord]
+) -> list[EpochRecord]:
+    """The records with the weights of so many watched images."""
+    found = trainer.watch(state, images)
+    return [replace(record, weights=each) for record, each in zip(fresh, found, strict=True)]
 
 
 def _accuracy(fresh: list[EpochRecord]) -> float | None:

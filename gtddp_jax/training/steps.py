@@ -1,7 +1,7 @@
 """One training step: from a state and a batch to the next state."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -36,8 +36,15 @@ class StepResult(NamedTuple):
     report: dict[str, jax.Array]
 
 
-Step = Callable[[TrainState, Batch, jax.Array], StepResult]
-"""Maps a state, a batch and the step's random key to the step's result."""
+class Step(Protocol):
+    """Maps a state, a batch and the step's random key to the step's result."""
+
+    def __call__(
+        self, state: TrainState, batch: Batch, key: jax.Array, observe: Any = None
+    ) -> StepResult:
+        """Takes the step; games give ``observe`` the weights [stages, batch] of the samples."""
+        ...
+
 
 StepMaker = Callable[[gt.Network, Loss, optax.GradientTransformation, float], Step]
 """Maps (network, loss per sample, optimizer, weight decay) to a step."""
@@ -48,7 +55,7 @@ def gradient_step(
 ) -> Step:
     """Makes the ordinary step: the gradient of the batch's mean loss goes into ``tx``."""
 
-    def step(state: TrainState, batch: Batch, key: jax.Array) -> StepResult:
+    def step(state: TrainState, batch: Batch, key: jax.Array, observe: Any = None) -> StepResult:
         inputs, targets = batch
 
         def mean_loss(params: Params) -> tuple[jax.Array, Any]:
@@ -74,12 +81,11 @@ def game_step(
     del loss
     play: Any = optax.with_extra_args_support(tx).update
 
-    def step(state: TrainState, batch: Batch, key: jax.Array) -> StepResult:
+    def step(state: TrainState, batch: Batch, key: jax.Array, observe: Any = None) -> StepResult:
         running = running_cost(weight_decay, state.params)
+        rngs = model.keys(net, key) or None
         whole = state.opt_state._replace(batch_stats=state.batch_stats)
-        updates, after = play(
-            running, whole, state.params, batch=batch, rngs=model.keys(net, key) or None
-        )
+        updates, after = play(running, whole, state.params, batch=batch, rngs=rngs, observe=observe)
         params = optax.apply_updates(state.params, updates)
         value, report = _reported(after.report)
         return StepResult(params, after._replace(batch_stats={}), after.batch_stats, value, report)
@@ -95,12 +101,12 @@ def implicit_step(
     play: Any = optax.with_extra_args_support(tx).update
     plain = model.is_plain(net)
 
-    def step(state: TrainState, batch: Batch, key: jax.Array) -> StepResult:
+    def step(state: TrainState, batch: Batch, key: jax.Array, observe: Any = None) -> StepResult:
         inputs, targets = batch
         running = running_cost(weight_decay, state.params)
         given = batch if plain else ((inputs, state.batch_stats, key), targets)
         whole = state.opt_state if plain else state.opt_state._replace(aux=state.batch_stats)
-        updates, after = play(running, whole, state.params, batch=given)
+        updates, after = play(running, whole, state.params, batch=given, observe=observe)
         statistics = state.batch_stats if plain else after.aux
         params = optax.apply_updates(state.params, updates)
         value, report = _reported(after.report)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import gtddp_jax as gt
+from gtddp_jax.network.facts import StageFacts, facts
 from gtddp_jax.training import loop, totals
 from gtddp_jax.training.data import Feed, Part, epoch_order, position, steps_per_epoch
 from gtddp_jax.training.methods import Method
@@ -16,6 +17,7 @@ from gtddp_jax.training.problem import LOSS
 from gtddp_jax.training.settings import Settings
 from gtddp_jax.training.state import TrainState, step_key
 from gtddp_jax.training.steps import advance
+from gtddp_jax.training.watch import Watch, pictures, watched_rows
 
 SCORED_TRAINING_IMAGES = 10_000
 """Training images, evenly spaced, that are scored after an epoch; all where there are fewer."""
@@ -84,7 +86,16 @@ class Trainer:
         self._advance = advance(self._step)
         self._report: dict[str, Any] = {}
         self._report = self._reported(first)
+        self._params = jax.eval_shape(lambda: first["params"])
         self._rows = lru_cache(maxsize=1)(self._draw_rows)
+        self._watch = lru_cache(maxsize=1)(self._make_watch)
+
+    @cached_property
+    def stages(self) -> tuple[StageFacts, ...]:
+        """The game at the batch's shape."""
+        images = self._feed.train.images
+        batch = jax.ShapeDtypeStruct((self.batch_size, *images.shape[1:]), images.dtype)
+        return facts(self._net, self._params, batch)
 
     @property
     def compile_seconds(self) -> float:
@@ -180,6 +191,9 @@ class Trainer:
         runs = range(state.step.shape[0])
         return tuple(totals.read(jax.tree.map(lambda x, i=i: x[i], host)) for i in runs)
 
+    def _make_watch(self, images: int) -> Watch:
+        return Watch(self._step, self._feed, self._placement, self.watched(images))
+
     @cached_property
     def _scored(self) -> Part:
         train, samples = self._feed.train, self._feed.samples
@@ -191,6 +205,18 @@ class Trainer:
     def score_train(self, state: TrainState) -> list[loop.Score]:
         """Scores on ``SCORED_TRAINING_IMAGES`` of the training part, one for each seed."""
         return loop.evaluate(self._net, LOSS, state, *self._scored, self._feed.normalise)
+
+    def watched(self, images: int) -> np.ndarray:
+        """Indices [batches, batch] of about so many watched images, see `watched_rows`."""
+        return watched_rows(self._feed.samples, self.batch_size, images)
+
+    def watch(self, state: TrainState, images: int) -> list[dict[str, Any]]:
+        """What about so many watched images weigh, see `watch.digest`; one for each seed."""
+        return self._watch(images)(state)
+
+    def pictures(self, images: int) -> dict[str, Any]:
+        """The watched images themselves, see `watch.pictures`."""
+        return pictures(self._feed, self.watched(images))
 
     def score_validation(self, state: TrainState) -> list[loop.Score]:
         """Scores on the validation part, one for each seed."""

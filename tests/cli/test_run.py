@@ -25,8 +25,10 @@ FILES = [
     "curves.png",
     "curves.svg",
     "metrics.jsonl",
+    "network.json",
     "results.json",
     "tensorboard",
+    "watched.json",
 ]
 
 
@@ -69,6 +71,22 @@ def test_one_epoch_leaves_everything_behind(run: tuple[Path, list[str]]) -> None
     assert base["report"] == {}
     assert game["report"]["weight_mean"] > 0
     assert min(base["validation_accuracy"], game["validation_accuracy"]) > 0.5
+    assert base["weights"] is None
+    watched = json.loads((folder / "watched.json").read_text())["images"]
+    assert game["weights"]["images"] == len(watched) == 128
+    assert set(start["seconds"]["implicit-adam"]) >= {"steps", "evaluation", "checkpoints"}
+
+
+def test_a_run_is_reported(
+    run: tuple[Path, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a run leaves is what a report needs: nothing is missing."""
+    assert main(["report", str(run[0]), "--html", str(tmp_path / "page.html")]) == 0
+    assert "Implicit-Adam: 95 % of the weights" in capsys.readouterr().out
+    page = (tmp_path / "page.html").read_text()
+    assert "What is missing" not in page
+    assert "<h3>residual-conv" in page
+    assert page.count("<img ") == 16
 
 
 def test_a_run_is_drawn(
@@ -90,7 +108,7 @@ def test_a_run_is_scored_again_and_goes_on(
     for record in before["epochs"]:
         assert f"{record['train_loss']:.4f}" in table
         assert f"{100 * record['validation_accuracy']:.2f}" in table
-    assert main(["train", "--resume", str(folder), "--epochs", "2"]) == 0
+    assert main(["train", "--resume", str(folder), "--epochs", "2", "--watch", "0"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].split() == ["Adam", "seed", "0", "from", "step", "44"]
     after = json.loads((folder / "results.json").read_text())
@@ -116,7 +134,7 @@ def test_a_disk_that_is_full_ends_the_run(
 
 def test_games_stand_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--game", "implicit", "sequential", "--weights", "product", "--optimizer", "sgd"]
-    sizes = ["--epochs", "1", "--batch-size", "64", "--out", str(tmp_path)]
+    sizes = ["--epochs", "1", "--batch-size", "64", "--watch", "0", "--out", str(tmp_path)]
     assert main(["train", *options, *sizes]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("SGD, Implicit-SGD and GT-DDP-SGD on digits, batch size 64")
@@ -169,7 +187,8 @@ def test_ctrl_c_keeps_the_epochs_so_far(tmp_path: Path, endless_run: subprocess.
         f"To go on: gtddp train --resume {folder}",
         f"Results in {folder}",
     ]
-    assert sorted(file.name for file in folder.iterdir()) == FILES
+    files = [file for file in FILES if file != "watched.json"]  # a base optimizer has no weights
+    assert sorted(file.name for file in folder.iterdir()) == files
     read = json.loads((folder / "results.json").read_text())
     assert read["status"] == "interrupted"
     assert [epoch["epoch"] for epoch in read["epochs"]] == list(range(1, len(read["epochs"]) + 1))
