@@ -29,7 +29,7 @@ def statements(section: str) -> list[tuple[str, list[str]]]:
 ALL = [row for section in SECTIONS for row in statements(section)]
 
 
-def tests_of(path: Path) -> set[str]:
+def functions_of(path: Path) -> set[str]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
 
@@ -44,7 +44,7 @@ def test_every_statement_names_tests_that_exist() -> None:
     for statement, tests in ALL:
         assert tests, statement
         for path, name in (test.split("::") for test in tests):
-            assert name in tests_of(ROOT / path), f"{path}::{name}"
+            assert name in functions_of(ROOT / path), f"{path}::{name}"
 
 
 def test_the_papers_theorems_are_among_them() -> None:
@@ -56,5 +56,5 @@ def test_the_papers_theorems_are_among_them() -> None:
 def test_every_misprint_has_its_test() -> None:
     named = {test for _, tests in statements(SECTIONS[-1]) for test in tests}
     path = "tests/core/test_misprints.py"
-    shown = {name for name in tests_of(ROOT / path) if name.startswith("test_")}
+    shown = {name for name in functions_of(ROOT / path) if name.startswith("test_")}
     assert shown and {f"{path}::{name}" for name in shown} <= named
