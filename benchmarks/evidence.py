@@ -24,9 +24,9 @@ import numpy as np
 import optax
 from optax import contrib
 from scipy import stats
-from timing import compiled, interleaved, ratio
 
 import gtddp_jax as gt
+from gtddp_jax.evidence.timing import compiled, interleaved, ratio
 from gtddp_jax.training.data import load
 
 LOSS = optax.softmax_cross_entropy_with_integer_labels

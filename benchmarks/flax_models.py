@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from timing import compiled, game_step, interleaved, ratio
 
 import gtddp_jax as gt
+from gtddp_jax.evidence.timing import compiled, game_step, interleaved, ratio
 
 RATE = 1e-3
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from nets import block, mlp, one_block
-from timing import compiled, game_step, interleaved, ratio
 
 import gtddp_jax as gt
+from gtddp_jax.evidence.timing import compiled, game_step, interleaved, ratio
 from gtddp_jax.training.networks import pool
 
 LOSS = optax.softmax_cross_entropy_with_integer_labels

@@ -17,8 +17,8 @@ import numpy as np
 import optax
 from nets import CASES
 from step_time import plain_step
-from timing import interleaved, ratio
 
+from gtddp_jax.evidence.timing import interleaved, ratio
 from gtddp_jax.training import data
 
 SAMPLES = 20_000

@@ -11,9 +11,9 @@ import jax
 import numpy as np
 from nets import Case, batch_of, block
 from step_time import LOSS, game_step
-from timing import compiled, interleaved
 
 import gtddp_jax as gt
+from gtddp_jax.evidence.timing import compiled, interleaved
 from gtddp_jax.training.networks import pool
 
 

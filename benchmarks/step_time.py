@@ -12,9 +12,9 @@ import jax
 import numpy as np
 import optax
 from nets import CASES, Case, batch_of
-from timing import compiled, game_step, interleaved, ratio
 
 import gtddp_jax as gt
+from gtddp_jax.evidence.timing import compiled, game_step, interleaved, ratio
 from gtddp_jax.players import parameter_count, rule
 
 BASES: dict[str, tuple[Callable[..., Any], Callable[..., Any], float]] = {

@@ -20,10 +20,15 @@ def game_step(tx: Any) -> Callable[..., Any]:
 
 
 def compiled(step: Callable[..., Any], *arguments: Any) -> tuple[Callable[[], Any], float]:
-    """A step bound to its arguments, and its peak memory in MiB as the compiler plans it."""
+    """A step bound to its arguments, and its peak memory in MiB as the compiler plans it.
+
+    Raises:
+        RuntimeError: the backend reports no memory plan.
+    """
     program = jax.jit(step).lower(*arguments).compile()
     plan = program.memory_analysis()
-    assert plan is not None, "the backend reports no memory plan"
+    if plan is None:
+        raise RuntimeError(f"The backend {jax.default_backend()!r} reports no memory plan.")
     peak = plan.temp_size_in_bytes + plan.argument_size_in_bytes + plan.output_size_in_bytes
     return lambda: jax.block_until_ready(program(*arguments)), peak / 2**20
 

@@ -1,0 +1,73 @@
+"""Pictures without a display, in one style."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+from gtddp_jax.training.plots import COLOURS
+
+
+def blank(width: float, height: float) -> "Figure":
+    """A figure of this size in inches, drawn without a display."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure: "Figure", out: Path, name: str) -> tuple[str, str]:
+    """Writes `<name>.png` and `<name>.svg` into `out`, and returns their names.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    files = (f"{name}.png", f"{name}.svg")
+    for file in files:
+        figure.savefig(out / file)
+    return files
+
+
+def band(axes: "Axes", x: Any, values: np.ndarray, label: str, colour: str, log: bool) -> None:
+    """A mean over seeds with its 95 % confidence interval (Student's t).
+
+    Args:
+        axes: where to draw.
+        x: [points].
+        values: [seeds, points]. One seed has no band.
+        label: in the legend.
+        colour: of line and band.
+        log: whether mean and interval are those of the logarithm.
+    """
+    mean, half = mean_and_half(np.log(values) if log else values)
+    shown = np.exp if log else np.asarray
+    axes.plot(x, shown(mean), color=colour, marker=".", label=label)
+    axes.fill_between(x, shown(mean - half), shown(mean + half), color=colour, alpha=0.2, lw=0)
+
+
+def mean_and_half(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over the first axis and half the width of its 95 % confidence interval.
+
+    The interval is Student's t; its width is 0 with a single value, which has none.
+
+    Example:
+        >>> mean, half = mean_and_half(np.array([1.0, 2.0, 3.0]))
+        >>> float(mean), round(float(half), 2)
+        (2.0, 2.48)
+    """
+    from scipy import stats
+
+    count = len(values)
+    if count < 2:
+        return values.mean(0), np.zeros(values.shape[1:])
+    quantile = float(stats.t.ppf(0.975, count - 1))
+    return values.mean(0), quantile * values.std(0, ddof=1) / np.sqrt(count)
+
+
+__all__ = ["COLOURS", "band", "blank", "mean_and_half", "save"]
