@@ -15,7 +15,6 @@ from jax.flatten_util import ravel_pytree
 from jax.scipy.linalg import block_diag
 
 import gtddp_jax as gt
-from gtddp_jax.reference import HESSIANS
 
 Tree = Any
 
@@ -62,7 +61,7 @@ def batch_augmented_step(
             return loss(outputs, targets)
 
         v_x = jax.grad(lambda o: losses(o).sum())(outputs).ravel() / samples
-        v_xx = block_diag(*HESSIANS["exact"](losses, outputs)) / samples
+        v_xx = block_diag(*gt.reference.HESSIANS["exact"](losses, outputs)) / samples
         policies: list[_Policy] = []
         for t in reversed(range(len(pullbacks))):
             policy, v_x, v_xx = _backward(

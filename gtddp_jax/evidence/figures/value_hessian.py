@@ -23,8 +23,8 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jax.scipy.linalg import block_diag
 
+import gtddp_jax as gt
 from gtddp_jax.network.program import Stage
-from gtddp_jax.reference import HESSIANS
 from gtddp_jax.training.tables import look_up
 
 Tree = Any
@@ -113,7 +113,7 @@ def value_hessians(
     Raises:
         ValueError: unknown `hessian` or `curvature`.
     """
-    model = look_up(HESSIANS, hessian, "hessian")
+    model = look_up(gt.reference.HESSIANS, hessian, "hessian")
     shrink = look_up(CURVATURES, curvature, "curvature")
     pullbacks: list[Callable[[Any], Any]] = []
     states: tuple[jax.Array, ...] = (inputs,)

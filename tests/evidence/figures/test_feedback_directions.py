@@ -48,7 +48,7 @@ def test_leading_directions_are_those_of_the_gains() -> None:
             _, values, rows = np.linalg.svd(rank_one[t][i])
             assert values[1] < 1e-12 * values[0]
             found = np.concatenate([np.ravel(part[i]) for part in directions[t]])
-            assert found.size == (4 if name == "Conv_1" else 8)  # then also a shortcut
+            assert found.size == (4 if name == "Conv_1" else 8 + 4)  # trunk and shortcut
             assert abs(abs(found @ rows[0]) - 1) < 1e-9
             _, values, rows = np.linalg.svd(exact[t][i])
             assert abs(cosines[i] - abs(found @ rows[0])) < 1e-9
