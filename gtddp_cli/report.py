@@ -56,14 +56,15 @@ def show(console: Console, runs: Sequence[Run]) -> None:
     """Prints the summary."""
     series = series_of(runs)
     for run in runs:
-        console.print(Text(f"{run.name}: {run.experiment.title}, {run.status}", style="bold"))
+        name = f"{run.short}  {run.name}" if run.short else run.name
+        console.print(Text(f"{name}: {run.experiment.title}, {run.status}", style="bold"))
     console.print(_results(series))
     for told in (_feedback(series), _weights(series), _time(series)):
         for line in told:
             console.print(Text(line))
     for run in runs:
         for sentence in run.missing:
-            console.print(Text(f"{run.name}: {sentence}" if len(runs) > 1 else sentence, "yellow"))
+            console.print(Text(f"{run.short}: {sentence}" if run.short else sentence, "yellow"))
 
 
 def _results(series: Sequence[Series]) -> Table:

@@ -65,7 +65,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(folder: Path) -> Run:
-    return read_run(folder, "one")
+    return read_run(folder)
 
 
 @pytest.fixture(scope="module")
@@ -205,11 +205,11 @@ def test_several_runs_stand_in_the_same_charts(folder: Path, tmp_path: Path) -> 
     page = Page(render(runs))
     labels = list(page.data["labels"].values())
     assert labels == [
-        "Adam, one",
-        "GT-DDP-Adam, one",
-        "Implicit-Adam, one",
-        "Adam, two",
-        "GT-DDP-Adam, two",
+        "Adam, A",
+        "GT-DDP-Adam, A",
+        "Implicit-Adam, A",
+        "Adam, B",
+        "GT-DDP-Adam, B",
     ]
     assert len(page.data["charts"]["train-loss"]["curves"]) == 5
     assert len(game.graphs(series_of(runs))) == 1  # the same network
@@ -224,7 +224,7 @@ def test_a_run_of_an_older_version_says_what_is_missing(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "old", watched=False, starts=[{"time": "then"}])
     (folder / "network.json").unlink()
     change(folder / "results.json", lambda c: [e.pop("weights") for e in c["epochs"]])
-    run = read_run(folder, "old")
+    run = read_run(folder)
     page = Page(render([run]))
     for text in (
         "The game of the network cannot be shown: network.json is not there.",
@@ -242,21 +242,21 @@ def test_a_run_of_an_older_version_says_what_is_missing(tmp_path: Path) -> None:
 
 def test_an_interrupted_run_is_reported(tmp_path: Path) -> None:
     told = records(experiment())[:6]  # base whole, game half, of the first seed
-    run = read_run(write_run(tmp_path / "cut", epochs=told, status="interrupted"), "cut")
+    run = read_run(write_run(tmp_path / "cut", epochs=told, status="interrupted"))
     page = Page(render([run]))
     assert "The run is interrupted: 6 of 24 epochs are there." in page.text
     assert list(page.data["labels"].values()) == ["Adam", "GT-DDP-Adam"]
 
 
 def test_a_run_without_an_epoch_is_reported(tmp_path: Path) -> None:
-    run = read_run(write_run(tmp_path / "none", epochs=[], status="running"), "none")
+    run = read_run(write_run(tmp_path / "none", epochs=[], status="running"))
     assert "No epoch has been finished yet." in Page(render([run])).text
 
 
 def test_numbers_that_are_not_finite_leave_a_gap(tmp_path: Path) -> None:
     told = records(experiment(seeds=(0,)))
     told[1] = replace(told[1], train_loss=float("nan"), validation_loss=float("inf"))
-    run = read_run(write_run(tmp_path / "nan", epochs=told, seeds=(0,)), "nan")
+    run = read_run(write_run(tmp_path / "nan", epochs=told, seeds=(0,)))
     page = Page(render([run]))
     assert page.data["charts"]["train-loss"]["curves"]["s0"]["middle"][1] is None
     (drawn,) = [c for c in curves.charts(series_of([run])) if c.key == "train-loss"]
@@ -297,7 +297,7 @@ def test_names_stay_text(tmp_path: Path) -> None:
     change(folder / "results.json", lambda c: c.update(status=f'"{EVIL}'))
     (folder / "config.yaml").write_text(f"a: {EVIL}\n</pre>{EVIL}")
     (run,) = read_runs([folder])
-    html = render([run, replace(run, name=f"{EVIL}2")])
+    html = render([replace(run, short=short) for short in (EVIL, f"{EVIL}2")])
     page = Page(html)
     assert len(re.findall(r"<script", html)) == 2  # the data and the page's own
     assert page.text.count("<script>alert(1)") >= 10
@@ -340,7 +340,7 @@ def test_a_part_that_is_broken_is_named_and_left_out(
 ) -> None:
     folder = write_run(tmp_path / "broken")
     change(folder / name, edit)
-    (sentence,) = read_run(folder, "broken").missing
+    (sentence,) = read_run(folder).missing
     assert message in sentence
 
 
@@ -372,7 +372,7 @@ def test_results_that_are_broken_are_refused(
     folder = write_run(tmp_path / "broken")
     change(folder / "results.json", edit)
     with pytest.raises(ReportError, match=re.escape(message)):
-        read_run(folder, "broken")
+        read_run(folder)
 
 
 @pytest.mark.parametrize(
@@ -382,7 +382,7 @@ def test_results_that_are_broken_are_refused(
 def test_other_files_are_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "results.json").write_text(text)
     with pytest.raises(ReportError, match=message):
-        read_run(tmp_path, "x")
+        read_run(tmp_path)
 
 
 def test_files_that_are_too_large_are_refused(
@@ -390,7 +390,7 @@ def test_files_that_are_too_large_are_refused(
 ) -> None:
     monkeypatch.setattr("gtddp_jax.training.report.collect.RESULTS_LIMIT", 1000)
     with pytest.raises(ReportError, match=r"results\.json is larger than 0 MiB"):
-        read_run(folder, "one")
+        read_run(folder)
 
 
 def test_links_are_not_followed(tmp_path: Path) -> None:
@@ -398,13 +398,13 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("a secret")
     (folder / "config.yaml").unlink()
     (folder / "config.yaml").symlink_to(tmp_path / "secret")
-    run = read_run(folder, "linked")
+    run = read_run(folder)
     assert run.config is None
     assert "config.yaml is not an ordinary file; links are not followed." in run.missing[0]
     assert "a secret" not in render([run])
     (folder / "config.yaml").unlink()
     os.mkfifo(folder / "config.yaml")
-    assert read_run(folder, "linked").config is None  # and does not wait for a writer
+    assert read_run(folder).config is None  # and does not wait for a writer
 
 
 def test_a_summary_is_printed(folder: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:

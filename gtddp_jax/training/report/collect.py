@@ -1,5 +1,6 @@
 """From a run's folder to what a report is made of, and what is missing there."""
 
+import string
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ NETWORK_LIMIT = 16 * MIB
 PICTURES_LIMIT = 64 * MIB
 CONFIG_LIMIT = MIB
 
+LETTERS = string.ascii_uppercase
+
 Content = TypeVar("Content")
 
 
@@ -27,7 +30,8 @@ class Run:
     """One run.
 
     Attributes:
-        name: Its folder's name; of several runs of one name, with a number.
+        name: Its folder's name.
+        short: What tells its methods from those of other runs: A, B, ...; empty for a single run.
         experiment: What was compared.
         records: Its epochs.
         status: One of ``results.STATUSES``.
@@ -40,6 +44,7 @@ class Run:
     """
 
     name: str
+    short: str
     experiment: Experiment
     records: tuple[EpochRecord, ...]
     status: str
@@ -61,23 +66,25 @@ class Run:
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
-    """Reads runs; those whose folders have the same name get numbers.
+    """Reads runs.
 
     Raises:
         ReportError: If one of them cannot be read, or is given twice; names it.
     """
-    names: list[str] = []
-    for folder in folders:
-        name = plain(folder.resolve().name) or "run"
-        count = sum(folder.name == other.name for other in folders[: len(names)])
-        names.append(f"{name} ({count + 1})" if count else name)
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise ReportError("a run is named twice.")
-    return [read_run(folder, name) for folder, name in zip(folders, names, strict=True)]
+    if len(folders) == 1:
+        return [read_run(folders[0])]
+    shorts = [LETTERS[i] if i < len(LETTERS) else str(i + 1) for i in range(len(folders))]
+    return [read_run(folder, short) for folder, short in zip(folders, shorts, strict=True)]
 
 
-def read_run(folder: Path, name: str) -> Run:
+def read_run(folder: Path, short: str = "") -> Run:
     """Reads one run.
+
+    Args:
+        folder: Its folder.
+        short: See `Run`.
 
     Raises:
         ReportError: If it has no usable results.
@@ -121,7 +128,8 @@ def read_run(folder: Path, name: str) -> Run:
         missing, "The configuration file", lambda: read_text(folder, "config.yaml", CONFIG_LIMIT)
     )
     return Run(
-        name=name,
+        name=plain(folder.resolve().name),
+        short=short,
         experiment=experiment,
         records=tuple(records),
         status=plain(str(content.get("status"))),

@@ -68,7 +68,7 @@ class Graph(NamedTuple):
     """The game of one network.
 
     Attributes:
-        title: The network, and the runs that have it.
+        title: The network, and of several runs those that have it.
         summary: How large it is.
         nodes: Inputs first.
         edges: Of the rail.
@@ -114,13 +114,13 @@ def _graph(stages: tuple[StageFacts, ...], members: list[Series]) -> Graph:
     for t, stage in enumerate(stages):
         strengths = [_strength(one, courses[one.key][t], strongest) for one in told]
         nodes.append(_node(t, stage, strengths, told))
-    runs = list(dict.fromkeys(one.run.name for one in members))
+    runs = list(dict.fromkeys(one.run.short for one in members if one.run.short))
     networks = list(dict.fromkeys(one.run.experiment.network for one in members))
     players = sum(len(stage.players) for stage in stages)
     parameters = sum(player.parameters for stage in stages for player in stage.players)
     left_out = [one.label for one in with_feedback if one not in told]
     return Graph(
-        title=f"{', '.join(networks)} ({', '.join(runs)})",
+        title=", ".join(networks) + (f" ({', '.join(runs)})" if runs else ""),
         summary=f"{len(stages)} stages, {players} players, {parameters:,} parameters",
         nodes=nodes,
         edges=[_drawn(edge, spine) for edge in edges],

@@ -51,7 +51,7 @@ def _text(value: Any) -> str:
 def starts(runs: Sequence[Run]) -> list[Start]:
     """Where results come from: every start of every run."""
     return [
-        Start(run.name, _facts(start))
+        Start(run.short, _facts(start))
         for run in runs
         for start in run.starts[-20:]  # a page is for people
     ]

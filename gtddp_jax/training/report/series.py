@@ -77,7 +77,7 @@ def series_of(runs: Sequence[Run]) -> list[Series]:
                 found.append(
                     Series(
                         key=f"s{len(found)}",
-                        label=f"{method.label}, {run.name}" if len(runs) > 1 else method.label,
+                        label=f"{method.label}, {run.short}" if run.short else method.label,
                         run=run,
                         method=method,
                         colour=colour,
