@@ -46,8 +46,12 @@ def main(run: Path) -> None:
         top = {"x": 0, "y": 0, "width": WIDTH, "height": row["y"] + row["height"] + 10}
         save("report.png", page.screenshot(full_page=True, clip=top))
         page.evaluate("document.querySelector('.tools').style.position = 'static'")
-        page.locator("button.node").nth(1).focus()
-        save("report_game.png", page.locator("section[aria-labelledby=game]").screenshot())
+        game = page.locator("#game").bounding_box()
+        images = page.locator(".weighed").first.bounding_box()
+        assert game is not None and images is not None
+        bottom = images["y"] + images["height"]
+        rest = {"x": 0, "y": game["y"], "width": WIDTH, "height": bottom - game["y"]}
+        save("report_game.png", page.screenshot(full_page=True, clip=rest))
 
 
 if __name__ == "__main__":
