@@ -5,12 +5,14 @@ and is, with `feedback=False`, the optax optimizer of its name. The keywords are
 `**game`: `optax.inject_hyperparams` reads them from the signature.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import optax
+from jax.typing import DTypeLike
 
 from gtddp_jax import curvature
-from gtddp_jax.game.sequential import Loss
+from gtddp_jax.core.types import AxisName, Loss, Number, Rate, Tree
 from gtddp_jax.network.protocol import Playable
 from gtddp_jax.optimizer import gtddp
 from gtddp_jax.terminal import Terminal
@@ -19,16 +21,16 @@ from gtddp_jax.terminal import Terminal
 def sgd(
     net: Playable,
     loss: Loss,
-    learning_rate: Any,
-    momentum: Any = None,
+    learning_rate: Rate,
+    momentum: Number | None = None,
     nesterov: bool = False,
-    accumulator_dtype: Any = None,
+    accumulator_dtype: DTypeLike | None = None,
     *,
     feedback: bool = True,
     terminal: Terminal | None = None,
     rollout: str = "linear",
-    axis_name: Any = None,
-    batch_stats: Any = None,
+    axis_name: AxisName = None,
+    batch_stats: Tree = None,
 ) -> optax.GradientTransformationExtraArgs:
     """GT-DDP-SGD: `gtddp` with `curvature.identity`.
 
@@ -66,20 +68,20 @@ def sgd(
 def rmsprop(
     net: Playable,
     loss: Loss,
-    learning_rate: Any,
-    decay: Any = 0.9,
-    eps: Any = 1e-8,
-    initial_scale: Any = 0.0,
+    learning_rate: Rate,
+    decay: Number = 0.9,
+    eps: Number = 1e-8,
+    initial_scale: Number = 0.0,
     eps_in_sqrt: bool = True,
-    momentum: Any = None,
+    momentum: Number | None = None,
     nesterov: bool = False,
     bias_correction: bool = False,
     *,
     feedback: bool = True,
     terminal: Terminal | None = None,
     rollout: str = "linear",
-    axis_name: Any = None,
-    batch_stats: Any = None,
+    axis_name: AxisName = None,
+    batch_stats: Tree = None,
 ) -> optax.GradientTransformationExtraArgs:
     """GT-DDP-RMSprop: `gtddp` with `curvature.rmsprop`, whose arguments these are.
 
@@ -113,19 +115,19 @@ def rmsprop(
 def adam(
     net: Playable,
     loss: Loss,
-    learning_rate: Any,
-    b1: Any = 0.9,
-    b2: Any = 0.999,
-    eps: Any = 1e-8,
-    eps_root: Any = 0.0,
-    mu_dtype: Any = None,
+    learning_rate: Rate,
+    b1: Number = 0.9,
+    b2: Number = 0.999,
+    eps: Number = 1e-8,
+    eps_root: Number = 0.0,
+    mu_dtype: DTypeLike | None = None,
     *,
     nesterov: bool = False,
     feedback: bool = True,
     terminal: Terminal | None = None,
     rollout: str = "linear",
-    axis_name: Any = None,
-    batch_stats: Any = None,
+    axis_name: AxisName = None,
+    batch_stats: Tree = None,
 ) -> optax.GradientTransformationExtraArgs:
     """GT-DDP-Adam: `gtddp` with `curvature.adam`, whose arguments these are.
 
@@ -150,21 +152,21 @@ def adam(
 def adamw(
     net: Playable,
     loss: Loss,
-    learning_rate: Any,
-    b1: Any = 0.9,
-    b2: Any = 0.999,
-    eps: Any = 1e-8,
-    eps_root: Any = 0.0,
-    mu_dtype: Any = None,
-    weight_decay: Any = 1e-4,
-    mask: Any = None,
+    learning_rate: Rate,
+    b1: Number = 0.9,
+    b2: Number = 0.999,
+    eps: Number = 1e-8,
+    eps_root: Number = 0.0,
+    mu_dtype: DTypeLike | None = None,
+    weight_decay: Number = 1e-4,
+    mask: Callable[[Tree], Tree] | None = None,
     *,
     nesterov: bool = False,
     feedback: bool = True,
     terminal: Terminal | None = None,
     rollout: str = "linear",
-    axis_name: Any = None,
-    batch_stats: Any = None,
+    axis_name: AxisName = None,
+    batch_stats: Tree = None,
 ) -> optax.GradientTransformationExtraArgs:
     """GT-DDP-AdamW: `gtddp` with `curvature.adam` and decoupled weight decay.
 
@@ -191,15 +193,15 @@ def adamw(
 def kfac(
     net: Playable,
     loss: Loss,
-    learning_rate: Any,
-    damping: Any = 1e-2,
-    momentum: Any = None,
+    learning_rate: Rate,
+    damping: Rate = 1e-2,
+    momentum: Number | None = None,
     *,
     feedback: bool = True,
     terminal: Terminal | None = None,
     rollout: str = "linear",
-    axis_name: Any = None,
-    batch_stats: Any = None,
+    axis_name: AxisName = None,
+    batch_stats: Tree = None,
     **options: Any,
 ) -> optax.GradientTransformationExtraArgs:
     """GT-DDP-KFAC: `gtddp` with `curvature.kfac`, which takes the further `options`.
@@ -226,15 +228,15 @@ def kfac(
 def ekfac(
     net: Playable,
     loss: Loss,
-    learning_rate: Any,
-    damping: Any = 1e-2,
-    momentum: Any = None,
+    learning_rate: Rate,
+    damping: Rate = 1e-2,
+    momentum: Number | None = None,
     *,
     feedback: bool = True,
     terminal: Terminal | None = None,
     rollout: str = "linear",
-    axis_name: Any = None,
-    batch_stats: Any = None,
+    axis_name: AxisName = None,
+    batch_stats: Tree = None,
     **options: Any,
 ) -> optax.GradientTransformationExtraArgs:
     """GT-DDP-EKFAC: `gtddp` with `curvature.ekfac`, which takes the further `options`.
@@ -264,11 +266,11 @@ def ekfac(
 def scale_by_gt_ekfac(
     net: Playable,
     loss: Loss,
-    damping: Any = 1e-2,
+    damping: Rate = 1e-2,
     *,
     cooperative: str = "rescale",
-    axis_name: Any = None,
-    batch_stats: Any = None,
+    axis_name: AxisName = None,
+    batch_stats: Tree = None,
     **options: Any,
 ) -> optax.GradientTransformationExtraArgs:
     """The gradient under GT-EKFAC's curvature, without feedback, for an optax chain (Sec. 6).

@@ -8,12 +8,11 @@ import jax.numpy as jnp
 import optax
 
 from gtddp_jax.core.report import Observe
+from gtddp_jax.core.types import AxisName, Loss, Tree
 from gtddp_jax.curvature import Curvature
-from gtddp_jax.game.sequential import Game, GTDDPState, Loss
+from gtddp_jax.game.sequential import Game, GTDDPState
 from gtddp_jax.network.protocol import Playable
 from gtddp_jax.terminal import Terminal, line
-
-Tree = Any
 
 
 def gtddp(
@@ -24,8 +23,8 @@ def gtddp(
     feedback: bool = True,
     terminal: Terminal | None = None,
     rollout: str = "linear",
-    axis_name: Any = None,
-    batch_stats: Any = None,
+    axis_name: AxisName = None,
+    batch_stats: Tree = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Game-theoretic differential dynamic programming on an explicit residual network.
 

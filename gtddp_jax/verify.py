@@ -12,12 +12,12 @@ from jax.flatten_util import ravel_pytree
 from gtddp_jax import curvature, reference
 from gtddp_jax.core import arguments
 from gtddp_jax.core.samples import Samples
+from gtddp_jax.core.types import Tree
 from gtddp_jax.network.protocol import Playable, by_stage
 from gtddp_jax.network.table import aligned
 from gtddp_jax.optimizer import gtddp
 from gtddp_jax.terminal import line
 
-Tree = Any
 Loss = Callable[[Any, Any], jax.Array]
 RATE = 0.01
 STEPS = 3

@@ -1,11 +1,10 @@
 """Sums over samples, a few samples at a time: memory is bounded, and caches are used."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 
-Tree = Any
+from gtddp_jax.core.types import Tree
 
 
 def map_over_samples(f: Callable[[Tree], Tree], data: Tree, chunk: int) -> Tree:

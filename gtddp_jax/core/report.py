@@ -1,17 +1,18 @@
 """What each step tells about itself: always on, fixed shapes, never a host synchronisation."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float
 
 from gtddp_jax.core.samples import Samples
 from gtddp_jax.core.trees import wide
+from gtddp_jax.core.types import Count, Flag, PerSample, Scalar, Tree
 
-Tree = Any
-Observe = Callable[[jax.Array], None]
+Observe: TypeAlias = Callable[[Float[Array, "stages B"]], None]
 """Gets the weights [stages, B] of a step's samples while it is traced."""
 
 
@@ -36,18 +37,18 @@ class Report(NamedTuple):
             of the loss, which is then counted twice.
     """
 
-    loss: jax.Array
-    weight_min: jax.Array
-    weight_mean: jax.Array
-    weight_max: jax.Array
-    stage_weight_std: jax.Array
-    feedback_ratio: jax.Array
-    predicted_change: jax.Array
-    actual_change: jax.Array
-    actual_change_known: jax.Array
-    skipped: jax.Array
-    skipped_steps: jax.Array
-    double_counted: jax.Array
+    loss: Scalar
+    weight_min: Scalar
+    weight_mean: Scalar
+    weight_max: Scalar
+    stage_weight_std: Float[Array, " stages"]
+    feedback_ratio: Float[Array, " ratios"]
+    predicted_change: Scalar
+    actual_change: Scalar
+    actual_change_known: Flag
+    skipped: Flag
+    skipped_steps: Count
+    double_counted: Flag
 
 
 TELLING = 8
@@ -55,12 +56,12 @@ SAME = 1e-2
 """Relative difference below which a running-cost gradient is taken for the loss gradient."""
 
 
-def norm(tree: Tree) -> jax.Array:
+def norm(tree: Tree) -> Scalar:
     """The Euclidean norm of a tree, in at least float32."""
     return optax.tree.norm(jax.tree.map(wide, tree))
 
 
-def same(gradient: Tree, running: Tree) -> jax.Array:
+def same(gradient: Tree, running: Tree) -> Flag:
     """Whether the running-cost gradient equals the gradient of the loss; a scalar boolean.
 
     One array of the tree tells: the smallest of at least `TELLING` numbers, if there is one.
@@ -76,11 +77,11 @@ def same(gradient: Tree, running: Tree) -> jax.Array:
 def common_figures(
     last: Report,
     samples: Samples,
-    value: jax.Array,
-    weights: jax.Array,
+    value: PerSample,
+    weights: Float[Array, "stages B"],
     *,
-    predicted: jax.Array,
-    skipped: jax.Array,
+    predicted: Scalar,
+    skipped: Flag,
     gradient: Tree,
     running: Tree,
 ) -> Report:

@@ -1,16 +1,13 @@
 """A step that is not finite is not taken (DESIGN §9)."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
 from gtddp_jax.core.trees import PACKED, wide
+from gtddp_jax.core.types import Flag, Scalar, Tree
 
-Tree = Any
 
-
-def all_finite(*trees: Tree) -> jax.Array:
+def all_finite(*trees: Tree) -> Flag:
     """Whether the floating-point numbers in the trees are finite; a scalar boolean.
 
     One sum an array, which an infinity or NaN always spoils. Finite numbers so large that their
@@ -21,7 +18,7 @@ def all_finite(*trees: Tree) -> jax.Array:
     return jnp.isfinite(jnp.stack([s.astype(jnp.float32) for s in sums])).all()
 
 
-def guarded_vdot(a: Tree, b: Tree, guard: Tree) -> jax.Array:
+def guarded_vdot(a: Tree, b: Tree, guard: Tree) -> Scalar:
     """The inner product of `a` and `b`, not finite if the square of a number in `guard` is not.
 
     In at least float32. One pass over the arrays for both; small arrays are laid end to end.
@@ -36,11 +33,11 @@ def guarded_vdot(a: Tree, b: Tree, guard: Tree) -> jax.Array:
     return jnp.stack([x.sum() for x in large + ([jnp.concatenate(small)] if small else [])]).sum()
 
 
-def choose(ok: jax.Array, new: Tree, old: Tree) -> Tree:
+def choose(ok: Flag, new: Tree, old: Tree) -> Tree:
     """`new` where `ok`, else `old`; trees of one structure, dtypes of `old`."""
     return jax.tree.map(lambda n, o: jnp.where(ok, n, o).astype(jnp.result_type(o)), new, old)
 
 
-def zero_unless(ok: jax.Array, tree: Tree) -> Tree:
+def zero_unless(ok: Flag, tree: Tree) -> Tree:
     """`tree` where `ok`, else zeros."""
     return jax.tree.map(lambda x: jnp.where(ok, x, jnp.zeros_like(x)), tree)

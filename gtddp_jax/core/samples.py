@@ -6,8 +6,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Shaped
 
-Tree = Any
+from gtddp_jax.core.types import AxisName, Flag, PerSample, Scalar, Tree
 
 
 def varying(x: jax.Array) -> frozenset[str]:
@@ -34,7 +35,7 @@ class Samples:
     """
 
     local: int
-    axis_name: Any = None
+    axis_name: AxisName = None
 
     @property
     def count(self) -> Any:
@@ -73,7 +74,7 @@ class Samples:
         count = self.count
         return jax.tree.map(lambda leaf: leaf / count, self.total(tree))
 
-    def gathered(self, x: jax.Array) -> jax.Array:
+    def gathered(self, x: Shaped[Array, "n ..."]) -> Shaped[Array, "all ..."]:
         """`x` [n, ...] of all devices, one after the other; the same array on each of them."""
         if self.axis_name is None:
             return x
@@ -82,20 +83,20 @@ class Samples:
         mine = places.at[jax.lax.axis_index(self.axis_name)].set(x)
         return self.total(mine).reshape(-1, *x.shape[1:])
 
-    def mean(self, x: jax.Array) -> jax.Array:
+    def mean(self, x: PerSample) -> Scalar:
         """The mean of `x` [local] over all samples."""
         return self.total(x.sum()) / self.count
 
-    def min(self, x: jax.Array) -> jax.Array:
+    def min(self, x: Shaped[Array, "..."]) -> Shaped[Array, ""]:
         """The minimum over all samples."""
         low = x.min()
         return low if self.axis_name is None else jax.lax.pmin(low, self.axis_name)
 
-    def max(self, x: jax.Array) -> jax.Array:
+    def max(self, x: Shaped[Array, "..."]) -> Shaped[Array, ""]:
         """The maximum over all samples."""
         high = x.max()
         return high if self.axis_name is None else jax.lax.pmax(high, self.axis_name)
 
-    def all(self, flag: jax.Array) -> jax.Array:
+    def all(self, flag: Flag) -> Flag:
         """Whether `flag` holds on every device."""
         return flag if self.axis_name is None else self.min(flag.astype(jnp.int32)) > 0

@@ -1,14 +1,13 @@
 """Small helpers on arrays with a sample axis."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Shaped
 
-Tree = Any
+from gtddp_jax.core.types import PerSample, Scalar, Tree
 
 
-def wide(x: jax.Array) -> jax.Array:
+def wide(x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
     """`x` in at least float32, the precision of all sums over samples (DESIGN §7)."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
@@ -17,7 +16,7 @@ PACKED = 2**14
 """Arrays of at most so many numbers are laid end to end before they are reduced."""
 
 
-def vdot(a: Tree, b: Tree) -> jax.Array:
+def vdot(a: Tree, b: Tree) -> Scalar:
     """The inner product of two trees, in at least float32.
 
     Small arrays are reduced together: a model has many, and each reduction has a fixed price.
@@ -37,12 +36,12 @@ def _end_to_end(parts: list[jax.Array]) -> jax.Array:
     return jnp.concatenate(parts) if len(parts) > 1 else parts[0]
 
 
-def per_sample(w: jax.Array, x: jax.Array) -> jax.Array:
+def per_sample(w: Shaped[Array, " B"], x: Shaped[Array, "B ..."]) -> Shaped[Array, "B ..."]:
     """`w` [B] shaped for multiplication with `x` [B, ...]."""
     return w.reshape(w.shape + (1,) * (x.ndim - 1))
 
 
-def inner(a: Tree, b: Tree) -> jax.Array:
+def inner(a: Tree, b: Tree) -> PerSample:
     """`a_i . b_i` for every sample over all arrays [B, ...] of a tree: [B], at least float32."""
 
     def leaf(a: jax.Array, b: jax.Array) -> jax.Array:

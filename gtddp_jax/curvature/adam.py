@@ -1,15 +1,16 @@
 """GT-DDP-Adam: RMSprop's diagonal with bias correction, momentum in the open gain (DESIGN §5)."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import DTypeLike
 
-from gtddp_jax.curvature.diagonal import DiagonalCurvature, Rate, check_rate, rate_now
-
-Tree = Any
+from gtddp_jax.core.types import Number, Rate, Tree
+from gtddp_jax.curvature.base import State
+from gtddp_jax.curvature.diagonal import DiagonalCurvature, check_rate, rate_now
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,14 +36,14 @@ class adam(DiagonalCurvature):  # noqa: N801  (a constructor, named as optax nam
     """
 
     learning_rate: Rate
-    b1: Any = 0.9
-    b2: Any = 0.999
-    eps: Any = 1e-8
-    eps_root: Any = 0.0
-    mu_dtype: Any = None
+    b1: Number = 0.9
+    b2: Number = 0.999
+    eps: Number = 1e-8
+    eps_root: Number = 0.0
+    mu_dtype: DTypeLike | None = None
     nesterov: bool = False
-    weight_decay: Any = None
-    mask: Any = None
+    weight_decay: Number | None = None
+    mask: Callable[[Tree], Tree] | None = None
 
     def __post_init__(self) -> None:
         check_rate("curvature.adam", self.learning_rate)
@@ -65,11 +66,11 @@ class adam(DiagonalCurvature):  # noqa: N801  (a constructor, named as optax nam
         )
         return optax.chain(scale, decay, optax.scale_by_learning_rate(self.learning_rate))
 
-    def rate(self, state: Any) -> Rate:
+    def rate(self, state: State) -> Number:
         """See `DiagonalCurvature`."""
         return rate_now(self.learning_rate, state[2])
 
-    def diagonal(self, state: Any, rate: Rate, params: Tree) -> Tree:
+    def diagonal(self, state: State, rate: Number, params: Tree) -> Tree:
         """See `DiagonalCurvature`."""
         del params
         nu = optax.tree.bias_correction(state[0].nu, self.b2, state[0].count)

@@ -13,16 +13,16 @@ players who act at once (Theorem 3). A new method is one file and one line in `_
 
 import abc
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
-import jax
+from jaxtyping import Array, Float, Shaped
 
 from gtddp_jax.core.samples import Samples
+from gtddp_jax.core.types import PerSample, Tree
 from gtddp_jax.network.program import Stage
 from gtddp_jax.players import SampleGradients
 
-Tree = Any
-State = Any
+State: TypeAlias = Tree
 
 
 class Place(NamedTuple):
@@ -48,8 +48,8 @@ class Move(NamedTuple):
         samples: the per-sample gradients G_i by the player's parameters.
     """
 
-    inputs: jax.Array
-    adjoints: jax.Array
+    inputs: Shaped[Array, "B ..."]
+    adjoints: Float[Array, "B ..."]
     samples: SampleGradients
 
 
@@ -65,7 +65,7 @@ class Policy(abc.ABC):
     state: State
 
     @abc.abstractmethod
-    def quadratic(self, samples: Mapping[str, SampleGradients]) -> jax.Array:
+    def quadratic(self, samples: Mapping[str, SampleGradients]) -> PerSample:
         """`G_i^T P G_i` over all players of the stage, [B], >= 0."""
 
     @abc.abstractmethod
@@ -91,7 +91,7 @@ class Curvature(abc.ABC):
         state: State,
         params: Tree,
         moves: Mapping[str, Move],
-        alpha: jax.Array,
+        alpha: PerSample,
         place: Place,
         samples: Samples,
     ) -> Policy:

@@ -10,14 +10,12 @@ import jax.numpy as jnp
 import optax
 
 from gtddp_jax.core.samples import Samples
-from gtddp_jax.curvature.base import Curvature, Move, Place, Policy, State, Tree
+from gtddp_jax.core.types import Number, PerSample, Rate, Tree
+from gtddp_jax.curvature.base import Curvature, Move, Place, Policy, State
 from gtddp_jax.players import SampleGradients
 
-Rate = Any  # float | array | schedule
-LearningRateState = Any
 
-
-def diagonal_form(samples: Mapping[str, SampleGradients], diagonal: Tree) -> jax.Array:
+def diagonal_form(samples: Mapping[str, SampleGradients], diagonal: Tree) -> PerSample:
     """`G_i^T diag(d) G_i` over the players of a stage, [B]."""
     return jnp.stack([samples[name].square(diagonal[name]) for name in samples]).sum(0)
 
@@ -30,7 +28,7 @@ class DiagonalPolicy(Policy):
     state: State
     diagonal: Tree
 
-    def quadratic(self, samples: Mapping[str, SampleGradients]) -> jax.Array:
+    def quadratic(self, samples: Mapping[str, SampleGradients]) -> PerSample:
         """See `Policy`."""
         return diagonal_form(samples, self.diagonal)
 
@@ -52,7 +50,7 @@ class DiagonalCurvature(Curvature):
         """The optax chain whose update on Q_u is the open gain."""
 
     @abc.abstractmethod
-    def diagonal(self, state: State, rate: Rate, params: Tree) -> Tree:
+    def diagonal(self, state: State, rate: Number, params: Tree) -> Tree:
         """P as a tree of parameter shapes; a leaf of shape () means a multiple of the identity.
 
         Args:
@@ -62,7 +60,7 @@ class DiagonalCurvature(Curvature):
         """
 
     @abc.abstractmethod
-    def rate(self, state: State) -> Rate:
+    def rate(self, state: State) -> Number:
         """The learning rate of this step, from the chain's state *before* the update."""
 
     def init(self, params: Tree, place: Place) -> State:
@@ -76,7 +74,7 @@ class DiagonalCurvature(Curvature):
         state: State,
         params: Tree,
         moves: Mapping[str, Move],
-        alpha: jax.Array,
+        alpha: PerSample,
         place: Place,
         samples: Samples,
     ) -> Policy:
@@ -86,9 +84,10 @@ class DiagonalCurvature(Curvature):
         return DiagonalPolicy(step, after, self.diagonal(after, self.rate(state), params))
 
 
-def rate_now(learning_rate: Rate, state: LearningRateState) -> Rate:
+def rate_now(learning_rate: Rate, state: State) -> Number:
     """The value of `learning_rate`, given the state of `optax.scale_by_learning_rate`."""
-    return learning_rate(state.count) if callable(learning_rate) else learning_rate
+    now: Any = learning_rate(state.count) if callable(learning_rate) else learning_rate
+    return now
 
 
 def check_rate(method: str, learning_rate: Rate) -> None:

@@ -4,8 +4,10 @@ import dataclasses
 from typing import Any
 
 import jax
+from jaxtyping import Array, Float
 
 from gtddp_jax.core.samples import Samples
+from gtddp_jax.core.types import Flag, PerSample, Scalar
 from gtddp_jax.curvature.base import Move
 from gtddp_jax.kronecker import damping, second_moments
 from gtddp_jax.kronecker.bases import Basis, Table, eigenvalues
@@ -76,10 +78,10 @@ class ekfac(KroneckerCurvature):  # noqa: N801  (a constructor)
         self,
         player: Player,
         layout: Layout,
-        q: jax.Array,
+        q: Float[Array, "groups rows columns"],
         move: Move,
-        alpha: jax.Array,
-        observed: jax.Array,
+        alpha: PerSample,
+        observed: Flag,
         samples: Samples,
     ) -> Any:
         """See `KroneckerCurvature`."""
@@ -99,7 +101,7 @@ class ekfac(KroneckerCurvature):  # noqa: N801  (a constructor)
             lambda: old,
         )
 
-    def own(self, player: Player, gamma: jax.Array) -> Own:
+    def own(self, player: Player, gamma: Scalar) -> Own:
         """See `KroneckerCurvature`."""
         scale = damping.exact(player.moments, gamma)
         return Own(player.left, player.right, player.moments, scale)

@@ -11,7 +11,8 @@ import optax
 from gtddp_jax.core import arguments
 from gtddp_jax.core.samples import Samples
 from gtddp_jax.core.trees import vdot
-from gtddp_jax.curvature.base import Curvature, Move, Place, Policy, State, Tree
+from gtddp_jax.core.types import PerSample, Tree
+from gtddp_jax.curvature.base import Curvature, Move, Place, Policy, State
 from gtddp_jax.curvature.diagonal import diagonal_form
 from gtddp_jax.players import SampleGradients
 
@@ -27,7 +28,7 @@ class BasePolicy(Policy):
     params: Tree
     metric: Tree
 
-    def quadratic(self, samples: Mapping[str, SampleGradients]) -> jax.Array:
+    def quadratic(self, samples: Mapping[str, SampleGradients]) -> PerSample:
         """See `Policy`."""
         return diagonal_form(samples, self.metric)
 
@@ -74,7 +75,7 @@ class from_optax(Curvature):  # noqa: N801  (a constructor, named as optax names
         state: State,
         params: Tree,
         moves: Mapping[str, Move],
-        alpha: jax.Array,
+        alpha: PerSample,
         place: Place,
         samples: Samples,
     ) -> Policy:

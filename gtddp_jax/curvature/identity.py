@@ -1,15 +1,15 @@
 """GT-DDP-SGD: Q_uu = (1/eta) I (DESIGN §5, Table 1; paper Eq. 2)."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import DTypeLike
 
-from gtddp_jax.curvature.diagonal import DiagonalCurvature, Rate, check_rate, rate_now
-
-Tree = Any
+from gtddp_jax.core.types import Number, Rate, Tree
+from gtddp_jax.curvature.base import State
+from gtddp_jax.curvature.diagonal import DiagonalCurvature, check_rate, rate_now
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,9 +28,9 @@ class identity(DiagonalCurvature):  # noqa: N801  (a constructor, named as optax
     """
 
     learning_rate: Rate
-    momentum: Any = None
+    momentum: Number | None = None
     nesterov: bool = False
-    accumulator_dtype: Any = None
+    accumulator_dtype: DTypeLike | None = None
 
     def __post_init__(self) -> None:
         check_rate("curvature.identity", self.learning_rate)
@@ -45,11 +45,11 @@ class identity(DiagonalCurvature):  # noqa: N801  (a constructor, named as optax
         )
         return optax.chain(trace, optax.scale_by_learning_rate(self.learning_rate))
 
-    def rate(self, state: Any) -> Rate:
+    def rate(self, state: State) -> Number:
         """See `DiagonalCurvature`."""
         return rate_now(self.learning_rate, state[1])
 
-    def diagonal(self, state: Any, rate: Rate, params: Tree) -> Tree:
+    def diagonal(self, state: State, rate: Number, params: Tree) -> Tree:
         """See `DiagonalCurvature`."""
         del state
         return jax.tree.map(lambda p: jnp.asarray(rate, p.dtype), params)

@@ -3,9 +3,10 @@
 import dataclasses
 from typing import Any
 
-import jax
+from jaxtyping import Array, Float
 
 from gtddp_jax.core.samples import Samples
+from gtddp_jax.core.types import Flag, PerSample, Scalar
 from gtddp_jax.curvature.base import Move
 from gtddp_jax.kronecker import damping
 from gtddp_jax.kronecker.bases import Basis, eigenvalues
@@ -70,17 +71,17 @@ class kfac(KroneckerCurvature):  # noqa: N801  (a constructor)
         self,
         player: Player,
         layout: Layout,
-        q: jax.Array,
+        q: Float[Array, "groups rows columns"],
         move: Move,
-        alpha: jax.Array,
-        observed: jax.Array,
+        alpha: PerSample,
+        observed: Flag,
         samples: Samples,
     ) -> Any:
         """See `KroneckerCurvature`."""
         del player, layout, q, move, alpha, observed, samples
         return ()
 
-    def own(self, player: Player, gamma: jax.Array) -> Own:
+    def own(self, player: Player, gamma: Scalar) -> Own:
         """See `KroneckerCurvature`."""
         left, right = player.left, player.right
         scale = damping.inverse(left, right, gamma, self.damping_form)

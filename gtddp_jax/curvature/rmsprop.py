@@ -1,15 +1,14 @@
 """GT-DDP-RMSprop: Q_uu = (1/eta) diag(sqrt(nu + eps)) (DESIGN §5; Table 1 omits the root)."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from gtddp_jax.curvature.diagonal import DiagonalCurvature, Rate, check_rate, rate_now
-
-Tree = Any
+from gtddp_jax.core.types import Number, Rate, Tree
+from gtddp_jax.curvature.base import State
+from gtddp_jax.curvature.diagonal import DiagonalCurvature, check_rate, rate_now
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,11 +31,11 @@ class rmsprop(DiagonalCurvature):  # noqa: N801  (a constructor, named as optax 
     """
 
     learning_rate: Rate
-    decay: Any = 0.9
-    eps: Any = 1e-8
-    initial_scale: Any = 0.0
+    decay: Number = 0.9
+    eps: Number = 1e-8
+    initial_scale: Number = 0.0
     eps_in_sqrt: bool = True
-    momentum: Any = None
+    momentum: Number | None = None
     nesterov: bool = False
     bias_correction: bool = False
 
@@ -48,11 +47,11 @@ class rmsprop(DiagonalCurvature):  # noqa: N801  (a constructor, named as optax 
         """See `DiagonalCurvature`."""
         return optax.rmsprop(**vars(self))
 
-    def rate(self, state: Any) -> Rate:
+    def rate(self, state: State) -> Number:
         """See `DiagonalCurvature`."""
         return rate_now(self.learning_rate, state[1])
 
-    def diagonal(self, state: Any, rate: Rate, params: Tree) -> Tree:
+    def diagonal(self, state: State, rate: Number, params: Tree) -> Tree:
         """See `DiagonalCurvature`."""
         del params
         nu = state[0].nu

@@ -15,9 +15,9 @@ import flax.linen as nn
 import jax
 from flax.errors import InvalidRngError
 
+from gtddp_jax.core.types import Tree
 from gtddp_jax.network.errors import NetworkError
 
-Tree = Any
 Path = tuple[str, ...]
 STATISTICS = "batch_stats"
 

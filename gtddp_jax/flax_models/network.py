@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from gtddp_jax.core.samples import Samples
+from gtddp_jax.core.types import Tree
 from gtddp_jax.flax_models.grouping import UNSUPPORTED
 from gtddp_jax.flax_models.models import Model, as_model
 from gtddp_jax.flax_models.passes import FlaxPass
@@ -14,8 +15,6 @@ from gtddp_jax.flax_models.reading import Reading, batch_size, read_model
 from gtddp_jax.flax_models.stages import FlaxStage, stages_of
 from gtddp_jax.network.errors import NetworkError
 from gtddp_jax.network.protocol import Playable
-
-Tree = Any
 
 
 def from_flax(

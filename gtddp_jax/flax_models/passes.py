@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from gtddp_jax.core.samples import Samples, varying
 from gtddp_jax.core.trees import inner, wide
+from gtddp_jax.core.types import Tree
 from gtddp_jax.curvature.base import Move
 from gtddp_jax.flax_models.forms import matrix_data
 from gtddp_jax.flax_models.gradients import Idle, Joint, Part, Seen
@@ -20,8 +21,6 @@ from gtddp_jax.flax_models.views import view_of
 from gtddp_jax.network.errors import NetworkError
 from gtddp_jax.network.protocol import Pass, Players
 from gtddp_jax.players.base import SampleGradients
-
-Tree = Any
 
 
 class FlaxPass(Pass):

@@ -13,7 +13,8 @@ from typing import Any
 import jax
 from jax.extend import core
 
-Tree = Any
+from gtddp_jax.core.types import Tree
+
 Value = int
 Atom = Any  # Value | core.Literal
 

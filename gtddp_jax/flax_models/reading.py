@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from gtddp_jax.core.types import Tree
 from gtddp_jax.flax_models.axes import COUPLED, sample_axes
 from gtddp_jax.flax_models.forms import Form, form_of
 from gtddp_jax.flax_models.grouping import Member, group
@@ -16,8 +17,6 @@ from gtddp_jax.flax_models.program import Equation, Program, trace
 from gtddp_jax.flax_models.schedule import Schedule, schedule
 from gtddp_jax.flax_models.uses import Traced, Use, find_uses
 from gtddp_jax.network.errors import NetworkError
-
-Tree = Any
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,10 +17,9 @@ import jax
 import jax.numpy as jnp
 
 from gtddp_jax.core.samples import Samples
+from gtddp_jax.core.types import Tree
 from gtddp_jax.curvature import Curvature, Move, Place, Policy
 from gtddp_jax.terminal import Expansion
-
-Tree = Any
 
 
 class StagePlan(NamedTuple):

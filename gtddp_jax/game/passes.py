@@ -5,14 +5,13 @@ from typing import Any
 import jax
 
 from gtddp_jax.core.samples import Samples
+from gtddp_jax.core.types import Tree
 from gtddp_jax.curvature.base import Move
 from gtddp_jax.game import adjoints
 from gtddp_jax.network.modes import Normalise
 from gtddp_jax.network.program import Stage
 from gtddp_jax.network.protocol import Pass, Players
 from gtddp_jax.players import sample_gradients
-
-Tree = Any
 
 
 class StagePass(Pass):

@@ -16,11 +16,10 @@ import jax.numpy as jnp
 import optax
 
 from gtddp_jax.core.samples import Samples
+from gtddp_jax.core.types import Tree
 from gtddp_jax.game.backward import StagePlan, dot, stage_gradient
 from gtddp_jax.network.protocol import Pass
 from gtddp_jax.terminal import Expansion
-
-Tree = Any
 
 
 class Rolled(NamedTuple):

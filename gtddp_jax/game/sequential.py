@@ -1,7 +1,6 @@
 """One step of the sequential game: forward, backward, rollout, judgement."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -11,15 +10,13 @@ from gtddp_jax.core import arguments
 from gtddp_jax.core.report import Observe, Report, empty_report
 from gtddp_jax.core.safety import all_finite, choose, zero_unless
 from gtddp_jax.core.samples import Samples
-from gtddp_jax.curvature import Curvature
+from gtddp_jax.core.types import AxisName, Loss, Outputs, PerSample, Tree
+from gtddp_jax.curvature.base import Curvature, State
 from gtddp_jax.game.backward import StagePlan, places, plan
 from gtddp_jax.game.rollout import ROLLOUTS, Rolled, open_loop, roll
 from gtddp_jax.game.summary import first_order_changes, summarise
 from gtddp_jax.network.protocol import Pass, Playable, by_stage
 from gtddp_jax.terminal import Expansion, Terminal
-
-Tree = Any
-Loss = Callable[[Any, Any], jax.Array]
 
 
 class GTDDPState(NamedTuple):
@@ -32,9 +29,9 @@ class GTDDPState(NamedTuple):
             last step that was taken; empty without `nn.BatchNorm`.
     """
 
-    curvature: tuple[Any, ...]
+    curvature: tuple[State, ...]
     report: Report
-    batch_stats: dict[str, Any]
+    batch_stats: Tree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +44,7 @@ class Game:
     feedback: bool
     terminal: Terminal
     rollout: str
-    axis_name: Any
+    axis_name: AxisName
 
     def __post_init__(self) -> None:
         if not isinstance(self.net, Playable):
@@ -105,7 +102,7 @@ class Game:
             replayed=self.feedback and ROLLOUTS[self.rollout].replays,
         )
 
-        def loss_of(outputs: Any) -> jax.Array:
+        def loss_of(outputs: Outputs) -> PerSample:
             return self.loss(outputs, targets)
 
         model = self.terminal.expand(loss_of, played.outputs)

@@ -1,7 +1,6 @@
 """From a finished step to its report."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +9,10 @@ import optax
 from gtddp_jax.core.report import Report, common_figures, norm
 from gtddp_jax.core.samples import Samples
 from gtddp_jax.core.trees import vdot
+from gtddp_jax.core.types import Tree
 from gtddp_jax.game.backward import StagePlan
 from gtddp_jax.game.rollout import Rolled
 from gtddp_jax.terminal import Expansion
-
-Tree = Any
 
 
 def first_order_changes(rolled: Rolled) -> list[jax.Array]:

@@ -19,11 +19,10 @@ import jax
 import jax.numpy as jnp
 
 from gtddp_jax.core.trees import wide
+from gtddp_jax.core.types import Tree
 from gtddp_jax.network.program import Act
 from gtddp_jax.players import conv
 from gtddp_jax.players.rules import kind
-
-Tree = Any
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,12 +18,12 @@ import jax.numpy as jnp
 from gtddp_jax.core.chunks import sum_over_samples
 from gtddp_jax.core.samples import Samples
 from gtddp_jax.core.trees import per_sample, wide
+from gtddp_jax.core.types import Tree
 from gtddp_jax.curvature.base import Move
 from gtddp_jax.kronecker.bases import Basis, Table, dimensions, energies, vector_energies
 from gtddp_jax.kronecker.layouts import Layout
 from gtddp_jax.kronecker.operators import chunk_of
 
-Tree = Any
 MODES = ("running", "per_example")
 
 

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from gtddp_jax.core.samples import Samples
+from gtddp_jax.core.types import Tree
 
 if TYPE_CHECKING:
     from gtddp_jax.curvature import Move
 
-Tree = Any
 Players = Mapping[str, Any]
 
 

@@ -19,23 +19,22 @@ import jax.numpy as jnp
 
 from gtddp_jax.core.chunks import map_over_samples
 from gtddp_jax.core.trees import wide
-
-Tree = Any
+from gtddp_jax.core.types import PerSample, Tree
 
 
 class SampleGradients(abc.ABC):
     """The gradients G_i of one player, one for each sample of the batch."""
 
     @abc.abstractmethod
-    def weighted(self, w: jax.Array | None) -> Tree:
+    def weighted(self, w: PerSample | None) -> Tree:
         """`sum_i w_i G_i` in at least float32; `w=None` means ones."""
 
     @abc.abstractmethod
-    def dot(self, k: Tree) -> jax.Array:
+    def dot(self, k: Tree) -> PerSample:
         """`G_i . k` for every sample, [B]."""
 
     @abc.abstractmethod
-    def square(self, d: Tree) -> jax.Array:
+    def square(self, d: Tree) -> PerSample:
         """`G_i^T diag(d) G_i` for every sample, [B]; a leaf of shape () scales its whole array."""
 
     @abc.abstractmethod
@@ -59,19 +58,19 @@ class Kept(SampleGradients):
     """Per-sample gradients held in memory, B numbers a parameter."""
 
     def __init__(self, gradients: Tree) -> None:
-        self.gradients = jax.tree.map(wide, gradients)
+        self.gradients: Tree = jax.tree.map(wide, gradients)
 
-    def weighted(self, w: jax.Array | None) -> Tree:
+    def weighted(self, w: PerSample | None) -> Tree:
         """See `SampleGradients`."""
         if w is None:
             return jax.tree.map(lambda g: g.sum(0), self.gradients)
         return jax.tree.map(lambda g: jnp.tensordot(w.astype(g.dtype), g, 1), self.gradients)
 
-    def dot(self, k: Tree) -> jax.Array:
+    def dot(self, k: Tree) -> PerSample:
         """See `SampleGradients`."""
         return _leaf_sum(lambda g, v: _flat(g) @ v.astype(g.dtype).ravel(), self.gradients, k)
 
-    def square(self, d: Tree) -> jax.Array:
+    def square(self, d: Tree) -> PerSample:
         """See `SampleGradients`."""
         return _leaf_sum(_square, self.gradients, d)
 

@@ -12,16 +12,16 @@ is defined as follows, and formed here without the library's per-sample sums:
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from gtddp_jax.core.types import Tree
 from gtddp_jax.network.program import Act, Stage
 from gtddp_jax.reference.dense import Gains
 
-Tree = Any
 States = tuple[jax.Array, ...]
 TERMINALS = ("line", "projected", "gradient")
 

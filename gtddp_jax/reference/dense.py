@@ -15,16 +15,15 @@ states side by side (the previous DDP optimizer, whose V_x'x' is the subject of 
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jax.scipy.linalg import block_diag
 
+from gtddp_jax.core.types import Tree
 from gtddp_jax.network.program import Stage
-
-Tree = Any
 
 
 class Gains(NamedTuple):

@@ -11,9 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from gtddp_jax.core.types import Tree
 from gtddp_jax.reference.dense import Gains
-
-Tree = Any
 
 
 def line_rollout(

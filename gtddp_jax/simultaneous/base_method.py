@@ -11,8 +11,7 @@ import optax
 
 from gtddp_jax.core.safety import choose
 from gtddp_jax.core.samples import spread, varying
-
-Tree = Any
+from gtddp_jax.core.types import Tree
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,6 +12,7 @@ import optax
 from gtddp_jax.core import arguments
 from gtddp_jax.core.report import Observe, Report, common_figures
 from gtddp_jax.core.safety import all_finite, choose, guarded_vdot, zero_unless
+from gtddp_jax.core.types import Tree
 from gtddp_jax.network import Network
 from gtddp_jax.simultaneous.base_method import BaseMethod
 from gtddp_jax.simultaneous.linearised import ByAutodiff, ByPlayers, Linearised
@@ -20,8 +21,6 @@ from gtddp_jax.simultaneous.solve import Bounds
 from gtddp_jax.simultaneous.weights import WeightModel
 from gtddp_jax.simultaneous.weights.base import Context, Prediction, whole_network
 from gtddp_jax.terminal import Terminal
-
-Tree = Any
 
 
 class ImplicitState(NamedTuple):

@@ -18,13 +18,13 @@ import jax.numpy as jnp
 
 from gtddp_jax.core.samples import Samples, spread, varying
 from gtddp_jax.core.trees import inner, wide
+from gtddp_jax.core.types import Tree
 from gtddp_jax.game import adjoints
 from gtddp_jax.network import Network
 from gtddp_jax.players import SampleGradients, sample_gradients
 from gtddp_jax.players.base import Kept
 from gtddp_jax.terminal import Expansion, Terminal
 
-Tree = Any
 Push = Callable[[Tree], jax.Array]
 
 

@@ -9,6 +9,7 @@ import optax
 
 from gtddp_jax.core import arguments
 from gtddp_jax.core.report import Observe, empty_report
+from gtddp_jax.core.types import Tree
 from gtddp_jax.network import Network
 from gtddp_jax.simultaneous.game import Game, ImplicitState
 from gtddp_jax.simultaneous.solve import Bounds
@@ -16,8 +17,6 @@ from gtddp_jax.simultaneous.weights import WEIGHTS, WeightModel
 from gtddp_jax.simultaneous.weights import tail as tail_model
 from gtddp_jax.simultaneous.weights.base import whole_network
 from gtddp_jax.terminal import Terminal, line
-
-Tree = Any
 
 
 def implicit(

@@ -13,7 +13,8 @@ from typing import Any
 import jax
 from jax.extend import core
 
-Tree = Any
+from gtddp_jax.core.types import Tree
+
 Owners = frozenset[int] | None
 """Leaves that a value comes from; None once it has met data."""
 

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gtddp_jax.core.types import Tree
 from gtddp_jax.simultaneous.order import Use
 
-Tree = Any
 NAMED = ("auto", "head")
 
 

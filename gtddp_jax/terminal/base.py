@@ -13,15 +13,16 @@
 import abc
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool
 
 from gtddp_jax.core.trees import inner, per_sample, wide
+from gtddp_jax.core.types import Outputs, PerSample
 
-Outputs = Any
-PerSampleLoss = Callable[[Outputs], jax.Array]
+PerSampleLoss: TypeAlias = Callable[[Outputs], PerSample]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,27 +40,27 @@ class Line:
 
     loss: PerSampleLoss
     outputs: Outputs
-    value: jax.Array
+    value: PerSample
     gradient: Outputs
     direction: Outputs
-    norm: jax.Array
+    norm: PerSample
 
     @property
-    def alive(self) -> jax.Array:
+    def alive(self) -> Bool[Array, " B"]:
         """Which samples have a gradient, [B]."""
         return self.norm > 0
 
-    def along(self, s: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def along(self, s: PerSample) -> tuple[PerSample, PerSample]:
         """psi(s) and psi'(s), each [B]; the slope is 1 where there is no gradient."""
         x = jax.tree.map(lambda x, d: wide(x) + per_sample(s, d) * d, self.outputs, self.direction)
         value, slope = jax.jvp(self.loss, (x,), (self.direction,))
         return value, jnp.where(self.alive, slope, 1.0)
 
-    def bend(self) -> jax.Array:
+    def bend(self) -> PerSample:
         """psi''(0) = g^T H g / |g|^4 [B]; 0 where there is no gradient."""
         return self.slope_and_bend(jnp.zeros_like(self.norm))[1]
 
-    def slope_and_bend(self, s: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def slope_and_bend(self, s: PerSample) -> tuple[PerSample, PerSample]:
         """psi'(s) and psi''(s), each [B]; 1 and 0 where there is no gradient."""
         slope, bend = jax.jvp(lambda s: self.along(s)[1], (s,), (jnp.ones_like(s),))
         return slope, jnp.where(self.alive, bend, 0.0)
@@ -98,18 +99,18 @@ class Expansion(abc.ABC):
     """
 
     line: Line
-    curvature: jax.Array
+    curvature: PerSample
 
     @abc.abstractmethod
-    def slope(self, s: jax.Array) -> jax.Array:
+    def slope(self, s: PerSample) -> PerSample:
         """psi'(s) of the model, [B]; 1 at s = 0."""
 
     @abc.abstractmethod
-    def slope_and_bend(self, s: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def slope_and_bend(self, s: PerSample) -> tuple[PerSample, PerSample]:
         """psi'(s) and psi''(s) of the model, each [B]."""
 
     @abc.abstractmethod
-    def change(self, s: jax.Array) -> jax.Array:
+    def change(self, s: PerSample) -> PerSample:
         """psi(s) - psi(0) of the model, [B]."""
 
 
@@ -126,16 +127,16 @@ class Tangent(Expansion):
     """The straight slope 1 + h s of a quadratic model."""
 
     line: Line
-    curvature: jax.Array
+    curvature: PerSample
 
-    def slope(self, s: jax.Array) -> jax.Array:
+    def slope(self, s: PerSample) -> PerSample:
         """See `Expansion`."""
         return 1 + self.curvature * s
 
-    def slope_and_bend(self, s: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def slope_and_bend(self, s: PerSample) -> tuple[PerSample, PerSample]:
         """See `Expansion`."""
         return self.slope(s), self.curvature
 
-    def change(self, s: jax.Array) -> jax.Array:
+    def change(self, s: PerSample) -> PerSample:
         """See `Expansion`."""
         return s + 0.5 * self.curvature * jnp.square(s)

@@ -3,9 +3,9 @@
 import dataclasses
 import math
 
-import jax
 import jax.numpy as jnp
 
+from gtddp_jax.core.types import PerSample
 from gtddp_jax.terminal.base import Expansion, Line, Outputs, PerSampleLoss, Terminal, line_of
 
 
@@ -14,26 +14,26 @@ class Slopes(Expansion):
     """psi' itself, with the shift of the outputs bounded."""
 
     line: Line
-    curvature: jax.Array
+    curvature: PerSample
     max_shift: float | None
 
-    def _bounded(self, s: jax.Array) -> jax.Array:
+    def _bounded(self, s: PerSample) -> PerSample:
         if self.max_shift is None:
             return s
         reach = self.max_shift * self.line.norm
         return jnp.clip(s, -reach, reach)
 
-    def slope(self, s: jax.Array) -> jax.Array:
+    def slope(self, s: PerSample) -> PerSample:
         """See `Expansion`."""
         return self.line.along(self._bounded(s))[1]
 
-    def slope_and_bend(self, s: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def slope_and_bend(self, s: PerSample) -> tuple[PerSample, PerSample]:
         """See `Expansion`; the bend is 0 beyond the bound."""
         bounded = self._bounded(s)
         slope, bend = self.line.slope_and_bend(bounded)
         return slope, jnp.where(bounded == s, bend, 0.0)
 
-    def change(self, s: jax.Array) -> jax.Array:
+    def change(self, s: PerSample) -> PerSample:
         """See `Expansion`."""
         return self.line.along(self._bounded(s))[0] - self.line.value
 

@@ -7,11 +7,11 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gtddp_jax.core.types import Tree
 from gtddp_jax.simultaneous.base_method import BaseMethod
 from gtddp_jax.simultaneous.linearised import Linearised
 from gtddp_jax.simultaneous.solve import Bounds
 
-Tree = Any
 State = Any
 
 

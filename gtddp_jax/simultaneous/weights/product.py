@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from gtddp_jax.core.trees import vdot
+from gtddp_jax.core.types import Tree
 from gtddp_jax.simultaneous.base_method import BaseMethod
 from gtddp_jax.simultaneous.linearised import Push
 from gtddp_jax.simultaneous.solve import scalar_weights
@@ -18,7 +19,6 @@ from gtddp_jax.simultaneous.weights.base import (
     whole_network,
 )
 
-Tree = Any
 MOMENTUM = 10.0
 """A drift of a tenth of the answer to the gradient counts as momentum."""
 

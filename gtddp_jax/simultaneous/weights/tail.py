@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from gtddp_jax.core.safety import choose
 from gtddp_jax.core.samples import Samples
 from gtddp_jax.core.trees import vdot, wide
+from gtddp_jax.core.types import Tree
 from gtddp_jax.simultaneous.solve import scalar_weights
 from gtddp_jax.simultaneous.tails import PlayerSet, resolve
 from gtddp_jax.simultaneous.weights.base import (
@@ -26,7 +27,6 @@ from gtddp_jax.simultaneous.weights.base import (
 )
 from gtddp_jax.simultaneous.weights.product import check_response, influence
 
-Tree = Any
 MOST_SETS = 4
 TINY = 1e-30
 
