@@ -1,6 +1,5 @@
 """`verify`: the guarantees of the library, checked on the user's own model."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,13 +11,12 @@ from jax.flatten_util import ravel_pytree
 from gtddp_jax import curvature, reference
 from gtddp_jax.core import arguments
 from gtddp_jax.core.samples import Samples
-from gtddp_jax.core.types import Tree
+from gtddp_jax.core.types import Batch, Loss, Outputs, PerSample, Tree
 from gtddp_jax.network.protocol import Playable, by_stage
 from gtddp_jax.network.table import aligned
 from gtddp_jax.optimizer import gtddp
 from gtddp_jax.terminal import line
 
-Loss = Callable[[Any, Any], jax.Array]
 RATE = 0.01
 STEPS = 3
 
@@ -67,7 +65,7 @@ class Verification(NamedTuple):
         return "\n".join(aligned(rows))
 
 
-def log_cosh(outputs: Tree, targets: Any = None) -> jax.Array:
+def log_cosh(outputs: Outputs, targets: Batch = None) -> PerSample:
     """A smooth convex loss for outputs of any form: the sum of log cosh, [B]; without targets."""
     del targets
     parts = [
@@ -79,11 +77,11 @@ def log_cosh(outputs: Tree, targets: Any = None) -> jax.Array:
 def verify(
     net: Playable,
     params: Tree,
-    batch: tuple[Any, Any],
+    batch: tuple[Batch, Batch],
     *,
     loss: Loss = log_cosh,
     batch_stats: Tree = None,
-    rngs: Any = None,
+    rngs: Tree = None,
 ) -> Verification:
     """Checks on a small batch that the game on this network is the one that is defined.
 
@@ -149,7 +147,7 @@ class _Given(NamedTuple):
     """What the user gave."""
 
     params: Tree
-    batch: tuple[Any, Any]
+    batch: tuple[Batch, Batch]
     state: Tree
     rngs: Any
 

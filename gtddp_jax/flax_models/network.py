@@ -5,9 +5,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import PRNGKeyArray
 
 from gtddp_jax.core.samples import Samples
-from gtddp_jax.core.types import Tree
+from gtddp_jax.core.types import AxisName, Batch, Tree
+from gtddp_jax.curvature.base import Curvature
 from gtddp_jax.flax_models.grouping import UNSUPPORTED
 from gtddp_jax.flax_models.models import Model, as_model
 from gtddp_jax.flax_models.passes import FlaxPass
@@ -19,7 +21,7 @@ from gtddp_jax.network.protocol import Playable
 
 def from_flax(
     model: Any,
-    example_input: Any,
+    example_input: Batch,
     *,
     method: str | None = None,
     apply_kwargs: Mapping[str, Any] | None = None,
@@ -85,12 +87,13 @@ class FlaxNetwork(Playable):
             the states of every stage.
     """
 
-    def __init__(self, model: Model, example: Any, unsupported: str) -> None:
-        self.model, self._unsupported = model, unsupported
+    def __init__(self, model: Model, example: Batch, unsupported: str) -> None:
+        self.model: Model = model
+        self._unsupported = unsupported
         self._readings: dict[Any, Reading] = {}
-        self.input_structure = jax.tree.structure(example)
+        self.input_structure: Any = jax.tree.structure(example)
         rngs = {name: jax.random.key(0) for name in model.rng_collections}
-        self.example = self.reading(model.shapes, model.state, rngs, example)
+        self.example: Reading = self.reading(model.shapes, model.state, rngs, example)
         self.stages: tuple[FlaxStage, ...] = stages_of(self)
 
     @property
@@ -106,7 +109,7 @@ class FlaxNetwork(Playable):
         names = sorted(self.model.rng_collections)
         return tuple(n for n, v in zip(names, program.groups["rngs"], strict=True) if v in read)
 
-    def reading(self, leaves: Sequence[Any], state: Tree, rngs: Tree, inputs: Any) -> Reading:
+    def reading(self, leaves: Sequence[Any], state: Tree, rngs: Tree, inputs: Batch) -> Reading:
         """The model at these shapes; read once for each."""
         key = tuple(map(_signature, (list(leaves), state, rngs, inputs)))
         if key not in self._readings:
@@ -116,7 +119,7 @@ class FlaxNetwork(Playable):
             self._readings[key] = found
         return self._readings[key]
 
-    def init_variables(self, key: jax.Array, x: Any) -> dict[str, Any]:
+    def init_variables(self, key: PRNGKeyArray, x: Batch) -> dict[str, Tree]:
         """Fresh parameters and other state; of an nnx model, those that it held when it was given.
 
         Args:
@@ -129,19 +132,19 @@ class FlaxNetwork(Playable):
         params, state = self.model.initialise(key, x)
         return {"params": params, "batch_stats": state}
 
-    def init(self, key: jax.Array, x: Any) -> Tree:
+    def init(self, key: PRNGKeyArray, x: Batch) -> Tree:
         """The parameters of `init_variables`."""
         return self.init_variables(key, x)["params"]
 
     def apply(
         self,
         params: Tree,
-        x: Any,
+        x: Batch,
         *,
         batch_stats: Tree = None,
         train: bool = False,
-        rngs: Mapping[str, Any] | None = None,
-    ) -> Any:
+        rngs: Mapping[str, PRNGKeyArray] | None = None,
+    ) -> Tree:
         """The outputs of the model.
 
         Args:
@@ -160,7 +163,9 @@ class FlaxNetwork(Playable):
         found, after = self.model.apply(self.model.leaves(params), state, keys, x, train)
         return (found, after) if train and jax.tree.leaves(state) else found
 
-    def explain(self, params: Tree = None, x: Any = None, curvature: Any = None) -> str:
+    def explain(
+        self, params: Tree = None, x: Batch = None, curvature: Curvature | None = None
+    ) -> str:
         """The game as a table: stages, players, what they are, cost rules, sizes.
 
         Args:
@@ -175,7 +180,7 @@ class FlaxNetwork(Playable):
 
         return explain(self, params, x, curvature)
 
-    def split(self, params: Tree) -> dict[str, dict[str, Any]]:
+    def split(self, params: Tree) -> dict[str, dict[str, Tree]]:
         """Parameters, or a tree like them, as `{player: {name: array}}`."""
         leaves = self.model.leaves(params)
         return {
@@ -196,11 +201,11 @@ class FlaxNetwork(Playable):
             found |= {i: players[m.name][key] for key, i in zip(m.keys, m.leaves, strict=True)}
         return [found[i] for i in range(len(found))]
 
-    def batch_size(self, inputs: Any) -> int:
+    def batch_size(self, inputs: Batch) -> int:
         """The number of samples of a batch of inputs."""
         return batch_size(inputs)
 
-    def initial_batch_stats(self, batch_stats: Tree, axis_name: Any) -> Tree:
+    def initial_batch_stats(self, batch_stats: Tree, axis_name: AxisName) -> Tree:
         """See `Playable`; an nnx model brings its own."""
         del axis_name
         return self.model.initial_state(batch_stats)
@@ -219,9 +224,9 @@ class FlaxNetwork(Playable):
     def forward(
         self,
         params: Mapping[str, Any],
-        inputs: Any,
+        inputs: Batch,
         batch_stats: Tree,
-        rngs: Any,
+        rngs: Tree,
         samples: Samples,
         *,
         replayed: bool,

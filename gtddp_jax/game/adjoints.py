@@ -13,6 +13,7 @@ import jax
 
 from gtddp_jax.core.samples import Samples
 from gtddp_jax.core.trees import inner, wide
+from gtddp_jax.core.types import Inputs
 from gtddp_jax.network.modes import Normalise, observed
 from gtddp_jax.network.program import Op, Params, Stage, Value
 
@@ -52,10 +53,10 @@ def _differentiable(op: Op, given: Value) -> tuple[int, ...]:
     return tuple(i for i, source in enumerate(op.sources) if source != given)
 
 
-def forward(stages: tuple[Stage, ...], params: Params, x: jax.Array) -> Trajectory:
+def forward(stages: tuple[Stage, ...], params: Params, x: Inputs) -> Trajectory:
     """Runs the network on inputs `x` [B, ...]; stages as from `Network.bind`."""
     given = stages[0].inputs[0]
-    values: dict[Value, jax.Array] = {given: x}
+    values: dict[Value, Any] = {given: x}
     batch_stats: dict[str, Any] = {}
     pullbacks: dict[Value, Pullback] = {}
     for stage in stages:

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 
 from gtddp_jax.core.samples import Samples
-from gtddp_jax.core.types import Tree
+from gtddp_jax.core.types import Inputs, Outputs, PerSample, Tree
 from gtddp_jax.curvature.base import Move
 from gtddp_jax.game import adjoints
 from gtddp_jax.network.modes import Normalise
@@ -30,21 +30,21 @@ class StagePass(Pass):
         self,
         stages: tuple[Stage, ...],
         params: Players,
-        inputs: jax.Array,
+        inputs: Inputs,
         batch_stats: Tree,
         normalisations: tuple[Normalise, ...],
         samples: Samples,
     ) -> None:
         self._stages, self._params = stages, params
         self._trajectory = adjoints.forward(stages, params, inputs)
-        self.outputs = self._trajectory.outputs
+        self.outputs: Outputs = self._trajectory.outputs
         emitted = adjoints.common_statistics(normalisations, self._trajectory, samples)
-        self.batch_stats = {**batch_stats, **emitted}
+        self.batch_stats: Tree = {**batch_stats, **emitted}
         self._gradient: Any = None
         self._adjoints: adjoints.Adjoints | None = None
         self._states: tuple[jax.Array, ...] | None = None
 
-    def moves(self, gradient: Tree, *, feedback: bool) -> list[dict[str, Move]]:
+    def moves(self, gradient: Outputs, *, feedback: bool) -> list[dict[str, Move]]:
         """See `Pass`."""
         values = self._trajectory.values
         back = adjoints.backward(self._stages, self._trajectory, gradient)
@@ -67,7 +67,7 @@ class StagePass(Pass):
             for stage in self._stages
         ]
 
-    def replay(self, t: int, new: Players) -> jax.Array:
+    def replay(self, t: int, new: Players) -> PerSample:
         """See `Pass`."""
         assert self._adjoints is not None, "the moves come first"
         stage, values = self._stages[t], self._trajectory.values
@@ -79,6 +79,6 @@ class StagePass(Pass):
         return adjoints.state_change((self._gradient,), self._states, (self.outputs,))
 
     @property
-    def new_outputs(self) -> Tree | None:
+    def new_outputs(self) -> Outputs | None:
         """See `Pass`."""
         return None if self._states is None else self._states[0]

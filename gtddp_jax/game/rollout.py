@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float
 
 from gtddp_jax.core.samples import Samples
-from gtddp_jax.core.types import Tree
+from gtddp_jax.core.types import Outputs, PerSample, Tree
 from gtddp_jax.game.backward import StagePlan, dot, stage_gradient
 from gtddp_jax.network.protocol import Pass
 from gtddp_jax.terminal import Expansion
@@ -36,9 +37,9 @@ class Rolled(NamedTuple):
 
     steps: Tree
     states: tuple[Any, ...]
-    weights: jax.Array
-    delta_phi: jax.Array
-    outputs: Tree | None
+    weights: Float[Array, "stages B"]
+    delta_phi: PerSample
+    outputs: Outputs | None
     closed: tuple[Tree, ...]
 
 
@@ -57,7 +58,7 @@ class Observer(abc.ABC):
         self._played, self._params = played, params
 
     @abc.abstractmethod
-    def see(self, t: int, plan: StagePlan, step: Tree) -> jax.Array:
+    def see(self, t: int, plan: StagePlan, step: Tree) -> PerSample:
         """delta_phi_{t+1} [B] once stage t has taken its step."""
 
     @property
@@ -71,7 +72,7 @@ class Linear(Observer):
 
     _delta: jax.Array | None = None
 
-    def see(self, t: int, plan: StagePlan, step: Tree) -> jax.Array:
+    def see(self, t: int, plan: StagePlan, step: Tree) -> PerSample:
         """See `Observer`."""
         change = dot(plan.moves, step)
         self._delta = change if self._delta is None else self._delta + change
@@ -83,7 +84,7 @@ class Nonlinear(Observer):
 
     replays = True
 
-    def see(self, t: int, plan: StagePlan, step: Tree) -> jax.Array:
+    def see(self, t: int, plan: StagePlan, step: Tree) -> PerSample:
         """See `Observer`."""
         new: Any = optax.apply_updates({name: self._params[name] for name in step}, step)
         return self._played.replay(t, new)

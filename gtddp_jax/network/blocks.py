@@ -2,15 +2,15 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import flax.linen as nn
-import jax
+from jaxtyping import Array, Shaped
 
 from gtddp_jax.network.errors import NetworkError
 
-Function = Callable[[jax.Array], jax.Array]
-Layer = Any  # nn.Module | Function | Residual | Cooperative
+Function: TypeAlias = Callable[[Shaped[Array, "B ..."]], Shaped[Array, "B ..."]]
+Layer: TypeAlias = Any  # nn.Module | Function | Residual | Cooperative
 
 
 def as_layers(layers: Any) -> tuple[Layer, ...]:

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import jax
 
+from gtddp_jax.core.types import Inputs
 from gtddp_jax.network.facts import facts
 from gtddp_jax.network.program import Params
 from gtddp_jax.network.table import aligned
@@ -18,7 +19,7 @@ HEADER = ("stage", "player", "layer", "input", "output", "parameters", "rule", "
 def explain(
     net: "Network",
     params: Params,
-    x: jax.Array | jax.ShapeDtypeStruct,
+    x: Inputs | jax.ShapeDtypeStruct,
     curvature: "Curvature | None" = None,
 ) -> str:
     """Stage by stage: players, shapes, cost rule at this batch size, live states, sizes."""

@@ -15,17 +15,18 @@ player that follows (`Affine`), whose per-sample gradients are those of separate
 import abc
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.linen.dtypes import canonicalize_dtype
 
+from gtddp_jax.core.types import Inputs, Tree
 from gtddp_jax.network.errors import NetworkError
 from gtddp_jax.network.program import Act, Map, Op, Params, Stage, Value
 
-Statistics = Mapping[str, Any]
+Statistics: TypeAlias = Mapping[str, Tree]
 """Running statistics `{layer name: {"mean": [features], "var": [features]}}`."""
 
 
@@ -282,11 +283,9 @@ def observed(op: Op, params: Params, *xs: jax.Array) -> tuple[jax.Array, dict[st
     return op(params, *xs), {}
 
 
-def run(
-    stages: tuple[Stage, ...], params: Params, x: jax.Array
-) -> tuple[jax.Array, dict[str, Any]]:
+def run(stages: tuple[Stage, ...], params: Params, x: Inputs) -> tuple[jax.Array, dict[str, Any]]:
     """Outputs [B, ...] and the running statistics emitted on the way, of bound stages."""
-    states: tuple[jax.Array, ...] = (x,)
+    states: tuple[Any, ...] = (x,)
     statistics: dict[str, Any] = {}
     for stage in stages:
         values = dict(zip(stage.inputs, states, strict=True))

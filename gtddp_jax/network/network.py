@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import PRNGKeyArray
 
 from gtddp_jax.core.samples import Samples
+from gtddp_jax.core.types import AxisName, Inputs, Tree
 from gtddp_jax.network.blocks import Layer, as_layers
 from gtddp_jax.network.errors import NetworkError
 from gtddp_jax.network.lowering import lower
@@ -49,7 +51,7 @@ class Network(Playable):
     """
 
     def __init__(self, layers: Sequence[Layer]) -> None:
-        self.layers = as_layers(layers)
+        self.layers: tuple[Layer, ...] = as_layers(layers)
         self.stages: tuple[Stage, ...] = lower(self.layers)
 
     @property
@@ -78,7 +80,7 @@ class Network(Playable):
         drops = (op for op in by_mode(self.stages) if isinstance(op, Drop) and not op.frozen)
         return tuple(dict.fromkeys(op.module.rng_collection for op in drops))
 
-    def init(self, key: jax.Array, x: jax.Array) -> dict[str, Any]:
+    def init(self, key: PRNGKeyArray, x: Inputs) -> dict[str, Tree]:
         """Fresh parameters, after checking shapes and the independence of samples.
 
         Args:
@@ -93,7 +95,7 @@ class Network(Playable):
         """
         return self.init_variables(key, x)["params"]
 
-    def init_variables(self, key: jax.Array, x: jax.Array) -> dict[str, dict[str, Any]]:
+    def init_variables(self, key: PRNGKeyArray, x: Inputs) -> dict[str, dict[str, Tree]]:
         """Fresh parameters and running statistics.
 
         Args:
@@ -122,7 +124,7 @@ class Network(Playable):
         self.check(x)
         return jax.jit(self._initialise)(keys, jnp.zeros((1, *x.shape[1:]), x.dtype))
 
-    def _initialise(self, keys: dict[str, jax.Array], x: jax.Array) -> dict[str, Any]:
+    def _initialise(self, keys: dict[str, jax.Array], x: jax.Array) -> dict[str, Tree]:
         params: dict[str, Any] = {}
         statistics: dict[str, Any] = {}
         values = {self.stages[0].inputs[0]: x}
@@ -136,7 +138,7 @@ class Network(Playable):
                 values[op.target] = ready(params, *xs)
         return {"params": params, "batch_stats": statistics}
 
-    def check(self, x: jax.Array | jax.ShapeDtypeStruct) -> None:
+    def check(self, x: Inputs | jax.ShapeDtypeStruct) -> None:
         """Probes every layer with two random samples of the shape of `x` [B, ...].
 
         Raises:
@@ -187,7 +189,7 @@ class Network(Playable):
         batch_stats: Statistics | None = None,
         *,
         train: bool = False,
-        rngs: Mapping[str, jax.Array] | None = None,
+        rngs: Mapping[str, PRNGKeyArray] | None = None,
     ) -> tuple[Stage, ...]:
         """The stages in one mode: `self.stages` with normalisation and dropout made definite.
 
@@ -217,12 +219,12 @@ class Network(Playable):
     def apply(
         self,
         params: Params,
-        x: jax.Array,
+        x: Inputs,
         *,
         batch_stats: Statistics | None = None,
         train: bool = False,
-        rngs: Mapping[str, jax.Array] | None = None,
-    ) -> Any:
+        rngs: Mapping[str, PRNGKeyArray] | None = None,
+    ) -> Tree:
         """The outputs of the network.
 
         Args:
@@ -247,20 +249,22 @@ class Network(Playable):
             return outputs, {**(batch_stats or {}), **emitted}
         return outputs
 
-    def split(self, params: Params) -> dict[str, Any]:
+    def split(self, params: Params) -> dict[str, Tree]:
         """See `Playable`; parameters are `{player: tree}` already."""
         self.check_params(params)
         return dict(params)
 
-    def merge(self, players: Mapping[str, Any], like: Params) -> dict[str, Any]:
+    def merge(self, players: Mapping[str, Tree], like: Params) -> dict[str, Tree]:
         """See `Playable`."""
         return {name: players[name] for name in like}
 
-    def batch_size(self, inputs: jax.Array) -> int:
+    def batch_size(self, inputs: Inputs) -> int:
         """See `Playable`."""
         return inputs.shape[0]
 
-    def initial_batch_stats(self, batch_stats: Statistics | None, axis_name: Any) -> dict[str, Any]:
+    def initial_batch_stats(
+        self, batch_stats: Statistics | None, axis_name: AxisName
+    ) -> dict[str, Tree]:
         """See `Playable`."""
         self.check_batch_stats(batch_stats)
         for op in self.normalisations:
@@ -276,10 +280,10 @@ class Network(Playable):
 
     def forward(
         self,
-        params: Mapping[str, Any],
-        inputs: jax.Array,
+        params: Mapping[str, Tree],
+        inputs: Inputs,
         batch_stats: Statistics,
-        rngs: Any,
+        rngs: Tree,
         samples: Samples,
         *,
         replayed: bool,
@@ -294,7 +298,7 @@ class Network(Playable):
     def explain(
         self,
         params: Params,
-        x: jax.Array | jax.ShapeDtypeStruct,
+        x: Inputs | jax.ShapeDtypeStruct,
         curvature: "Curvature | None" = None,
     ) -> str:
         """The game as a table: stages, players, shapes, live states, cost rules, sizes.

@@ -12,12 +12,15 @@ the shortcut state x_r of Eq. 26, and no other bookkeeping of shortcuts exists.
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
-import jax
+from jaxtyping import Array, Shaped
+
+from gtddp_jax.core.types import Tree
 
 Value = int
-Params = Mapping[str, Any]
+Params: TypeAlias = Mapping[str, Tree]
+States: TypeAlias = tuple[Shaped[Array, "B ..."], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Act:
         """The values that are read."""
         return (self.source,)
 
-    def __call__(self, params: Params, *xs: jax.Array) -> jax.Array:
+    def __call__(self, params: Params, *xs: Shaped[Array, "B ..."]) -> Shaped[Array, "B ..."]:
         """Applies the module to its input [B, ...]."""
         outputs: Any = self.module.apply({"params": params[self.name]}, *xs)
         return outputs
@@ -48,7 +51,7 @@ class Act:
 class Map:
     """A parameter-free function: `target = function(source)`, sample by sample."""
 
-    function: Callable[[jax.Array], jax.Array]
+    function: Callable[[Shaped[Array, "B ..."]], Shaped[Array, "B ..."]]
     label: str
     source: Value
     target: Value
@@ -58,7 +61,7 @@ class Map:
         """The values that are read."""
         return (self.source,)
 
-    def __call__(self, params: Params, *xs: jax.Array) -> jax.Array:
+    def __call__(self, params: Params, *xs: Shaped[Array, "B ..."]) -> Shaped[Array, "B ..."]:
         """Applies the function to its input [B, ...]."""
         del params
         return self.function(*xs)
@@ -72,7 +75,7 @@ class Add:
     sources: tuple[Value, ...]
     target: Value
 
-    def __call__(self, params: Params, *xs: jax.Array) -> jax.Array:
+    def __call__(self, params: Params, *xs: Shaped[Array, "B ..."]) -> Shaped[Array, "B ..."]:
         """Adds its inputs, all [B, ...] of one shape."""
         del params
         total = xs[0]
@@ -108,14 +111,14 @@ class Stage:
         """Keys into `params` of the players that act at once in this stage."""
         return tuple(act.name for act in self.acts)
 
-    def run(self, params: Params, states: tuple[jax.Array, ...]) -> dict[Value, jax.Array]:
+    def run(self, params: Params, states: States) -> dict[Value, Shaped[Array, "B ..."]]:
         """Every value of the stage by identifier, inputs included."""
         values = dict(zip(self.inputs, states, strict=True))
         for op in self.ops:
             values[op.target] = op(params, *(values[v] for v in op.sources))
         return values
 
-    def __call__(self, params: Params, states: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    def __call__(self, params: Params, states: States) -> States:
         """Maps the live states (each [B, ...]) to the next live states."""
         values = self.run(params, states)
         return tuple(values[v] for v in self.outputs)

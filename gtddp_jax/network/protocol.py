@@ -11,17 +11,15 @@ the user holds them.
 
 import abc
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
-
-import jax
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from gtddp_jax.core.samples import Samples
-from gtddp_jax.core.types import Tree
+from gtddp_jax.core.types import AxisName, Batch, Outputs, PerSample, Tree
 
 if TYPE_CHECKING:
     from gtddp_jax.curvature import Move
 
-Players = Mapping[str, Any]
+Players: TypeAlias = Mapping[str, Tree]
 
 
 class Pass(abc.ABC):
@@ -32,11 +30,11 @@ class Pass(abc.ABC):
         batch_stats: the network's state beside its parameters, after this batch.
     """
 
-    outputs: Tree
+    outputs: Outputs
     batch_stats: Tree
 
     @abc.abstractmethod
-    def moves(self, gradient: Tree, *, feedback: bool) -> "list[dict[str, Move]]":
+    def moves(self, gradient: Outputs, *, feedback: bool) -> "list[dict[str, Move]]":
         """What each player did, stage by stage.
 
         Args:
@@ -45,7 +43,7 @@ class Pass(abc.ABC):
         """
 
     @abc.abstractmethod
-    def replay(self, t: int, new: Players) -> jax.Array:
+    def replay(self, t: int, new: Players) -> PerSample:
         """`g . (x' - x)` [B] over what is alive after stage t, whose players have moved to `new`.
 
         Called for the stages in order, after `moves`; only where the pass was made `replayed`.
@@ -53,7 +51,7 @@ class Pass(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def new_outputs(self) -> Tree | None:
+    def new_outputs(self) -> Outputs | None:
         """The outputs after the moves, once every stage has been replayed; else None."""
 
 
@@ -68,7 +66,7 @@ class Playable(abc.ABC):
     stages: tuple[Any, ...]
 
     @abc.abstractmethod
-    def split(self, params: Tree) -> dict[str, Any]:
+    def split(self, params: Tree) -> dict[str, Tree]:
         """Parameters, or a tree like them, as `{player: tree}`.
 
         Raises:
@@ -80,7 +78,7 @@ class Playable(abc.ABC):
         """The inverse of `split`, in the structure of the tree `like`."""
 
     @abc.abstractmethod
-    def initial_batch_stats(self, batch_stats: Tree, axis_name: Any) -> Tree:
+    def initial_batch_stats(self, batch_stats: Tree, axis_name: AxisName) -> Tree:
         """The state beside the parameters to begin with, checked; `batch_stats` may be None.
 
         Raises:
@@ -88,16 +86,16 @@ class Playable(abc.ABC):
         """
 
     @abc.abstractmethod
-    def batch_size(self, inputs: Any) -> int:
+    def batch_size(self, inputs: Batch) -> int:
         """The number of samples of a batch of inputs."""
 
     @abc.abstractmethod
     def forward(
         self,
         params: Players,
-        inputs: Any,
+        inputs: Batch,
         batch_stats: Tree,
-        rngs: Any,
+        rngs: Tree,
         samples: Samples,
         *,
         replayed: bool,

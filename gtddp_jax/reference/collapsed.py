@@ -17,10 +17,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, Shaped
 
 from gtddp_jax.core.types import Tree
 from gtddp_jax.network.program import Act, Stage
 from gtddp_jax.reference.dense import Gains
+from gtddp_jax.reference.hessians import PerSampleLoss
 
 States = tuple[jax.Array, ...]
 TERMINALS = ("line", "projected", "gradient")
@@ -84,9 +86,9 @@ def _own_copies(
 def collapsed_step(
     stages: Sequence[Stage],
     params: Tree,
-    inputs: jax.Array,
-    loss: Callable[[jax.Array], jax.Array],
-    gains: Callable[[int, jax.Array], Gains],
+    inputs: Shaped[Array, "B ..."],
+    loss: PerSampleLoss,
+    gains: Callable[[int, Float[Array, " m"]], Gains],
     *,
     terminal: str = "line",
     max_shift: float | None = None,

@@ -15,15 +15,17 @@ states side by side (the previous DDP optimizer, whose V_x'x' is the subject of 
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jax.scipy.linalg import block_diag
+from jaxtyping import Array, Float, Shaped
 
 from gtddp_jax.core.types import Tree
 from gtddp_jax.network.program import Stage
+from gtddp_jax.reference.hessians import PerSampleLoss
 
 
 class Gains(NamedTuple):
@@ -35,12 +37,14 @@ class Gains(NamedTuple):
         respond: the final step [m] for the closed gradient `Q_u + sum Q_ux dx` [m].
     """
 
-    k: jax.Array
-    inverse: jax.Array
-    respond: Callable[[jax.Array], jax.Array]
+    k: Float[Array, " m"]
+    inverse: Float[Array, "m m"]
+    respond: Callable[[Float[Array, " m"]], Float[Array, " m"]]
 
 
-GainRule = Callable[[int, jax.Array, jax.Array, jax.Array], Gains]
+GainRule: TypeAlias = Callable[
+    [int, Float[Array, " m"], Float[Array, "m m"], Float[Array, "G N"]], Gains
+]
 """`(stage, Q_u [m], f_u^T V_xx f_u [m, m], V_x of the next states [groups, N']) -> Gains`."""
 
 
@@ -58,15 +62,15 @@ class DenseStep(NamedTuple):
     """
 
     steps: Tree
-    v_x: list[jax.Array]
-    v_xx: list[jax.Array]
-    open_gains: list[jax.Array]
-    feedback_gains: list[jax.Array]
-    f_x: list[jax.Array]
-    f_u: list[jax.Array]
+    v_x: list[Float[Array, "G N"]]
+    v_xx: list[Float[Array, "G N N"]]
+    open_gains: list[Float[Array, " m"]]
+    feedback_gains: list[Float[Array, "G m N"]]
+    f_x: list[Float[Array, "G N2 N"]]
+    f_u: list[Float[Array, "G N2 m"]]
 
 
-def preconditioned(inverse: Callable[[int, jax.Array], jax.Array]) -> GainRule:
+def preconditioned(inverse: Callable[[int, Float[Array, " m"]], Float[Array, "m m"]]) -> GainRule:
     """The gain rule `k = -P Q_u`, `K = -P Q_ux` for `inverse(stage, Q_u) -> P [m, m]`."""
 
     def rule(t: int, q_u: jax.Array, own: jax.Array, value: jax.Array) -> Gains:
@@ -77,7 +81,7 @@ def preconditioned(inverse: Callable[[int, jax.Array], jax.Array]) -> GainRule:
     return rule
 
 
-def with_own_curvature(metric: Callable[[int], jax.Array]) -> GainRule:
+def with_own_curvature(metric: Callable[[int], Float[Array, "m m"]]) -> GainRule:
     """`Q_uu = metric(stage) + f_u^T V_xx f_u`: Eq. 25, both terms kept (DESIGN §4)."""
 
     def rule(t: int, q_u: jax.Array, own: jax.Array, value: jax.Array) -> Gains:
@@ -91,9 +95,9 @@ def with_own_curvature(metric: Callable[[int], jax.Array]) -> GainRule:
 def ddp_step(
     stages: Sequence[Stage],
     params: Tree,
-    inputs: jax.Array,
-    loss: Callable[[jax.Array], jax.Array],
-    hessian: Callable[[Callable[[jax.Array], jax.Array], jax.Array], jax.Array],
+    inputs: Shaped[Array, "B ..."],
+    loss: PerSampleLoss,
+    hessian: Callable[[PerSampleLoss, Float[Array, "B ..."]], Float[Array, "B n n"]],
     gains: GainRule,
     *,
     running: Tree | None = None,

@@ -1,11 +1,15 @@
 """Dense models of the terminal Hessian, [B, n, n] (DESIGN §4)."""
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
-PerSampleLoss = Callable[[jax.Array], jax.Array]
+from gtddp_jax.core.types import PerSample
+
+PerSampleLoss: TypeAlias = Callable[[Float[Array, "B ..."]], PerSample]
 
 
 def _derivatives(loss: PerSampleLoss, outputs: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -21,18 +25,18 @@ def _derivatives(loss: PerSampleLoss, outputs: jax.Array) -> tuple[jax.Array, ja
     return jax.grad(total)(flat), full[index, :, index, :]
 
 
-def exact(loss: PerSampleLoss, outputs: jax.Array) -> jax.Array:
+def exact(loss: PerSampleLoss, outputs: Float[Array, "B ..."]) -> Float[Array, "B n n"]:
     """The Hessian itself."""
     return _derivatives(loss, outputs)[1]
 
 
-def gradient(loss: PerSampleLoss, outputs: jax.Array) -> jax.Array:
+def gradient(loss: PerSampleLoss, outputs: Float[Array, "B ..."]) -> Float[Array, "B n n"]:
     """`g g^T` (paper Prop. 5)."""
     g, _ = _derivatives(loss, outputs)
     return jnp.einsum("bp,bq->bpq", g, g)
 
 
-def projected(loss: PerSampleLoss, outputs: jax.Array) -> jax.Array:
+def projected(loss: PerSampleLoss, outputs: Float[Array, "B ..."]) -> Float[Array, "B n n"]:
     """`h g g^T` with `h = g^T H g / |g|^4`, at least 0."""
     g, hessian = _derivatives(loss, outputs)
     square = (g**2).sum(-1)

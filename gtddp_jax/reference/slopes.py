@@ -10,21 +10,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
 
-from gtddp_jax.core.types import Tree
+from gtddp_jax.core.types import Batch, Loss, Outputs
 from gtddp_jax.reference.dense import Gains
 
 
 def line_rollout(
-    gradients: Sequence[jax.Array],
-    costs: Sequence[jax.Array],
-    outputs: Tree,
-    loss: Callable[[Any, Any], jax.Array],
-    targets: Any,
-    gains: Callable[[int, jax.Array], Gains],
+    gradients: Sequence[Float[Array, "B _m"]],
+    costs: Sequence[Float[Array, " _m"]],
+    outputs: Outputs,
+    loss: Loss,
+    targets: Batch,
+    gains: Callable[[int, Float[Array, " m"]], Gains],
     *,
     max_shift: float | None,
-) -> list[jax.Array]:
+) -> list[Float[Array, " _m"]]:
     """The steps of all stages from per-sample gradients, with the linear rollout.
 
     Args:

@@ -12,7 +12,7 @@ import optax
 from gtddp_jax.core import arguments
 from gtddp_jax.core.report import Observe, Report, common_figures
 from gtddp_jax.core.safety import all_finite, choose, guarded_vdot, zero_unless
-from gtddp_jax.core.types import Tree
+from gtddp_jax.core.types import AxisName, Batch, Count, Loss, Outputs, PerSample, Tree
 from gtddp_jax.network import Network
 from gtddp_jax.simultaneous.base_method import BaseMethod
 from gtddp_jax.simultaneous.linearised import ByAutodiff, ByPlayers, Linearised
@@ -35,10 +35,10 @@ class ImplicitState(NamedTuple):
         report: figures of the last step.
     """
 
-    base: Any
-    weights: Any
-    step: jax.Array
-    aux: Any
+    base: Tree
+    weights: Tree
+    step: Count
+    aux: Tree
     prediction: Prediction
     report: Report
 
@@ -49,7 +49,7 @@ class Game:
 
     base: optax.GradientTransformationExtraArgs
     apply_fn: Callable[..., Any]
-    loss: Callable[[Any, Any], jax.Array]
+    loss: Loss
     model: WeightModel
     terminal: Terminal
     bounds: Bounds
@@ -57,7 +57,7 @@ class Game:
     drift: bool
     every: int
     has_aux: bool
-    axis_name: Any
+    axis_name: AxisName
 
     def __post_init__(self) -> None:
         if not callable(self.apply_fn) or not callable(self.loss):
@@ -81,10 +81,10 @@ class Game:
         """Whether the weights are 1 whatever happens."""
         return isinstance(self.strength, (int, float)) and self.strength == 0
 
-    def linearise(self, params: Tree, inputs: Any, targets: Any) -> Linearised:
+    def linearise(self, params: Tree, inputs: Batch, targets: Batch) -> Linearised:
         """The network at its parameters and batch."""
 
-        def loss_of(outputs: Any) -> jax.Array:
+        def loss_of(outputs: Outputs) -> PerSample:
             return self.loss(outputs, targets)
 
         owner = getattr(self.apply_fn, "__self__", None)
@@ -93,7 +93,7 @@ class Game:
             return ByPlayers(owner, inputs, loss_of, params, self.terminal, self.axis_name)
         return ByAutodiff(self._forward(inputs), loss_of, params, self.terminal, self.axis_name)
 
-    def _forward(self, inputs: Any) -> Callable[[Tree], tuple[Any, Any]]:
+    def _forward(self, inputs: Batch) -> Callable[[Tree], tuple[Any, Any]]:
         def forward(params: Tree) -> tuple[Any, Any]:
             result = self.apply_fn(params, inputs)
             if not self.has_aux:
@@ -113,7 +113,7 @@ class Game:
         running: Tree,
         state: ImplicitState,
         params: Tree,
-        batch: tuple[Any, Any],
+        batch: tuple[Batch, Batch],
         extra: dict[str, Any],
     ) -> Context:
         """What the weight model may look at."""
@@ -132,10 +132,10 @@ class Game:
             order=functools.cache(order),
         )
 
-    def weights(self, context: Context, state: ImplicitState) -> tuple[jax.Array, Any, Prediction]:
+    def weights(self, context: Context, state: ImplicitState) -> tuple[PerSample, Tree, Prediction]:
         """W [B], the weight model's next state, its report."""
 
-        def asked() -> tuple[jax.Array, Any, Prediction]:
+        def asked() -> tuple[PerSample, Tree, Prediction]:
             full, after, prediction = self.model.weights(context, state.weights)
             return 1 + self.strength * (full - 1), after, prediction
 

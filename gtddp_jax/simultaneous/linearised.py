@@ -11,21 +11,21 @@ Batch coupling (BatchNorm) and weight sharing need no care: G_i is the gradient 
 
 import abc
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
 from gtddp_jax.core.samples import Samples, spread, varying
 from gtddp_jax.core.trees import inner, wide
-from gtddp_jax.core.types import Tree
+from gtddp_jax.core.types import AxisName, Outputs, PerSample, Tree
 from gtddp_jax.game import adjoints
 from gtddp_jax.network import Network
 from gtddp_jax.players import SampleGradients, sample_gradients
 from gtddp_jax.players.base import Kept
 from gtddp_jax.terminal import Expansion, Terminal
 
-Push = Callable[[Tree], jax.Array]
+Push: TypeAlias = Callable[[Tree], PerSample]
 
 
 class Linearised(abc.ABC):
@@ -39,15 +39,15 @@ class Linearised(abc.ABC):
 
     expansion: Expansion
     samples: Samples
-    aux: Any
+    aux: Tree
 
     @property
-    def ones(self) -> jax.Array:
+    def ones(self) -> PerSample:
         """The plain weights [B]."""
         return jnp.ones_like(self.expansion.line.value)
 
     @abc.abstractmethod
-    def gradient(self, w: jax.Array | None) -> Tree:
+    def gradient(self, w: PerSample | None) -> Tree:
         """q(w) for weights [B], `None` for ones; in the dtypes of the parameters."""
 
     @abc.abstractmethod
@@ -64,7 +64,7 @@ class Linearised(abc.ABC):
         """
 
     @abc.abstractmethod
-    def along(self, select: Callable[[Tree], list[Any]], changes: list[Tree]) -> list[jax.Array]:
+    def along(self, select: Callable[[Tree], list[Any]], changes: list[Tree]) -> list[PerSample]:
         """`G_i . k` [B] for each k in `changes`, of which only the selected leaves count.
 
         Forward mode, on its own: the parameters that are not selected are constants. Convolutions
@@ -72,7 +72,7 @@ class Linearised(abc.ABC):
         """
 
     @abc.abstractmethod
-    def outputs(self, params: Tree) -> Any:
+    def outputs(self, params: Tree) -> Outputs:
         """The network's outputs with other parameters, same batch, same randomness."""
 
 
@@ -82,10 +82,10 @@ class ByAutodiff(Linearised):
     def __init__(
         self,
         apply_fn: Callable[[Tree], tuple[Any, Any]],
-        loss: Callable[[Any], jax.Array],
+        loss: Callable[[Outputs], PerSample],
         params: Tree,
         terminal: Terminal,
-        axis_name: Any,
+        axis_name: AxisName,
     ) -> None:
         self._apply = apply_fn
         self._params = own = Samples(0, axis_name).local_copy(params)
@@ -100,7 +100,7 @@ class ByAutodiff(Linearised):
         (g,) = self._pull_loss(cotangent.astype(self._dtype))
         return self._pull_outputs(g)[0]
 
-    def gradient(self, w: jax.Array | None) -> Tree:
+    def gradient(self, w: PerSample | None) -> Tree:
         """See `Linearised`."""
         scale = self.ones if w is None else w
         return self.samples.total(self._pull(scale / self.samples.count))
@@ -115,7 +115,7 @@ class ByAutodiff(Linearised):
 
         return self.samples.total(q), push
 
-    def along(self, select: Callable[[Tree], list[Any]], changes: list[Tree]) -> list[jax.Array]:
+    def along(self, select: Callable[[Tree], list[Any]], changes: list[Tree]) -> list[PerSample]:
         """See `Linearised`."""
         leaves, structure = jax.tree.flatten(self._params)
         places = select(jax.tree.unflatten(structure, range(len(leaves))))
@@ -130,7 +130,7 @@ class ByAutodiff(Linearised):
         g = self.expansion.line.gradient
         return [inner(g, tangent(_like(select(k), select(self._params)))) for k in changes]
 
-    def outputs(self, params: Tree) -> Any:
+    def outputs(self, params: Tree) -> Outputs:
         """See `Linearised`."""
         return self._apply(params)[0]
 
@@ -160,10 +160,10 @@ class ByPlayers(Linearised):
         self,
         net: Network,
         inputs: jax.Array,
-        loss: Callable[[Any], jax.Array],
+        loss: Callable[[Outputs], PerSample],
         params: Tree,
         terminal: Terminal,
-        axis_name: Any,
+        axis_name: AxisName,
     ) -> None:
         self.samples = Samples(inputs.shape[0], axis_name)
         params = self.samples.local_copy(params)
@@ -183,7 +183,7 @@ class ByPlayers(Linearised):
                 done = jax.tree.leaves(found.gradients)[0].ravel()[0]
             self._gradients[act.name] = found
 
-    def gradient(self, w: jax.Array | None) -> Tree:
+    def gradient(self, w: PerSample | None) -> Tree:
         """See `Linearised`."""
         sums = {name: self._gradients[name].weighted(w) for name in self._params}
         mean = self.samples.mean_of_sums(sums)
@@ -208,11 +208,11 @@ class ByPlayers(Linearised):
 
         return select(self.gradient(None)), push
 
-    def along(self, select: Callable[[Tree], list[Any]], changes: list[Tree]) -> list[jax.Array]:
+    def along(self, select: Callable[[Tree], list[Any]], changes: list[Tree]) -> list[PerSample]:
         """See `Linearised`."""
         push = self.part(select)[1]
         return [push(select(k)) for k in changes]
 
-    def outputs(self, params: Tree) -> Any:
+    def outputs(self, params: Tree) -> Outputs:
         """See `Linearised`."""
         return self._net.apply(params, self._inputs)

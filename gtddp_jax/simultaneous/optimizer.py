@@ -9,7 +9,7 @@ import optax
 
 from gtddp_jax.core import arguments
 from gtddp_jax.core.report import Observe, empty_report
-from gtddp_jax.core.types import Tree
+from gtddp_jax.core.types import AxisName, Batch, Loss, Outputs, PerSample, Tree
 from gtddp_jax.network import Network
 from gtddp_jax.simultaneous.game import Game, ImplicitState
 from gtddp_jax.simultaneous.solve import Bounds
@@ -21,19 +21,19 @@ from gtddp_jax.terminal import Terminal, line
 
 def implicit(
     base: optax.GradientTransformation,
-    apply_fn: Callable[..., Any],
-    loss: Callable[[Any, Any], jax.Array],
+    apply_fn: Callable[..., Outputs],
+    loss: Loss,
     *,
     weights: str | WeightModel = "tail",
-    tail: Any = None,
+    tail: str | Tree = None,
     terminal: Terminal | None = None,
     bounds: Bounds = (0.0, 10.0),
     strength: float = 1.0,
     drift: bool = True,
     every: int = 1,
     has_aux: bool = False,
-    aux: Any = None,
-    axis_name: Any = None,
+    aux: Tree = None,
+    axis_name: AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Reweighs the samples of each batch by what the step is about to do for them.
 
@@ -137,10 +137,10 @@ def implicit(
 
 def implicit_weights(
     base: optax.GradientTransformation,
-    apply_fn: Callable[..., Any],
-    loss: Callable[[Any, Any], jax.Array],
+    apply_fn: Callable[..., Outputs],
+    loss: Loss,
     **options: Any,
-) -> Callable[[ImplicitState, Tree, tuple[Any, Any]], jax.Array]:
+) -> Callable[[ImplicitState, Tree, tuple[Batch, Batch]], PerSample]:
     """The weights that `implicit` with the same arguments would give the samples of a batch.
 
     Args:
@@ -166,7 +166,7 @@ def implicit_weights(
     options.pop("aux", None)  # it is in the state
     game = make_game(base, apply_fn, loss, **options)
 
-    def weights(state: ImplicitState, params: Tree, batch: tuple[Any, Any]) -> jax.Array:
+    def weights(state: ImplicitState, params: Tree, batch: tuple[Batch, Batch]) -> PerSample:
         zeros = jax.tree.map(jnp.zeros_like, params)
         linearised = game.linearise(params, *batch)
         return game.weights(game.context(linearised, zeros, state, params, batch, {}), state)[0]
@@ -176,18 +176,18 @@ def implicit_weights(
 
 def make_game(
     base: optax.GradientTransformation,
-    apply_fn: Callable[..., Any],
-    loss: Callable[[Any, Any], jax.Array],
+    apply_fn: Callable[..., Outputs],
+    loss: Loss,
     *,
     weights: str | WeightModel = "tail",
-    tail: Any = None,
+    tail: str | Tree = None,
     terminal: Terminal | None = None,
     bounds: Bounds = (0.0, 10.0),
     strength: float = 1.0,
     drift: bool = True,
     every: int = 1,
     has_aux: bool = False,
-    axis_name: Any = None,
+    axis_name: AxisName = None,
 ) -> Game:
     """The checked options of `implicit`."""
     owner = getattr(apply_fn, "__self__", None)

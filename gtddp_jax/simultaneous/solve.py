@@ -8,6 +8,7 @@ equation may have no root. There their weight stays 1, and w = psi'(s0 - n).
 import jax
 import jax.numpy as jnp
 
+from gtddp_jax.core.types import PerSample
 from gtddp_jax.terminal import Expansion
 
 Bounds = tuple[float, float] | None
@@ -16,12 +17,12 @@ UNBOUNDED = 1e6
 ITERATIONS = 64
 
 
-def clip(w: jax.Array, bounds: Bounds) -> jax.Array:
+def clip(w: PerSample, bounds: Bounds) -> PerSample:
     """`w` within `bounds`."""
     return w if bounds is None else jnp.clip(w, bounds[0], bounds[1])
 
 
-def scalar_weights(expansion: Expansion, s0: jax.Array, n: jax.Array, bounds: Bounds) -> jax.Array:
+def scalar_weights(expansion: Expansion, s0: PerSample, n: PerSample, bounds: Bounds) -> PerSample:
     """Solves `w = psi'(s0 - n w)` for every sample by Newton steps kept inside a bracket.
 
     For convex psi the residual `w - psi'(s0 + max(-n, 0) - max(n, 0) w)` increases with w, so the

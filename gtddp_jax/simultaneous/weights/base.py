@@ -2,17 +2,17 @@
 
 import abc
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
-from gtddp_jax.core.types import Tree
+from gtddp_jax.core.types import Count, Outputs, PerSample, Scalar, Tree
 from gtddp_jax.simultaneous.base_method import BaseMethod
 from gtddp_jax.simultaneous.linearised import Linearised
 from gtddp_jax.simultaneous.solve import Bounds
 
-State = Any
+State: TypeAlias = Tree
 
 
 class Prediction(NamedTuple):
@@ -29,13 +29,13 @@ class Prediction(NamedTuple):
         response: factor in [0, 1] on the base's answer to the gradient, n.
     """
 
-    correlation: jax.Array
-    kappa: jax.Array
-    kappa_drift: jax.Array
-    fraction: jax.Array
-    trust: jax.Array
-    radius: jax.Array
-    response: jax.Array
+    correlation: Scalar
+    kappa: Scalar
+    kappa_drift: Scalar
+    fraction: Scalar
+    trust: Scalar
+    radius: Scalar
+    response: Scalar
 
 
 def whole_network() -> Prediction:
@@ -63,8 +63,8 @@ class Context(NamedTuple):
     model: Linearised
     base: BaseMethod
     bounds: Bounds
-    step: jax.Array
-    loss: Callable[[Any], jax.Array]
+    step: Count
+    loss: Callable[[Outputs], PerSample]
     order: Callable[[], Any]
 
 
@@ -89,5 +89,5 @@ class WeightModel(abc.ABC):
         return state
 
     @abc.abstractmethod
-    def weights(self, context: Context, state: State) -> tuple[jax.Array, State, Prediction]:
+    def weights(self, context: Context, state: State) -> tuple[PerSample, State, Prediction]:
         """The weights w [B] of this step, the next state and the report."""

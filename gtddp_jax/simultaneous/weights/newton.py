@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from gtddp_jax.core.types import PerSample
 from gtddp_jax.simultaneous.solve import clip
 from gtddp_jax.simultaneous.weights.base import (
     Context,
@@ -57,7 +58,7 @@ class newton(WeightModel):  # noqa: N801  (a constructor)
         if min(self.steps, self.inner) < 1 or self.halvings < 0:
             raise ValueError(f"weights.{self}: steps and inner must be >= 1, halvings >= 0.")
 
-    def weights(self, context: Context, state: State) -> tuple[jax.Array, State, Prediction]:
+    def weights(self, context: Context, state: State) -> tuple[PerSample, State, Prediction]:
         """See `WeightModel`."""
         model, base = context.model, context.base
         if self.form == "gram" and model.samples.axis_name is not None:

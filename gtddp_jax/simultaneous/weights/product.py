@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from gtddp_jax.core.trees import vdot
-from gtddp_jax.core.types import Tree
+from gtddp_jax.core.types import Number, PerSample, Tree
 from gtddp_jax.simultaneous.base_method import BaseMethod
 from gtddp_jax.simultaneous.linearised import Push
 from gtddp_jax.simultaneous.solve import scalar_weights
@@ -32,8 +32,8 @@ class Influence(NamedTuple):
         share: the factor on n, see `product` and `tail`.
     """
 
-    s0: jax.Array
-    n: jax.Array
+    s0: PerSample
+    n: PerSample
     share: jax.Array
 
 
@@ -89,12 +89,12 @@ class product(WeightModel):  # noqa: N801  (a constructor)
         >>> weights = gt.weights.product()
     """
 
-    response: Any = 1.0
+    response: str | Number = 1.0
 
     def __post_init__(self) -> None:
         check_response("product", self.response)
 
-    def weights(self, context: Context, state: State) -> tuple[jax.Array, State, Prediction]:
+    def weights(self, context: Context, state: State) -> tuple[PerSample, State, Prediction]:
         """See `WeightModel`."""
         q, push = context.model.part(lambda tree: tree)
         s0, n, share = influence(context.base, q, push, lambda tree: tree, self.response)

@@ -8,15 +8,16 @@ and every `calibrate_every`-th. Before the first measurement the weights are 1.
 """
 
 import dataclasses
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from gtddp_jax.core.safety import choose
 from gtddp_jax.core.samples import Samples
 from gtddp_jax.core.trees import vdot, wide
-from gtddp_jax.core.types import Tree
+from gtddp_jax.core.types import Count, Flag, Number, PerSample, Tree
 from gtddp_jax.simultaneous.solve import scalar_weights
 from gtddp_jax.simultaneous.tails import PlayerSet, resolve
 from gtddp_jax.simultaneous.weights.base import (
@@ -43,11 +44,11 @@ class TailState(NamedTuple):
             when it was its turn (accumulated gradients).
     """
 
-    kappa: jax.Array
-    kappa_drift: jax.Array
-    correlation: jax.Array
-    chosen: jax.Array
-    pending: jax.Array
+    kappa: Float[Array, " sets"]
+    kappa_drift: Float[Array, " sets"]
+    correlation: Float[Array, " sets"]
+    chosen: Count
+    pending: Flag
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,14 +80,14 @@ class tail(WeightModel):  # noqa: N801  (a constructor)
     """
 
     whole: ClassVar[bool] = False
-    players: Any = "auto"
+    players: str | Tree = "auto"
     calibrate_every: int = 50
     good: float = 0.9
     poor: float = 0.5
     memory: float = 0.5
     most: float = 100.0
     cost_limit: float = 0.1
-    response: Any = "auto"
+    response: str | Number = "auto"
 
     def __post_init__(self) -> None:
         check_response("tail", self.response)
@@ -113,7 +114,7 @@ class tail(WeightModel):  # noqa: N801  (a constructor)
 
     def weights(
         self, context: Context, state: TailState
-    ) -> tuple[jax.Array, TailState, Prediction]:
+    ) -> tuple[PerSample, TailState, Prediction]:
         """See `WeightModel`."""
         sets = self._sets(context)
         longest = sets[-1]

@@ -6,13 +6,13 @@ the first-order model predicted.
 """
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from gtddp_jax.core.trees import inner, per_sample, vdot, wide
+from gtddp_jax.core.types import PerSample, Tree
 from gtddp_jax.simultaneous.solve import clip
 from gtddp_jax.simultaneous.weights.base import (
     Context,
@@ -63,12 +63,12 @@ class trial(WeightModel):  # noqa: N801  (a constructor)
                 f"weights.{self}: radius and least must be > 0, 0 < shrink < 1 <= grow."
             )
 
-    def init(self, params: Any) -> State:
+    def init(self, params: Tree) -> State:
         """See `WeightModel`."""
         del params
         return () if self.radius is None else jnp.asarray(self.radius, jnp.float32)
 
-    def weights(self, context: Context, state: State) -> tuple[jax.Array, State, Prediction]:
+    def weights(self, context: Context, state: State) -> tuple[PerSample, State, Prediction]:
         """See `WeightModel`."""
         model, base, line = context.model, context.base, context.model.expansion.line
         q = model.gradient(None)
