@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 
+from gtddp_jax.core.types import Inputs
 from gtddp_jax.network.modes import FRESH, bind
 from gtddp_jax.network.naming import layer_label
 from gtddp_jax.network.program import Params, Stage, Value
@@ -59,7 +60,7 @@ class StageFacts(NamedTuple):
 
 
 def facts(
-    net: "Network", params: Params, x: jax.Array | jax.ShapeDtypeStruct
+    net: "Network", params: Params, x: Inputs | jax.ShapeDtypeStruct
 ) -> tuple[StageFacts, ...]:
     """Describes the game at a batch's shape; nothing is computed.
 

@@ -19,6 +19,7 @@ WITH_EXTRAS = ("training", "evidence")
 LOADED = """
 import sys
 import flax.linen, jax, jaxtyping, optax
+import wadler_lindig  # jaxtyping itself imports it, when shapes are put together
 known = set(sys.modules)
 import gtddp_jax
 print(*sorted(set(sys.modules) - known))
