@@ -14,6 +14,10 @@ RUN = ("python", "console", "yaml")
 """Kinds of code: run here, in `test_consoles.py`, and there as a configuration."""
 
 
+QUICKLY = 'import os; os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"'
+"""What stands on the first line of a program, where the page has its title: it runs only once."""
+
+
 def python_blocks(page: Path) -> str:
     """The Python blocks of a page, one after the other, each on the lines where the page has it."""
     inside, lines = False, []
@@ -33,7 +37,9 @@ def with_code(pages: list[Path]) -> list[Path]:
 @pytest.mark.parametrize("page", with_code(PAGES), ids=lambda page: page.stem)
 def test_python_blocks_run(run_python: RunPython, page: Path, tmp_path: Path) -> None:
     script = tmp_path / f"{page.stem}.py"
-    script.write_text(python_blocks(page), encoding="utf-8")
+    code = python_blocks(page)
+    assert code.startswith("\n")
+    script.write_text(QUICKLY + code, encoding="utf-8")
     result = run_python("-W", "error", str(script), timeout=240)
     assert result.returncode == 0, result.stderr
 
