@@ -12,6 +12,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import matplotlib
 import pytest
 
 from gtddp_cli.parse import parse
@@ -133,7 +134,7 @@ def test_they_run(page: Path, place: Path) -> None:
         (place / folder).mkdir()
     originals.write_idx(place / "my_folder")
     originals.write_cifar(place / "downloads", "cifar10", "python", packed=True)
-    prepared = place / "cache"
+    caches = {"XDG_CACHE_HOME": str(place / "cache"), "MPLCONFIGDIR": matplotlib.get_configdir()}
     lines = [arguments for arguments in ours(page) if not elsewhere(arguments)]
     if ["data", "fashion_mnist"] not in lines:
         lines.insert(0, ["data", "fashion_mnist"])  # the pages suppose that it is there
@@ -142,7 +143,7 @@ def test_they_run(page: Path, place: Path) -> None:
         before = set((place / "runs").glob("*"))
         done = subprocess.run(
             [sys.executable, "-m", "gtddp_jax", *arguments],
-            env={**child_environment(devices_of(arguments)), "XDG_CACHE_HOME": str(prepared)},
+            env={**child_environment(devices_of(arguments)), **caches},
             capture_output=True,
             text=True,
             timeout=900,
