@@ -40,7 +40,7 @@ def test_python_blocks_run(run_python: RunPython, page: Path, tmp_path: Path) ->
     code = python_blocks(page)
     assert code.startswith("\n")
     script.write_text(QUICKLY + code, encoding="utf-8")
-    result = run_python("-W", "error", str(script), timeout=240)
+    result = run_python("-W", "error", str(script), timeout=480)
     assert result.returncode == 0, result.stderr
 
 
