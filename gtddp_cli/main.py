@@ -97,6 +97,13 @@ def _report(options: Any) -> int:
     return 0
 
 
+def _reproduce(options: Any) -> int:
+    from gtddp_cli.reproduce import reproduce
+
+    reproduce(options)
+    return 0
+
+
 def _data(options: Any) -> int:
     from gtddp_cli.data import data
 
@@ -109,6 +116,7 @@ RUN: dict[str, Callable[[Any], int]] = {
     "Eval": _eval,
     "Plot": _plot,
     "Report": _report,
+    "Reproduce": _reproduce,
     "Data": _data,
 }
 """Commands by the class of their options; each imports what it needs only when it is run."""

@@ -18,14 +18,27 @@ NetworkName = Literal[
     "resnet18",
     "preact-resnet18",
     "cooperative",
+    "residual-mlp",
 ]
 AugmentationName = Literal["none", "crop", "crop-flip"]
-OptimizerName = Literal["sgd", "rmsprop", "adam", "kfac", "ekfac"]
+OptimizerName = Literal["sgd", "plain_sgd", "rmsprop", "adam", "kfac", "ekfac"]
 GameName = Literal["sequential", "implicit"]
 WeightsName = Literal["tail", "product", "trial", "newton"]
 RolloutName = Literal["linear", "nonlinear"]
 TerminalName = Literal["line", "projected", "gradient"]
 ScheduleName = Literal["constant", "cosine", "step"]
+StudyName = Literal[
+    "table2",
+    "figure1",
+    "figure4",
+    "figure6",
+    "figure6c",
+    "figure7b",
+    "figure8",
+    "defaults",
+    "rivals",
+    "longer",
+]
 CheckpointName = Literal["latest", "best"]
 
 
@@ -121,8 +134,11 @@ class Train:
     terminal: TerminalName = "line"
     """Sequential game: the model of the loss at the network's outputs."""
 
-    max_shift: float = 1.0
+    max_shift: float = float("inf")
     """Sequential game: how far --terminal line may assume the outputs to move; inf for no limit."""
+
+    own_curvature: bool = False
+    """Sequential game: a stage answers to its own step too; steadier at bold rates, and dearer."""
 
     weights: WeightsName = "tail"
     """Implicit game: how the samples' weights are found. Without momentum (rmsprop) tail leaves the
@@ -248,6 +264,40 @@ class Data:
 
     own: bool = False
     """The files hold other data in the same format: do not compare them with the originals."""
+
+    data_dir: Annotated[
+        Path | None,
+        tyro.conf.arg(
+            metavar="DIR", help_behavior_hint="(default: gtddp/data in the user's cache)"
+        ),
+    ] = None
+    """Folder of prepared data sets."""
+
+
+@dataclass(frozen=True)
+class Reproduce:
+    """Repeat the paper's experiments and our own comparisons, paired by seed, into a report.
+
+    Writes report.md, report.json and pictures (PNG, SVG). Every training run is kept in the folder,
+    so that a study that is cut off goes on where it stopped. Without a name: all studies.
+    """
+
+    studies: Annotated[
+        tyro.conf.Positional[tuple[StudyName, ...]], tyro.conf.arg(metavar="STUDY")
+    ] = ()
+    """What to repeat."""
+
+    out: Path = Path("evidence")
+    """Folder of the report and of the runs behind it."""
+
+    datasets: tuple[DatasetName, ...] = ("digits",)
+    """Data sets; those that do not come with a package are prepared by gtddp data."""
+
+    seeds: int = 6
+    """Number of seeds; twice as many on the digits."""
+
+    quick: bool = False
+    """A version that takes minutes: enough to see that everything works, not to conclude."""
 
     data_dir: Annotated[
         Path | None,

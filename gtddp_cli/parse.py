@@ -11,13 +11,14 @@ import tyro
 
 from gtddp_cli.config import as_arguments, read_config
 from gtddp_cli.errors import UsageError
-from gtddp_cli.options import WATCHING, Data, Eval, Plot, Report, Train
+from gtddp_cli.options import WATCHING, Data, Eval, Plot, Report, Reproduce, Train
 
 COMMANDS: dict[str, Any] = {
     "train": Train,
     "eval": Eval,
     "plot": Plot,
     "report": Report,
+    "reproduce": Reproduce,
     "data": Data,
 }
 """Options by command."""

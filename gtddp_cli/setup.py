@@ -18,7 +18,10 @@ from gtddp_jax.training.trainer import Trainer
 BASE = "none"
 """The game of the base optimizer, which comes first."""
 
-OWN_OPTIONS = {"sequential": ("rollout", "terminal", "max_shift"), "implicit": ("weights",)}
+OWN_OPTIONS = {
+    "sequential": ("rollout", "terminal", "max_shift", "own_curvature"),
+    "implicit": ("weights",),
+}
 """Options that only one game reads."""
 
 PROFILED_STEPS = (10, 20)
@@ -100,6 +103,7 @@ def experiment_of(options: Train) -> Experiment:
             rollout=options.rollout,
             terminal=options.terminal,
             max_shift=options.max_shift,
+            own_curvature=options.own_curvature,
             weights=options.weights,
         ),
         epochs=options.epochs,

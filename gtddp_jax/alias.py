@@ -1,8 +1,8 @@
 """GT-DDP optimizers named after their base method, in optax's argument order.
 
-Each takes every keyword of `gtddp` (`feedback`, `terminal`, `rollout`, `axis_name`, `batch_stats`)
-and is, with `feedback=False`, the optax optimizer of its name. The keywords are written out, not
-`**game`: `optax.inject_hyperparams` reads them from the signature.
+Each takes every keyword of `gtddp` (`feedback`, `terminal`, `rollout`, `own_curvature`,
+`axis_name`, `batch_stats`) and is, with `feedback=False`, the optax optimizer of its name. The
+keywords are written out, not `**game`: `optax.inject_hyperparams` reads them from the signature.
 """
 
 from collections.abc import Callable
@@ -29,6 +29,7 @@ def sgd(
     feedback: bool = True,
     terminal: Terminal | None = None,
     rollout: str = "linear",
+    own_curvature: bool = False,
     axis_name: AxisName = None,
     batch_stats: Tree = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -44,6 +45,7 @@ def sgd(
         feedback: see `gtddp`.
         terminal: see `gtddp`.
         rollout: see `gtddp`.
+        own_curvature: see `gtddp`.
         axis_name: see `gtddp`.
         batch_stats: see `gtddp`.
 
@@ -60,6 +62,7 @@ def sgd(
         feedback=feedback,
         terminal=terminal,
         rollout=rollout,
+        own_curvature=own_curvature,
         axis_name=axis_name,
         batch_stats=batch_stats,
     )
@@ -80,6 +83,7 @@ def rmsprop(
     feedback: bool = True,
     terminal: Terminal | None = None,
     rollout: str = "linear",
+    own_curvature: bool = False,
     axis_name: AxisName = None,
     batch_stats: Tree = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -107,6 +111,7 @@ def rmsprop(
         feedback=feedback,
         terminal=terminal,
         rollout=rollout,
+        own_curvature=own_curvature,
         axis_name=axis_name,
         batch_stats=batch_stats,
     )
@@ -126,6 +131,7 @@ def adam(
     feedback: bool = True,
     terminal: Terminal | None = None,
     rollout: str = "linear",
+    own_curvature: bool = False,
     axis_name: AxisName = None,
     batch_stats: Tree = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -144,6 +150,7 @@ def adam(
         feedback=feedback,
         terminal=terminal,
         rollout=rollout,
+        own_curvature=own_curvature,
         axis_name=axis_name,
         batch_stats=batch_stats,
     )
@@ -165,6 +172,7 @@ def adamw(
     feedback: bool = True,
     terminal: Terminal | None = None,
     rollout: str = "linear",
+    own_curvature: bool = False,
     axis_name: AxisName = None,
     batch_stats: Tree = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -185,6 +193,7 @@ def adamw(
         feedback=feedback,
         terminal=terminal,
         rollout=rollout,
+        own_curvature=own_curvature,
         axis_name=axis_name,
         batch_stats=batch_stats,
     )
@@ -200,6 +209,7 @@ def kfac(
     feedback: bool = True,
     terminal: Terminal | None = None,
     rollout: str = "linear",
+    own_curvature: bool = False,
     axis_name: AxisName = None,
     batch_stats: Tree = None,
     **options: Any,
@@ -220,6 +230,7 @@ def kfac(
         feedback=feedback,
         terminal=terminal,
         rollout=rollout,
+        own_curvature=own_curvature,
         axis_name=axis_name,
         batch_stats=batch_stats,
     )
@@ -235,6 +246,7 @@ def ekfac(
     feedback: bool = True,
     terminal: Terminal | None = None,
     rollout: str = "linear",
+    own_curvature: bool = False,
     axis_name: AxisName = None,
     batch_stats: Tree = None,
     **options: Any,
@@ -258,6 +270,7 @@ def ekfac(
         feedback=feedback,
         terminal=terminal,
         rollout=rollout,
+        own_curvature=own_curvature,
         axis_name=axis_name,
         batch_stats=batch_stats,
     )

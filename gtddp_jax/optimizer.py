@@ -14,6 +14,10 @@ from gtddp_jax.game.sequential import Game, GTDDPState
 from gtddp_jax.network.protocol import Playable
 from gtddp_jax.terminal import Terminal, line
 
+BOUNDS = (0.02, 10.0)
+"""The default bounds of the weights. Without them a sample whose gradient nearly vanishes gets
+weights without limit (docs/evidence.md)."""
+
 
 def gtddp(
     net: Playable,
@@ -23,6 +27,7 @@ def gtddp(
     feedback: bool = True,
     terminal: Terminal | None = None,
     rollout: str = "linear",
+    own_curvature: bool = False,
     axis_name: AxisName = None,
     batch_stats: Tree = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -39,8 +44,12 @@ def gtddp(
         loss: `loss(outputs, targets) -> [B]`, twice differentiable, one number a sample.
         curvature: the base method, from `gtddp_jax.curvature`; the learning rate is in it.
         feedback: False for the base method itself, through the same code.
-        terminal: the terminal model, from `gtddp_jax.terminal`; default `line(max_shift=1.0)`.
+        terminal: the terminal model, from `gtddp_jax.terminal`; default
+            `line(max_shift=None, bounds=(0.02, 10.0))`, the true loss with bounded weights.
         rollout: "linear" (cheap) or "nonlinear" (the paper's; one more forward pass).
+        own_curvature: whether a stage answers to its own step too, `Q_uu = P^-1 + f_u^T V_xx f_u`
+            (paper Eq. 25, DESIGN §4); False for the paper's Table 1, `Q_uu = P^-1`. It trains
+            better where rates are bold, and costs two more sums over samples a stage.
         axis_name: the mapped axis of `pmap` or `shard_map` over which samples are spread. Under
             `jit` with a sharded batch nothing is needed.
         batch_stats: for a network with `nn.BatchNorm`, the running statistics to begin with, from
@@ -70,8 +79,8 @@ def gtddp(
         >>> bool(state.report.skipped)
         False
     """
-    terminal = line() if terminal is None else terminal
-    game = Game(net, loss, curvature, feedback, terminal, rollout, axis_name)
+    terminal = line(max_shift=None, bounds=BOUNDS) if terminal is None else terminal
+    game = Game(net, loss, curvature, feedback, terminal, rollout, axis_name, own_curvature)
     start = net.initial_batch_stats(batch_stats, axis_name)
 
     def init(params: Tree) -> GTDDPState:

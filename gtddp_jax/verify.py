@@ -14,7 +14,7 @@ from gtddp_jax.core.samples import Samples
 from gtddp_jax.core.types import Batch, Loss, Outputs, PerSample, Tree
 from gtddp_jax.network.protocol import Playable, by_stage
 from gtddp_jax.network.table import aligned
-from gtddp_jax.optimizer import gtddp
+from gtddp_jax.optimizer import BOUNDS, gtddp
 from gtddp_jax.terminal import line
 
 RATE = 0.01
@@ -243,7 +243,14 @@ def _dense_step(net: Playable, given: _Given, jacobian: Tree, outputs: Tree, los
         gradients = [jax.vmap(lambda g: ravel_pytree(g)[0])(stage) for stage in stages]
         costs = [jnp.zeros(g.shape[1], g.dtype) for g in gradients]
         return reference.line_rollout(
-            gradients, costs, outputs, loss, given.batch[1], gains, max_shift=1.0
+            gradients,
+            costs,
+            outputs,
+            loss,
+            given.batch[1],
+            gains,
+            max_shift=None,
+            bounds=BOUNDS,
         )
 
     found: Tree = {}

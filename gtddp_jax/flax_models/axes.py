@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import jax
 
-from gtddp_jax.flax_models.program import Program
+from gtddp_jax.flax_models.program import Program, Value
 from gtddp_jax.network.errors import NetworkError
 
 
@@ -98,3 +98,29 @@ def sample_axes(program: Program, other: Program, n: int, m: int) -> tuple[Axis 
                     "to [B * T, d]."
                 )
     return axes
+
+
+def mixed_values(program: Program, axes: Sequence[Axis | None]) -> set[Value]:
+    """The activations from which other samples' activations are made, as by a mean over the batch.
+
+    What leaves the model without reaching a sample again (running statistics) does not count.
+
+    Args:
+        program: the program.
+        axes: the sample axis of each of its values.
+    """
+    origins: dict[Value, frozenset[Value]] = {}
+    mixed: set[Value] = set()
+    for equation in program.equations:
+        read = frozenset(v for v in equation.read if _is_activation(axes[v]))
+        pooled = frozenset().union(*(origins.get(v, ()) for v in equation.read))
+        for value in equation.outputs:
+            if _is_activation(axes[value]):
+                mixed |= pooled
+            else:
+                origins[value] = read | pooled
+    return mixed
+
+
+def _is_activation(axis: Axis | None) -> bool:
+    return axis is not None and axis != COUPLED

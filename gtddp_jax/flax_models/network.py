@@ -1,5 +1,6 @@
 """`from_flax`: an existing Flax model as a game."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from jaxtyping import PRNGKeyArray
 from gtddp_jax.core.samples import Samples
 from gtddp_jax.core.types import AxisName, Batch, Tree
 from gtddp_jax.curvature.base import Curvature
+from gtddp_jax.flax_models.axes import mixed_values
 from gtddp_jax.flax_models.grouping import UNSUPPORTED
 from gtddp_jax.flax_models.models import Model, as_model
 from gtddp_jax.flax_models.passes import FlaxPass
@@ -95,6 +97,15 @@ class FlaxNetwork(Playable):
         rngs = {name: jax.random.key(0) for name in model.rng_collections}
         self.example: Reading = self.reading(model.shapes, model.state, rngs, example)
         self.stages: tuple[FlaxStage, ...] = stages_of(self)
+
+    @functools.cached_property
+    def coupled_stages(self) -> int:
+        """So many stages, counted from the first, act before samples are mixed the last time."""
+        traced, stages = self.example.traced, self.example.plan.stages
+        equations = traced.program.equations
+        made = {v: t for t, own in enumerate(stages) for i in own for v in equations[i].outputs}
+        mixed = mixed_values(traced.program, traced.axes)
+        return 1 + max((made.get(value, -1) for value in mixed), default=-1)
 
     @property
     def players(self) -> tuple[str, ...]:

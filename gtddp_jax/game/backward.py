@@ -8,6 +8,9 @@
 | rho_t  | (1/B) h d_{t+1} G^T P G, clamped to [0, 1)                               | [B]   |
 
 For a straight slope psi' = 1 + h s these are the recursions of alpha and c = h d in DESIGN §3.
+
+With the layer's own curvature (`own.py`) the later stages are taken to step with weights a instead
+of alpha, and d_t = d / (1 + rho).
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,6 +22,7 @@ import jax.numpy as jnp
 from gtddp_jax.core.samples import Samples
 from gtddp_jax.core.types import Tree
 from gtddp_jax.curvature import Curvature, Move, Place, Policy
+from gtddp_jax.game.own import Own, dot, own_step
 from gtddp_jax.terminal import Expansion
 
 
@@ -32,7 +36,8 @@ class StagePlan(NamedTuple):
         running: the gradient of the running cost, `{player: tree}`.
         pi: pi_{t+1} [B].
         d: d_{t+1} [B].
-        alpha: alpha_{t+1} [B], or None with feedback off (all ones).
+        alpha: alpha_{t+1} [B], or None without feedback in this stage (all ones).
+        own: what the stage's own step does to the losses; None without its own curvature.
     """
 
     policy: Policy
@@ -42,6 +47,7 @@ class StagePlan(NamedTuple):
     pi: jax.Array
     d: jax.Array
     alpha: jax.Array | None
+    own: Own | None = None
 
 
 def stage_gradient(
@@ -61,11 +67,6 @@ def stage_gradient(
     return jax.tree.map(total, {name: params[name] for name in moves}, mean, running)
 
 
-def dot(moves: Mapping[str, Move], step: Tree) -> jax.Array:
-    """`G_i . step` over the players of a stage, [B]."""
-    return jnp.stack([move.samples.dot(step[name]) for name, move in moves.items()]).sum(0)
-
-
 def places(stages: Sequence[Any]) -> list[Place]:
     """Every stage with its number."""
     return [Place(stage, t, len(stages)) for t, stage in enumerate(stages)]
@@ -82,6 +83,8 @@ def plan(
     samples: Samples,
     *,
     feedback: bool,
+    own_curvature: bool,
+    coupled: int,
 ) -> list[StagePlan]:
     """Policies of all stages, first stage first.
 
@@ -95,6 +98,11 @@ def plan(
         terminal: the terminal model at the outputs.
         samples: the sample axis.
         feedback: False for the base method itself, alpha = 1.
+        own_curvature: whether a stage answers to its own step too.
+        coupled: so many stages at the beginning have no feedback, because their samples are
+            coupled by a batch normalisation that follows. A weighted sum of their per-sample
+            gradients is the gradient of no loss, and has a part along weights whose scale the
+            normalisation takes away, which makes them grow (docs/evidence.md).
     """
     pi = jnp.zeros_like(terminal.curvature)
     d = jnp.ones_like(pi)
@@ -103,14 +111,25 @@ def plan(
         moves = all_moves[t]
         own = {name: params[name] for name in moves}
         cost = {name: running[name] for name in moves}
-        alpha = terminal.slope(pi) if feedback else None
+        answers = feedback and t >= coupled
+        alpha = terminal.slope(pi) if answers else None
         q = stage_gradient(moves, alpha, own, cost, samples)
         weights = jnp.ones_like(pi) if alpha is None else alpha
         policy = curvature.policy(q, states[t], own, moves, weights, places[t], samples)
-        plans.append(StagePlan(policy, moves, q, cost, pi, d, alpha))
-        if feedback and t > 0:
-            pi = pi + d * dot(moves, policy.open_gain)
+        within = None
+        if answers and own_curvature:
+            plain = stage_gradient(moves, None, own, cost, samples)
+            within = own_step(policy, q, cost, plain, moves)
+        plans.append(StagePlan(policy, moves, q, cost, pi, d, alpha, within))
+        if answers and t > coupled:
             form = policy.quadratic({name: move.samples for name, move in moves.items()})
             rho = terminal.curvature * d * form / samples.count
-            d = d * (1 - jnp.clip(rho, 0.0, 1 - jnp.finfo(rho.dtype).eps))
+            if within is None:
+                pi = pi + d * dot(moves, policy.open_gain)
+                d = d * (1 - jnp.clip(rho, 0.0, 1 - jnp.finfo(rho.dtype).eps))
+            else:
+                a = within.weights(terminal, pi, d)
+                step, _ = policy.respond(q, stage_gradient(moves, a, own, cost, samples))
+                pi = pi + d * dot(moves, step)
+                d = d / (1 + jnp.maximum(rho, 0.0))
     return plans[::-1]

@@ -18,7 +18,8 @@ from jaxtyping import Array, Float
 
 from gtddp_jax.core.samples import Samples
 from gtddp_jax.core.types import Outputs, PerSample, Tree
-from gtddp_jax.game.backward import StagePlan, dot, stage_gradient
+from gtddp_jax.game.backward import StagePlan, stage_gradient
+from gtddp_jax.game.own import dot
 from gtddp_jax.network.protocol import Pass
 from gtddp_jax.terminal import Expansion
 
@@ -108,18 +109,23 @@ def roll(
 ) -> Rolled:
     """The closed-loop steps of all stages.
 
-    Nothing changes before the first stage, so its step is its open gain.
+    Nothing changes before the first stage: without its own curvature its step is its open gain.
     """
     steps: Tree = {}
     states, weights, closed = [], [], []
     delta: jax.Array | None = None
     for t, plan in enumerate(plans):
-        if delta is None:
-            w, q = terminal.slope(plan.pi), plan.q
+        if plan.alpha is None or (delta is None and plan.own is None):
+            w = jnp.ones_like(plan.pi) if plan.alpha is None else plan.alpha
+            q = plan.q
             step, state = plan.policy.open_gain, plan.policy.state
         else:
             own = {name: params[name] for name in plan.moves}
-            w = terminal.slope(plan.pi + plan.d * delta)
+            shift = plan.pi if delta is None else plan.pi + plan.d * delta
+            if plan.own is None:
+                w = terminal.slope(shift)
+            else:
+                w = plan.own.weights(terminal, shift, plan.d)
             q = stage_gradient(plan.moves, w, own, plan.running, samples)
             step, state = plan.policy.respond(plan.q, q)
         delta = observer.see(t, plan, step)

@@ -45,6 +45,7 @@ class Game:
     terminal: Terminal
     rollout: str
     axis_name: AxisName
+    own_curvature: bool
 
     def __post_init__(self) -> None:
         if not isinstance(self.net, Playable):
@@ -144,6 +145,8 @@ class Game:
             model,
             samples,
             feedback=self.feedback,
+            own_curvature=self.own_curvature,
+            coupled=self.net.coupled_stages,
         )
         if not self.feedback:
             return plans, open_loop(plans)

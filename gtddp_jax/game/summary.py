@@ -50,7 +50,7 @@ def summarise(
     """
     predicted = sum(first_order_changes(rolled), jnp.zeros(()))
     ratios = jnp.zeros(len(plans))
-    if plans[0].alpha is not None:
+    if plans[-1].alpha is not None:
         predicted = samples.mean(terminal.change(rolled.delta_phi))
         ratios = jnp.stack([_feedback_ratio(plan, rolled.steps) for plan in plans])
     # At the last stage alpha = 1: Q_u without the running cost is the plain gradient of the loss.

@@ -70,6 +70,18 @@ class Network(Playable):
         return bool(self.normalisations)
 
     @property
+    def coupled_stages(self) -> int:
+        """So many stages, counted from the first, act before the last batch normalisation."""
+        coupled = 0
+        for t, stage in enumerate(self.stages):
+            acted = False
+            for op in stage.ops:
+                acted |= isinstance(op, Act)
+                if isinstance(op, Normalise) and not op.frozen:
+                    coupled = t + acted
+        return coupled
+
+    @property
     def normalisations(self) -> tuple[Normalise, ...]:
         """The batch normalisations, in order."""
         return tuple(op for op in by_mode(self.stages) if isinstance(op, Normalise))

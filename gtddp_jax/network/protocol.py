@@ -65,6 +65,11 @@ class Playable(abc.ABC):
 
     stages: tuple[Any, ...]
 
+    @property
+    def coupled_stages(self) -> int:
+        """So many stages, counted from the first, act before samples are coupled the last time."""
+        return 0
+
     @abc.abstractmethod
     def split(self, params: Tree) -> dict[str, Tree]:
         """Parameters, or a tree like them, as `{player: tree}`.

@@ -36,7 +36,11 @@ class _Model(NamedTuple):
 
 
 def _terminal(
-    name: str, loss: Callable[[jax.Array], jax.Array], outputs: jax.Array, max_shift: float | None
+    name: str,
+    loss: Callable[[jax.Array], jax.Array],
+    outputs: jax.Array,
+    max_shift: float | None,
+    bounds: tuple[float, float] | None,
 ) -> _Model:
     batch, shape = outputs.shape[0], outputs.shape
     flat = outputs.reshape(batch, -1)
@@ -58,9 +62,21 @@ def _terminal(
         if max_shift is not None:
             s = jnp.clip(s, -max_shift * jnp.sqrt(square), max_shift * jnp.sqrt(square))
         shifted = jax.grad(total)(flat + (s / square)[:, None] * g)
-        return (g * shifted).sum(-1) / square
+        found = (g * shifted).sum(-1) / square
+        return found if bounds is None else jnp.clip(found, *bounds)
 
     return _Model(slope, bends)
+
+
+def _root(model: _Model, shift: jax.Array, d: jax.Array, b: jax.Array, n: jax.Array) -> jax.Array:
+    """The root of `w = psi'(shift + d (b - n w))`; where n < 0 the others keep a weight of 1."""
+    fixed, moving = shift + d * (b + jnp.maximum(-n, 0)), d * jnp.maximum(n, 0)
+    low, high = jnp.full_like(shift, -1e3), jnp.full_like(shift, 1e3)
+    for _ in range(80):
+        middle = 0.5 * (low + high)
+        above = middle > model.slope(fixed - moving * middle)
+        low, high = jnp.where(above, low, middle), jnp.where(above, middle, high)
+    return 0.5 * (low + high)
 
 
 def _own_copies(
@@ -94,6 +110,9 @@ def collapsed_step(
     max_shift: float | None = None,
     running: Tree | None = None,
     rollout: str = "linear",
+    own_curvature: bool = False,
+    bounds: tuple[float, float] | None = None,
+    coupled: int = 0,
 ) -> Tree:
     """One step by the recursions of DESIGN §3 and §4, literally.
 
@@ -107,6 +126,10 @@ def collapsed_step(
         max_shift: for "line", a bound on the shift of the outputs, or None.
         running: gradients of the running cost, or None.
         rollout: "linear" or "nonlinear".
+        own_curvature: whether a stage answers to its own step: its weights are the roots of
+            `w = psi'(s + d (b - n w))`, see `gtddp_jax/game/own.py`; found here by bisection.
+        bounds: for "line", of the slopes, or None.
+        coupled: so many stages at the beginning weigh all samples alike.
 
     Returns:
         The change of the parameters, `{player: tree}`.
@@ -122,7 +145,7 @@ def collapsed_step(
     states: list[States] = [(inputs,)]
     for stage in stages:
         states.append(stage(params, states[-1]))
-    model = _terminal(terminal, loss, states[-1][0], max_shift)
+    model = _terminal(terminal, loss, states[-1][0], max_shift, bounds)
     gradients, adjoints, own = [], [], []
     for t, stage in enumerate(stages):
         mine = {name: params[name] for name in stage.players}
@@ -137,21 +160,35 @@ def collapsed_step(
         adjoints.append(by_states)
     adjoints.append(jax.grad(lambda s: loss(s[0]).sum())(states[-1]))
     pi, d = jnp.zeros(batch), jnp.ones(batch)
-    plans: list[tuple[jax.Array, Gains, jax.Array, jax.Array]] = []
+    plans: list[tuple[jax.Array, Gains, jax.Array, jax.Array, tuple | None]] = []
     for t in reversed(range(len(stages))):
         big, (flat, _) = gradients[t], own[t]
         cost = jnp.zeros_like(flat)
         if running is not None:
             cost, _ = ravel_pytree({name: running[name] for name in stages[t].players})
+        if t < coupled:
+            plans.insert(0, (cost, gains(t, cost + big.mean(0)), pi, d, None))
+            continue
         gain = gains(t, cost + model.slope(pi) @ big / batch)
-        plans.insert(0, (cost, gain, pi, d))
         rho = model.bends * d * jnp.einsum("im,mn,in->i", big, gain.inverse, big) / batch
-        pi, d = pi + d * (big @ gain.k), d * (1 - rho)
+        if own_curvature:
+            b = big @ gain.respond(cost)
+            own_step = (b, b - big @ gain.respond(cost + big.mean(0)))
+            plans.insert(0, (cost, gain, pi, d, own_step))
+            a = _root(model, pi, d, *own_step)
+            pi, d = pi + d * (big @ gain.respond(cost + a @ big / batch)), d / (1 + rho)
+        else:
+            plans.insert(0, (cost, gain, pi, d, None))
+            pi, d = pi + d * (big @ gain.k), d * (1 - rho)
     delta, new, moved = jnp.zeros(batch), dict(params), states[0]
-    for t, (cost, gain, pi, d) in enumerate(plans):
+    for t, (cost, gain, pi, d, own_step) in enumerate(plans):
         big, (flat, unravel) = gradients[t], own[t]
-        w = model.slope(pi + d * delta)
-        step = gain.k if t == 0 else gain.respond(cost + w @ big / batch)
+        if own_step is None:
+            w = model.slope(pi + d * delta)
+            step = gain.k if t == 0 or t < coupled else gain.respond(cost + w @ big / batch)
+        else:
+            w = _root(model, pi + d * delta, d, *own_step)
+            step = gain.respond(cost + w @ big / batch)
         new.update(unravel(flat + step))
         if rollout == "linear":
             delta = delta + big @ step

@@ -25,6 +25,7 @@ def line_rollout(
     gains: Callable[[int, Float[Array, " m"]], Gains],
     *,
     max_shift: float | None,
+    bounds: tuple[float, float] | None = None,
 ) -> list[Float[Array, " _m"]]:
     """The steps of all stages from per-sample gradients, with the linear rollout.
 
@@ -36,6 +37,7 @@ def line_rollout(
         targets: a tree of arrays [B, ...].
         gains: `(stage, Q_u) -> Gains`; a diagonal inverse may be given as [m].
         max_shift: bound on the shift of the outputs, or None.
+        bounds: of the slopes, or None.
 
     Returns:
         For each stage the change of its parameters, [m].
@@ -54,7 +56,8 @@ def line_rollout(
         norm = jnp.sqrt((g**2).sum())
         if max_shift is not None:
             s = jnp.clip(s, -max_shift * norm, max_shift * norm)
-        return (g * jax.grad(phi)(x + s * g / norm**2)).sum() / norm**2
+        found = (g * jax.grad(phi)(x + s * g / norm**2)).sum() / norm**2
+        return found if bounds is None else jnp.clip(found, *bounds)
 
     def bend(x: Any, y: Any) -> jax.Array:
         x, phi = along(x, y)

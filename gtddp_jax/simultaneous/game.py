@@ -17,10 +17,10 @@ from gtddp_jax.network import Network
 from gtddp_jax.simultaneous.base_method import BaseMethod
 from gtddp_jax.simultaneous.linearised import ByAutodiff, ByPlayers, Linearised
 from gtddp_jax.simultaneous.order import Use, uses
-from gtddp_jax.simultaneous.solve import Bounds
 from gtddp_jax.simultaneous.weights import WeightModel
 from gtddp_jax.simultaneous.weights.base import Context, Prediction, whole_network
 from gtddp_jax.terminal import Terminal
+from gtddp_jax.terminal.solve import Bounds
 
 
 class ImplicitState(NamedTuple):

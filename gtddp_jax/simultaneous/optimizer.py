@@ -12,11 +12,11 @@ from gtddp_jax.core.report import Observe, empty_report
 from gtddp_jax.core.types import AxisName, Batch, Loss, Outputs, PerSample, Tree
 from gtddp_jax.network import Network
 from gtddp_jax.simultaneous.game import Game, ImplicitState
-from gtddp_jax.simultaneous.solve import Bounds
 from gtddp_jax.simultaneous.weights import WEIGHTS, WeightModel
 from gtddp_jax.simultaneous.weights import tail as tail_model
 from gtddp_jax.simultaneous.weights.base import whole_network
 from gtddp_jax.terminal import Terminal, line
+from gtddp_jax.terminal.solve import Bounds
 
 
 def implicit(

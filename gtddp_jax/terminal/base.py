@@ -96,10 +96,12 @@ class Expansion(abc.ABC):
     Attributes:
         line: the losses along their gradients.
         curvature: h_i [B], >= 0.
+        bounds: smallest and largest slope, or None.
     """
 
     line: Line
     curvature: PerSample
+    bounds: tuple[float, float] | None = None
 
     @abc.abstractmethod
     def slope(self, s: PerSample) -> PerSample:

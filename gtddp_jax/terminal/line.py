@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -11,11 +12,12 @@ from gtddp_jax.terminal.base import Expansion, Line, Outputs, PerSampleLoss, Ter
 
 @dataclasses.dataclass(frozen=True)
 class Slopes(Expansion):
-    """psi' itself, with the shift of the outputs bounded."""
+    """psi' itself, with the shift of the outputs and the slope bounded."""
 
     line: Line
     curvature: PerSample
     max_shift: float | None
+    bounds: tuple[float, float] | None
 
     def _bounded(self, s: PerSample) -> PerSample:
         if self.max_shift is None:
@@ -25,13 +27,18 @@ class Slopes(Expansion):
 
     def slope(self, s: PerSample) -> PerSample:
         """See `Expansion`."""
-        return self.line.along(self._bounded(s))[1]
+        slope = self.line.along(self._bounded(s))[1]
+        return slope if self.bounds is None else jnp.clip(slope, *self.bounds)
 
     def slope_and_bend(self, s: PerSample) -> tuple[PerSample, PerSample]:
-        """See `Expansion`; the bend is 0 beyond the bound."""
+        """See `Expansion`; the bend is 0 beyond a bound."""
         bounded = self._bounded(s)
         slope, bend = self.line.slope_and_bend(bounded)
-        return slope, jnp.where(bounded == s, bend, 0.0)
+        inside = bounded == s
+        if self.bounds is not None:
+            inside &= (slope > self.bounds[0]) & (slope < self.bounds[1])
+            slope = jnp.clip(slope, *self.bounds)
+        return slope, jnp.where(inside, bend, 0.0)
 
     def change(self, s: PerSample) -> PerSample:
         """See `Expansion`."""
@@ -45,9 +52,11 @@ class line(Terminal):  # noqa: N801  (a constructor)
     Args:
         max_shift: how far, in units of the outputs (Euclidean norm), the outputs of a sample may
             be assumed to move; None for no bound.
+        bounds: smallest and largest slope, 0 <= smallest < 1 < largest; None for no bounds. They
+            bound the weights. The predicted change of the loss is not bounded by them.
 
     Raises:
-        ValueError: `max_shift` is not positive.
+        ValueError: `max_shift` is not positive, or `bounds` are no such pair.
 
     Example:
         >>> import gtddp_jax as gt
@@ -55,6 +64,7 @@ class line(Terminal):  # noqa: N801  (a constructor)
     """
 
     max_shift: float | None = 1.0
+    bounds: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if self.max_shift is not None and not self.max_shift > 0:
@@ -63,8 +73,21 @@ class line(Terminal):  # noqa: N801  (a constructor)
             )
         if self.max_shift == math.inf:
             object.__setattr__(self, "max_shift", None)
+        if self.bounds is not None and not _pair(self.bounds):
+            raise ValueError(
+                f"terminal.line(bounds={self.bounds!r}): give (smallest, largest) with "
+                "0 <= smallest < 1 < largest, for example (0.02, 10.0), or None."
+            )
 
     def expand(self, loss: PerSampleLoss, outputs: Outputs) -> Slopes:
         """See `Terminal`."""
         along = line_of(loss, outputs)
-        return Slopes(along, jnp.maximum(along.bend(), 0.0), self.max_shift)
+        return Slopes(along, jnp.maximum(along.bend(), 0.0), self.max_shift, self.bounds)
+
+
+def _pair(bounds: Any) -> bool:
+    try:
+        low, high = bounds
+        return bool(0 <= low < 1 < high)
+    except (TypeError, ValueError):
+        return False

@@ -1,8 +1,8 @@
 """What trains a network: every base optimizer, alone and inside a game.
 
-A method is one entry of ``OPTIMIZERS`` (SGD, RMSprop, Adam, KFAC, EKFAC) played by the rules of one
-entry of ``GAMES`` (none, sequential, implicit). A new game is one more entry; every optimizer then
-has it, if it has the form of an optax optimizer where the game needs one.
+A method is one entry of ``OPTIMIZERS`` (SGD, RMSprop, Adam, KFAC, EKFAC ...) played by the rules
+of one entry of ``GAMES`` (none, sequential, implicit). A new game is one more entry; every
+optimizer then has it, if it has the form of an optax optimizer where the game needs one.
 """
 
 from collections.abc import Callable
@@ -29,7 +29,7 @@ class Optimizer:
         plain: Builds the optax optimizer from a rate; None if optax has none, because it
             needs to see the network.
         feedback: Builds the GT-DDP form from a network, a loss and a rate, with the keywords
-            ``rollout`` and ``terminal``.
+            ``rollout``, ``terminal`` and ``own_curvature``.
     """
 
     label: str
@@ -46,6 +46,7 @@ KRONECKER: dict[str, Any] = {
 
 OPTIMIZERS: dict[str, Optimizer] = {
     "sgd": Optimizer("SGD", 0.01, partial(optax.sgd, momentum=0.9), partial(gt.sgd, momentum=0.9)),
+    "plain_sgd": Optimizer("SGD without momentum", 0.1, optax.sgd, gt.sgd),
     "rmsprop": Optimizer("RMSprop", 0.001, optax.rmsprop, gt.rmsprop),
     "adam": Optimizer("Adam", 0.001, optax.adam, gt.adam),
     "kfac": Optimizer("KFAC", 0.01, None, partial(gt.kfac, **KRONECKER)),
@@ -99,6 +100,7 @@ def _sequential(
         rate,
         rollout=settings.rollout,
         terminal=TERMINALS[settings.terminal](settings.max_shift),
+        own_curvature=settings.own_curvature,
         batch_stats=batch_stats,
     )
 

@@ -10,8 +10,13 @@ import optax
 import gtddp_jax as gt
 from gtddp_jax.training.tables import look_up
 
+WEIGHT_BOUNDS = (0.02, 10.0)
+"""Bounds of the weights of ``line``, as by default in ``gt.gtddp``."""
+
 TERMINALS: dict[str, Callable[[float], Any]] = {
-    "line": lambda max_shift: gt.terminal.line(None if math.isinf(max_shift) else max_shift),
+    "line": lambda max_shift: gt.terminal.line(
+        None if math.isinf(max_shift) else max_shift, WEIGHT_BOUNDS
+    ),
     "projected": lambda max_shift: gt.terminal.projected(),
     "gradient": lambda max_shift: gt.terminal.gradient(),
 }
@@ -46,6 +51,7 @@ class Settings:
         terminal: Of the sequential game: key in ``TERMINALS``.
         max_shift: How far the sequential game's terminal model ``line`` may assume the outputs to
             move, in units of the outputs; positive, ``inf`` for no limit.
+        own_curvature: Of the sequential game: whether a stage answers to its own step too.
         weights: Of the implicit game: key in ``gt.weights.WEIGHTS``.
     """
 
@@ -54,7 +60,8 @@ class Settings:
     weight_decay: float = 0.0
     rollout: str = "linear"
     terminal: str = "line"
-    max_shift: float = 1.0
+    max_shift: float = math.inf
+    own_curvature: bool = False
     weights: str = "tail"
 
     def __post_init__(self) -> None:

@@ -10,7 +10,7 @@ from gtddp_cli.main import main
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "Expected one of {train, eval, plot, report, data}"),
+        ([], "Expected one of {train, eval, plot, report, reproduce, data}"),
         (["learn"], "Unrecognized options: learn"),
         (["train", "--optim", "adam"], "Unrecognized options: --optim"),
         (["train", "--optimizer", "adagrad"], "invalid choice 'adagrad' for argument"),

@@ -9,6 +9,7 @@ from gtddp_cli import options
 from gtddp_cli.options import Train
 from gtddp_cli.parse import one_line, parse
 from gtddp_cli.setup import BASE, OWN_OPTIONS
+from gtddp_jax.evidence import studies
 from gtddp_jax.training import data, methods, networks, recipes, settings
 from tests.conftest import RunPython
 
@@ -44,6 +45,7 @@ PLAIN_BOX = """\
         (options.RolloutName, settings.ROLLOUTS),
         (options.TerminalName, settings.TERMINALS),
         (options.WeightsName, gt.weights.WEIGHTS),
+        (options.StudyName, studies.STUDIES),
     ],
 )
 def test_names_are_those_of_the_library(names: Any, table: Any) -> None:

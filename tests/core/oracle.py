@@ -45,6 +45,8 @@ class Game(NamedTuple):
         rollout: "linear" or "nonlinear".
         max_shift: of the line terminal.
         decay: the running cost is `decay / 2 |u|^2`.
+        own_curvature: whether stages answer to their own steps.
+        bounds: of the slopes of the line terminal.
     """
 
     loss: str
@@ -53,6 +55,8 @@ class Game(NamedTuple):
     rollout: str = "linear"
     max_shift: float | None = None
     decay: float = 0.0
+    own_curvature: bool = False
+    bounds: tuple[float, float] | None = None
 
 
 def owned(params: Tree, stage: gt.Stage) -> Facts:
@@ -93,7 +97,7 @@ def dense_step(
     def losses(outputs: jax.Array) -> jax.Array:
         return loss(outputs, p.y)
 
-    if game.terminal == "line" or p.net.has_batch_stats:
+    if game.terminal == "line" or game.own_curvature or p.net.has_batch_stats:
         steps = gt.reference.collapsed_step(
             stages,
             params,
@@ -104,6 +108,9 @@ def dense_step(
             max_shift=game.max_shift,
             running=running,
             rollout=game.rollout,
+            own_curvature=game.own_curvature,
+            bounds=game.bounds,
+            coupled=p.net.coupled_stages,
         )
     else:
         hessian = gt.reference.HESSIANS[game.terminal]
@@ -116,13 +123,15 @@ def dense_step(
 
 def optimizer(p: zoo.Problem, game: Game) -> Any:
     """The same game by the library."""
-    options = {"max_shift": game.max_shift} if game.terminal == "line" else {}
+    line = {"max_shift": game.max_shift, "bounds": game.bounds}
+    options = line if game.terminal == "line" else {}
     return gt.gtddp(
         p.net,
         zoo.LOSSES[game.loss],
         game.method.curvature,
         terminal=gt.terminal.TERMINALS[game.terminal](**options),
         rollout=game.rollout,
+        own_curvature=game.own_curvature,
         batch_stats=p.batch_stats,
     )
 

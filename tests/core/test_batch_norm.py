@@ -169,7 +169,8 @@ def test_with_dropout_equals_the_dense_definition(setting: Setting, rollout: str
         updates, state = tx.update(None, tx.init(s.params), s.params, batch=s.batch, rngs=s.rngs)
         stages = s.net.bind(s.stats, train=True, rngs=s.rngs)
         want = gt.reference.collapsed_step(
-            stages, s.params, s.x[0], lambda o: LOSS(o, s.y[0]), gains, max_shift=1.0,
+            stages, s.params, s.x[0], lambda o: LOSS(o, s.y[0]), gains, bounds=(0.02, 10.0),
+            coupled=s.net.coupled_stages,
             rollout=rollout,
         )  # fmt: skip
         return updates, want, state.report

@@ -1,9 +1,5 @@
 """The `line` terminal, exactly: `gtddp` equals the loops of `gt.reference.collapsed_step`."""
 
-import functools
-from typing import Any
-
-import jax
 import jax.numpy as jnp
 import pytest
 
@@ -34,30 +30,6 @@ def test_network_equals_its_slopes(name: str) -> None:
 def test_curvature_over_steps(name: str) -> None:
     game = oracle.Game("logistic", methods.METHODS[name], "line", max_shift=0.5, decay=0.1)
     oracle.compare(zoo.problem("small"), {"line": game}, steps=3, spread=0.02)
-
-
-def test_it_is_the_default_with_a_bound_of_one() -> None:
-    p = zoo.problem("tiny", batch=4, seed=3)
-    terminals = {
-        "default": None,
-        "same": gt.terminal.line(max_shift=1.0),
-        "other": gt.terminal.line(None),
-    }
-
-    @functools.partial(jax.jit, compiler_options=oracle.FAST)
-    def steps(params: Any) -> dict[str, Any]:
-        games: dict[str, Any] = {
-            label: gt.sgd(p.net, zoo.LOSSES["softmax"], 1.0, terminal=terminal)
-            for label, terminal in terminals.items()
-        }
-        return {
-            label: tx.update(None, tx.init(params), params, batch=(p.x, p.y))[0]
-            for label, tx in games.items()
-        }
-
-    by = steps(p.params)
-    assert oracle.relative_error(by["default"], by["same"]) < 1e-12
-    assert oracle.relative_error(by["default"], by["other"]) > 1e-3
 
 
 def test_the_bound_is_in_units_of_the_outputs() -> None:

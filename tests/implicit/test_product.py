@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import gtddp_jax as gt
-from gtddp_jax.simultaneous.solve import scalar_weights
+from gtddp_jax.terminal.solve import scalar_weights
 from tests.core import oracle, zoo
 from tests.implicit import dense, models
 from tests.implicit.dense import compiled

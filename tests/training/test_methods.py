@@ -94,7 +94,7 @@ def test_names_and_labels() -> None:
 
 def test_unknown_names_list_the_known_ones() -> None:
     with pytest.raises(
-        ValueError, match=r"Invalid optimizer: 'x'\. Supported: sgd, rmsprop, adam, kfac"
+        ValueError, match=r"Invalid optimizer: 'x'\. Supported: sgd, plain_sgd, rmsprop, adam, kfac"
     ):
         method("x", "none")
     with pytest.raises(

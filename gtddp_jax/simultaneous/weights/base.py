@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from gtddp_jax.core.types import Count, Outputs, PerSample, Scalar, Tree
 from gtddp_jax.simultaneous.base_method import BaseMethod
 from gtddp_jax.simultaneous.linearised import Linearised
-from gtddp_jax.simultaneous.solve import Bounds
+from gtddp_jax.terminal.solve import Bounds
 
 State: TypeAlias = Tree
 

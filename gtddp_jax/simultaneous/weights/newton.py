@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 
 from gtddp_jax.core.types import PerSample
-from gtddp_jax.simultaneous.solve import clip
 from gtddp_jax.simultaneous.weights.base import (
     Context,
     Prediction,
@@ -23,6 +22,7 @@ from gtddp_jax.simultaneous.weights.base import (
     WeightModel,
     whole_network,
 )
+from gtddp_jax.terminal.solve import clip
 
 FORMS = ("gram", "matrix_free")
 Product = Callable[[jax.Array], jax.Array]

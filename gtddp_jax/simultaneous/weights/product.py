@@ -10,7 +10,6 @@ from gtddp_jax.core.trees import vdot
 from gtddp_jax.core.types import Number, PerSample, Tree
 from gtddp_jax.simultaneous.base_method import BaseMethod
 from gtddp_jax.simultaneous.linearised import Push
-from gtddp_jax.simultaneous.solve import scalar_weights
 from gtddp_jax.simultaneous.weights.base import (
     Context,
     Prediction,
@@ -18,6 +17,7 @@ from gtddp_jax.simultaneous.weights.base import (
     WeightModel,
     whole_network,
 )
+from gtddp_jax.terminal.solve import scalar_weights
 
 MOMENTUM = 10.0
 """A drift of a tenth of the answer to the gradient counts as momentum."""

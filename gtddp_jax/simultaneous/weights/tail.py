@@ -18,7 +18,6 @@ from gtddp_jax.core.safety import choose
 from gtddp_jax.core.samples import Samples
 from gtddp_jax.core.trees import vdot, wide
 from gtddp_jax.core.types import Count, Flag, Number, PerSample, Tree
-from gtddp_jax.simultaneous.solve import scalar_weights
 from gtddp_jax.simultaneous.tails import PlayerSet, resolve
 from gtddp_jax.simultaneous.weights.base import (
     Context,
@@ -27,6 +26,7 @@ from gtddp_jax.simultaneous.weights.base import (
     whole_network,
 )
 from gtddp_jax.simultaneous.weights.product import check_response, influence
+from gtddp_jax.terminal.solve import scalar_weights
 
 MOST_SETS = 4
 TINY = 1e-30

@@ -13,7 +13,6 @@ import optax
 
 from gtddp_jax.core.trees import inner, per_sample, vdot, wide
 from gtddp_jax.core.types import PerSample, Tree
-from gtddp_jax.simultaneous.solve import clip
 from gtddp_jax.simultaneous.weights.base import (
     Context,
     Prediction,
@@ -21,6 +20,7 @@ from gtddp_jax.simultaneous.weights.base import (
     WeightModel,
     whole_network,
 )
+from gtddp_jax.terminal.solve import clip
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 import gtddp_jax as gt
 from gtddp_jax.training.networks.blocks import NORMS, Style, flatten, pool
 from gtddp_jax.training.networks.resnet import preact_resnet18, resnet18
-from gtddp_jax.training.networks.small import cooperative, four_blocks, residual_conv
+from gtddp_jax.training.networks.small import cooperative, four_blocks, residual_conv, residual_mlp
 from gtddp_jax.training.tables import look_up
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "pool",
     "preact_resnet18",
     "residual_conv",
+    "residual_mlp",
     "resnet18",
 ]
 
@@ -31,6 +32,7 @@ NETWORKS: dict[str, Callable[..., gt.Network]] = {
     "resnet18": resnet18,
     "preact-resnet18": preact_resnet18,
     "cooperative": cooperative,
+    "residual-mlp": residual_mlp,
 }
 """All networks by name: functions of the number of classes, with options of their own."""
 

@@ -48,6 +48,20 @@ def four_blocks(classes: int, width: int = 16, norm: str = "batch", **style: Any
     return gt.Network([*layers, *made.end(), pool, nn.Dense(classes)])
 
 
+def residual_mlp(classes: int, width: int = 64, blocks: int = 4) -> gt.Network:
+    """Builds a residual multilayer perceptron: dense blocks of two layers, no normalisation.
+
+    Args:
+        classes: Number of outputs.
+        width: Features of every layer but the last.
+        blocks: Number of blocks.
+    """
+    layers: Layers = [flatten, nn.Dense(width)]
+    for _ in range(blocks):
+        layers.append(gt.Residual([nn.Dense(width), nn.relu, nn.Dense(width)]))
+    return gt.Network([*layers, nn.Dense(classes)])
+
+
 def cooperative(classes: int, width: int = 8, features: int = 32) -> gt.Network:
     """Builds the paper's network of cooperative blocks (Sec. 6, Fig. 7a).
 

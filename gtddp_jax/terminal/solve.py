@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from gtddp_jax.core.types import PerSample
-from gtddp_jax.terminal import Expansion
+from gtddp_jax.terminal.base import Expansion
 
 Bounds = tuple[float, float] | None
 State = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]

@@ -1,0 +1,39 @@
+"""Fig. 8: variance over seeds at three learning rates for each variant."""
+
+import dataclasses
+
+from gtddp_jax.evidence.cells import Cell, usual
+from gtddp_jax.evidence.lab import Result
+from gtddp_jax.evidence.paper.figure6 import HEADINGS, variance_rows, variance_table
+from gtddp_jax.evidence.paper.setting import BASES, SMALL, lab, seeds
+from gtddp_jax.evidence.pictures import intervals
+from gtddp_jax.evidence.section import Options, Section
+
+VARIANTS = ("base", "sequential", "implicit")
+FACTORS = (0.3, 1.0, 3.0)
+NETWORK = {"network": "residual-conv-stride", "batch_size": 32, "epochs": 8}
+
+
+def study(options: Options) -> Section:
+    """Trains each base at 0.3 times its usual rate, at it and at three times as much."""
+    changes = SMALL if options.quick else NETWORK
+    found: dict[Cell, Result] = {}
+    for base in BASES[-2:] if options.quick else BASES:
+        usually = usual("digits", base, **changes)
+        rates = [float(f"{usually.rate * factor:.2g}") for factor in FACTORS]
+        wanted = [dataclasses.replace(usually, rate=r, variant=v) for r in rates for v in VARIANTS]
+        found |= lab(options).results(wanted, seeds(options, "digits"))
+    rows = variance_rows(found)
+    pictures = intervals(rows, HEADINGS, options.out, "figure8")
+    one = next(iter(found))
+    text = "\n\n".join(
+        [
+            f"Digits, `{one.network}`, batch {one.batch_size}, {one.epochs} epochs, "
+            f"{seeds(options, 'digits')} seeds (the paper: CIFAR-10, three seeds). Change of the "
+            "variance over seeds, below 0 is steadier:",
+            "![Change of the variance over seeds at three rates](figure8.png)",
+            variance_table(rows),
+        ]
+    )
+    data = {label: [estimate.data for estimate in both] for label, both in rows}
+    return Section("figure8", "Fig. 8", text, data, pictures)
