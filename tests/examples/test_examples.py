@@ -58,15 +58,14 @@ def test_flax_models(run_python: RunPython, name: str) -> None:
 
 
 @pytest.mark.slow
-def test_cooperative_blocks(run_python: RunPython, tmp_path: Path) -> None:
-    picture = tmp_path / "curves.png"
-    options = ("--epochs", "2", "--seeds", "1", "--out", str(picture))
+def test_cooperative_blocks(run_python: RunPython) -> None:
+    options = ("--epochs", "2", "--seeds", "1")
     script = str(EXAMPLES / "cooperative_blocks.py")
     result = run_python("-W", "error", script, *options, timeout=400)
     assert result.returncode == 0, result.stderr
     assert len(accuracies(result.stdout)) == 4
     assert min(accuracies(result.stdout)) > 70
-    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert "One seed shows no order" in result.stdout
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 NAME, RATE = "figure1", 1e-2
-BATCHES = (1, 2, 4, 8, 32, 128)
+BATCHES = (2, 8, 32)
 PREVIOUS, BASE = "previous DDP", "SGD"
 
 
@@ -127,7 +127,8 @@ def measure(case: Case, rounds: int, say: Callable[[str], None] = print) -> list
         row["time_ratio"] = ratio(seconds["GT-DDP"], seconds[PREVIOUS]) if there else None
         row["memory_ratio"] = memory["GT-DDP"] / memory[PREVIOUS] if there else None
         found.append(row)
-        say(f"figure 1: {case.title}, batch {size}")
+        times = ", ".join(f"{name} {_number(ms)}" for name, ms in row["ms"].items() if ms)
+        say(f"figure 1: {case.title}, batch {size}: {times} ms")
     return found
 
 

@@ -263,6 +263,8 @@ def _draw(shown: list[tuple[str, dict[str, np.ndarray]]], options: Options) -> t
     columns = list(shown[0][1])
     figure = pictures.blank(1.5 * len(columns), 1.45 * len(shown))
     grid = figure.subplots(len(shown), len(columns), squeeze=False)
+    for column, axes in zip(columns, grid[0], strict=True):
+        axes.set_title(column, fontsize="small")
     for (label, images), row in zip(shown, grid, strict=True):
         for column, axes in zip(columns, row, strict=True):
             image = images[column].mean(-1)
@@ -273,8 +275,6 @@ def _draw(shown: list[tuple[str, dict[str, np.ndarray]]], options: Options) -> t
                 top = np.abs(image).max() or 1.0
                 axes.imshow(image, cmap="RdBu_r", vmin=-top, vmax=top)
             axes.set(xticks=[], yticks=[])
-            if row is grid[0]:
-                axes.set_title(column, fontsize="small")
     return pictures.save(figure, options.out, NAME)
 
 

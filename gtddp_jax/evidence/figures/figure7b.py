@@ -1,5 +1,6 @@
 """Fig. 7b: EKFAC and its game-theoretic forms on a network of cooperative blocks (paper Sec. 6)."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,13 @@ METHODS: dict[str, dict[str, Any]] = {
 
 
 def curves(
-    data: Dataset, seeds: int, epochs: int, *, limit: int | None = None, net: Any = None
+    data: Dataset,
+    seeds: int,
+    epochs: int,
+    *,
+    limit: int | None = None,
+    net: Any = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, dict[str, np.ndarray]]:
     """Trains by all methods from the same starts on the same batches.
 
@@ -36,6 +43,7 @@ def curves(
         epochs: of each run.
         limit: training and test images at most.
         net: the network; None for the paper's, `networks.cooperative`.
+        say: is told of progress.
 
     Returns:
         `{method: {name of CURVES: [seeds, epochs]}}`.
@@ -50,6 +58,8 @@ def curves(
         trainer = Trainer(net, optimizer, data, BATCH, limit)
         runs = [trainer.run(seed, epochs).curves for seed in range(seeds)]
         found[name] = {what: np.stack([run[what] for run in runs]) for what in CURVES}
+        last = found[name]["train_loss"][:, -1].mean()
+        say(f"figure 7b: {data.name}, {name}: training loss {last:.4f}")
     return found
 
 
@@ -67,8 +77,8 @@ def study(options: Options) -> Section:
             options.say(f"figure 7b: {error}")
             continue
         net = _small(data.classes) if quick else None
-        found[name] = curves(data, seeds, epochs, limit=48 if quick else LIMIT, net=net)
-        options.say(f"figure 7b: {name}, {seeds} seeds")
+        limit = 48 if quick else LIMIT
+        found[name] = curves(data, seeds, epochs, limit=limit, net=net, say=options.say)
     if not found:
         raise DataError(f"figure 7b: none of the data sets can be used: {'; '.join(absent)}.")
     files = _draw(found, options)
@@ -123,11 +133,10 @@ def _row(method: str, measured: dict[str, np.ndarray], base: dict[str, np.ndarra
     for what in CURVES:
         scale, digits = (1, 4) if what.endswith("loss") else (100, 1)
         mean, half = pictures.mean_and_half(scale * measured[what][:, -1])
-        cells.append(f"{mean:.{digits}f} ± {half:.{digits}f}")
+        cells.append(pictures.with_interval(float(mean), float(half), f".{digits}f"))
     ratio = ""
     if method != BASE:
-        mean, half = log_ratio(measured, base)
-        ratio = f"{mean:+.2f} ± {half:.2f}"
+        ratio = pictures.with_interval(*log_ratio(measured, base), "+.2f")
     return f"| {method} | {' | '.join(cells)} | {ratio} |"
 
 
@@ -151,12 +160,15 @@ def verdict(methods: dict[str, dict[str, np.ndarray]]) -> str:
             broken = method if not np.isfinite(methods[method]["train_loss"]).all() else to
             return False, f"{broken} diverged for a seed"
         word = "within noise of" if abs(mean) <= half else "below" if mean < 0 else "above"
-        text = f"{method} ends {word} {to} in training loss ({mean:+.2f} ± {half:.2f})"
+        figures = pictures.with_interval(mean, half, "+.2f")
+        text = f"{method} ends {word} {to} in training loss ({figures})"
         return mean < -half, text
 
     first, second = judged("GT-EKFAC", BASE), judged("GT-DDP-EKFAC", "GT-EKFAC")
     texts = [text for _, text in (first, second, judged("joint EKFAC", BASE))]
     order = "is repeated" if first[0] and second[0] else "is not repeated"
+    if len(methods[BASE]["train_loss"]) < 2:
+        return f"One seed shows no order: {'; '.join(texts)}."
     return f"The paper's order {order}: {'; '.join(texts)}."
 
 

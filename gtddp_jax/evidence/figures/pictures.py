@@ -54,7 +54,7 @@ def band(axes: "Axes", x: Any, values: np.ndarray, label: str, colour: str, log:
 def mean_and_half(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean over the first axis and half the width of its 95 % confidence interval.
 
-    The interval is Student's t; its width is 0 with a single value, which has none.
+    The interval is Student's t; its half-width is NaN with a single value, which has none.
 
     Example:
         >>> mean, half = mean_and_half(np.array([1.0, 2.0, 3.0]))
@@ -65,9 +65,20 @@ def mean_and_half(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     count = len(values)
     if count < 2:
-        return values.mean(0), np.zeros(values.shape[1:])
+        return values.mean(0), np.full(values.shape[1:], np.nan)
     quantile = float(stats.t.ppf(0.975, count - 1))
     return values.mean(0), quantile * values.std(0, ddof=1) / np.sqrt(count)
 
 
-__all__ = ["COLOURS", "band", "blank", "mean_and_half", "save"]
+def with_interval(mean: float, half: float, form: str) -> str:
+    """`mean ± half`, or the mean alone where there is no interval.
+
+    Example:
+        >>> with_interval(0.5, 0.25, "+.2f"), with_interval(0.5, np.nan, ".1f")
+        ('+0.50 ± 0.25', '0.5')
+    """
+    error = "" if np.isnan(half) else f" ± {half:{form.lstrip('+')}}"
+    return f"{mean:{form}}{error}"
+
+
+__all__ = ["COLOURS", "band", "blank", "mean_and_half", "save", "with_interval"]

@@ -63,6 +63,17 @@ class ValueHessian(NamedTuple):
         energy = self.energy()
         return jnp.trace(energy) / energy.sum()
 
+    def coupling(self) -> jax.Array:
+        """Mean over pairs of samples of |V_ij| / sqrt(|V_ii| |V_jj|), Frobenius norms.
+
+        Unlike the share it does not depend on how large single samples' blocks are.
+        """
+        norm = jnp.sqrt(self.energy())
+        scale = jnp.sqrt(jnp.outer(jnp.diag(norm), jnp.diag(norm)))
+        relative = jnp.where(scale > 0, norm / jnp.where(scale > 0, scale, 1.0), 0.0)
+        count = len(norm) * (len(norm) - 1)
+        return (relative.sum() - jnp.trace(relative)) / count
+
     def dense(self) -> jax.Array:
         """V_x'x' itself, [B n, B n], sample by sample."""
         outer = self.outer.reshape(len(self.middle), -1)

@@ -1,5 +1,7 @@
 """Projection to image space: transposes, and a ReLU on the signal."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -28,7 +30,7 @@ def test_relu_is_that_of_zeiler_and_fergus() -> None:
     """The signal is rectified, whatever the sign of the input was."""
     net, params, x, signal = setting([nn.Conv(2, (3, 3)), nn.relu, pooled])
     got = project(net.stages, params, x, (signal,))
-    before = nn.Conv(2, (3, 3)).apply({"params": params["Conv_0"]}, x)
+    before: Any = nn.Conv(2, (3, 3)).apply({"params": params["Conv_0"]}, x)
     (unpooled,) = jax.vjp(pooled, nn.relu(before))[1](signal)
     kernel = params["Conv_0"]["kernel"]
     want = jax.lax.conv_general_dilated(

@@ -66,6 +66,14 @@ def test_is_the_batch_augmented_definition(curvature: str) -> None:
         share = energy.trace() / energy.sum()
         assert abs(found.diagonal_share() - share) < 1e-12
         energies.append(share)
+        norms = np.sqrt(energy)
+        pairs = [
+            norms[i, j] / np.sqrt(norms[i, i] * norms[j, j])
+            for i in range(3)
+            for j in range(3)
+            if i != j
+        ]
+        assert abs(found.coupling() - np.mean(pairs)) < 1e-9
         if curvature == "base":  # the definition's own curvature couples the samples
             np.testing.assert_allclose(alone[t].dense(), blocks[t][1], rtol=1e-9, atol=1e-14)
     assert energies[-1] == 1 and min(energies) < 0.999
@@ -93,7 +101,7 @@ def test_with_batch_normalisation() -> None:
     @functools.partial(jax.jit, compiler_options=oracle.FAST)
     def both() -> Any:
         loss = lambda o: optax.softmax_cross_entropy_with_integer_labels(o, y)  # noqa: E731
-        trajectory = [(x,)]
+        trajectory: list[tuple[jax.Array, ...]] = [(x,)]
         for stage in stages:
             trajectory.append(stage(params, trajectory[-1]))
         outputs = trajectory[-1][0]
@@ -126,6 +134,5 @@ def test_unknown_names_are_listed() -> None:
     p = zoo.problem("small", batch=2)
     for name in ("hessian", "curvature"):
         with pytest.raises(ValueError, match=rf"Invalid {name}: 'other'\. Supported: "):
-            value_hessians(
-                p.net.stages, p.params, p.x, lambda o: SOFTMAX(o, p.y), RATE, **{name: "other"}
-            )
+            wrong: dict[str, Any] = {name: "other"}
+            value_hessians(p.net.stages, p.params, p.x, lambda o: SOFTMAX(o, p.y), RATE, **wrong)
