@@ -1,7 +1,7 @@
 """Pictures of comparisons: curves with bands, intervals beside each other."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,22 +83,24 @@ def curves(
 
 def intervals(
     rows: Sequence[tuple[str, Sequence[Estimate]]],
-    headings: Sequence[str],
+    headings: Mapping[str, int],
     out: Path,
     name: str,
 ) -> tuple[str, ...]:
     """Estimates with their intervals, one line a row, one panel a heading; 0 is marked.
 
+    Blue is better, orange is worse, grey is neither, each beyond the interval.
+
     Args:
         rows: Label and one estimate for each panel.
-        headings: Of the panels.
+        headings: Of the panels, each with the sign that is better.
         out: Folder.
         name: Name of the files, without ending.
     """
     figure = canvas(len(headings), width=4.4, height=max(1.6, 0.24 * len(rows) + 1.0))
     panels: Any = figure.subplots(1, len(headings), sharey=True, squeeze=False)[0]
     places = np.arange(len(rows))[::-1]
-    for panel, (axes, heading) in enumerate(zip(panels, headings, strict=True)):
+    for panel, (axes, (heading, better)) in enumerate(zip(panels, headings.items(), strict=True)):
         axes.axvline(0, color="0.5", linewidth=1)
         for place, (_, estimates) in zip(places, rows, strict=True):
             found = estimates[panel]
@@ -107,7 +109,7 @@ def intervals(
                 continue
             low = found.low if math.isfinite(found.low) else found.value
             high = found.high if math.isfinite(found.high) else found.value
-            colour = {-1: COLOURS[0], 0: "0.45", 1: COLOURS[1]}[found.sign]
+            colour = {1: COLOURS[0], 0: "0.45", -1: COLOURS[1]}[better * found.sign]
             axes.plot([low, high], [place, place], color=colour, linewidth=1.6)
             axes.plot([found.value], [place], "o", color=colour, markersize=4)
         axes.set(title=heading, yticks=places, yticklabels=[label for label, _ in rows])
@@ -120,11 +122,11 @@ def comparison_intervals(
     comparisons: Sequence[Comparison], out: Path, name: str, label: Callable[[Comparison], str]
 ) -> tuple[str, ...]:
     """`intervals` of run average, final loss, final loss at equal time and accuracy."""
-    headings = (
-        "run-average loss, log-ratio",
-        "final loss, log-ratio",
-        "the same at equal time",
-        "validation, points",
-    )
+    headings = {
+        "run-average loss, log-ratio": -1,
+        "final loss, log-ratio": -1,
+        "the same at equal time": -1,
+        "validation, points": 1,
+    }
     rows = [(label(c), (c.average, c.final, c.later_final, c.accuracy)) for c in comparisons]
     return intervals(rows, headings, out, name)

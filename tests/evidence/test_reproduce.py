@@ -56,7 +56,7 @@ def test_the_papers_table_is_complete() -> None:
 
 def test_picture_of_intervals_shows_what_is_there(tmp_path: Path) -> None:
     known, unknown = Estimate(-0.1, -0.2, 0.05), Estimate(float("nan"), float("nan"), float("nan"))
-    names = intervals([("one", [known]), ("two", [unknown])], ["loss"], tmp_path, "picture")
+    names = intervals([("one", [known]), ("two", [unknown])], {"loss": -1}, tmp_path, "picture")
     assert names == ("picture.png", "picture.svg")
     svg = (tmp_path / "picture.svg").read_text()
     assert len(svg) > 3000 and (tmp_path / "picture.png").stat().st_size > 2000

@@ -9,7 +9,7 @@ from gtddp_jax.evidence.statistics import Estimate, variance_change
 from gtddp_jax.evidence.variants import fits
 
 VARIANTS = ("base", "sequential", "implicit")
-HEADINGS = ("final training loss", "validation accuracy")
+HEADINGS = {"final training loss": -1, "validation accuracy": -1}
 
 
 def study(options: Options) -> Section:

@@ -11,7 +11,7 @@ from gtddp_jax.evidence.section import Options, Section
 
 VARIANTS = ("base", "sequential", "implicit")
 FACTORS = (0.3, 1.0, 3.0)
-NETWORK = {"network": "residual-conv-stride", "batch_size": 32, "epochs": 8}
+NETWORK = {"network": "residual-mlp", "batch_size": 32, "epochs": 12}
 
 
 def study(options: Options) -> Section:
