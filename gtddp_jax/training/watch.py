@@ -65,7 +65,8 @@ def digest(weights: np.ndarray, images: np.ndarray) -> dict[str, Any]:
         are of the finite weights, and empty where there are none.
     """
     finite = np.isfinite(weights)
-    means = weights.mean(axis=0)
+    with np.errstate(invalid="ignore"):  # inf - inf: that mean is left out below
+        means = weights.mean(axis=0)
     order = [i for i in np.argsort(means, kind="stable") if np.isfinite(means[i])]
     count = min(EXTREMES, len(order) // 2)
     lowest, highest = order[:count], order[::-1][:count]

@@ -17,9 +17,8 @@ X, Y = jax.random.normal(jax.random.key(1), (6, 5)), jnp.arange(6) % 3
 PARAMS = NET.init(jax.random.key(0), X)
 
 TRANSFORMATIONS: dict[str, Any] = {
-    "sequential": lambda: gt.adam(NET, LOSS, 0.1),
     "implicit": lambda: gt.implicit(optax.adam(0.1), NET.apply, LOSS, weights="product"),
-    "chain": lambda: optax.chain(gt.sgd(NET, LOSS, 0.1), optax.clip_by_global_norm(1.0)),
+    "chain": lambda: optax.chain(gt.adam(NET, LOSS, 0.1), optax.clip_by_global_norm(1.0)),
 }
 
 

@@ -256,12 +256,15 @@ def test_a_run_without_an_epoch_is_reported(tmp_path: Path) -> None:
 def test_numbers_that_are_not_finite_leave_a_gap(tmp_path: Path) -> None:
     told = records(experiment(seeds=(0,)))
     told[1] = replace(told[1], train_loss=float("nan"), validation_loss=float("inf"))
+    told[5] = replace(told[5], validation_loss=float("inf"), validation_accuracy=-1e308)
+    told[2] = replace(told[2], validation_accuracy=1e308)
     run = read_run(write_run(tmp_path / "nan", epochs=told, seeds=(0,)))
     page = Page(render([run]))
     assert page.data["charts"]["train-loss"]["curves"]["s0"]["middle"][1] is None
     (drawn,) = [c for c in curves.charts(series_of([run])) if c.key == "train-loss"]
     assert [scale.name for scale in drawn.scales] == ["log", "linear"]
     assert drawn.scales[0].lines[0].path.count("M") == 2
+    assert not re.search(r" d=\"[^\"]*(nan|inf)", render([run]))
 
 
 def test_a_chart_of_one_epoch_is_a_point(run: Run) -> None:

@@ -3,6 +3,7 @@
 import base64
 import io
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -10,10 +11,11 @@ import pytest
 from PIL import Image
 
 import gtddp_jax as gt
+from gtddp_jax.training.checkpoints import Checkpoints
 from gtddp_jax.training.clock import Clock
 from gtddp_jax.training.data import Dataset, Feed
 from gtddp_jax.training.methods import method
-from gtddp_jax.training.records import EpochRecord
+from gtddp_jax.training.records import EpochRecord, Resumed
 from gtddp_jax.training.runner import Plan, run
 from gtddp_jax.training.settings import Settings
 from gtddp_jax.training.trainer import Trainer
@@ -49,7 +51,8 @@ def test_a_digest_keeps_quantiles_and_extremes() -> None:
 
 
 def test_a_digest_leaves_out_what_is_not_finite() -> None:
-    kept = digest(np.array([[1.0, np.nan, 3.0, 5.0], [np.nan] * 4]), np.arange(4))
+    nothing = [np.nan, -np.inf, np.nan, np.nan]
+    kept = digest(np.array([[1.0, np.inf, 3.0, 5.0], nothing]), np.arange(4))
     assert kept["not_finite"] == 5
     assert kept["quantiles"][0] == 1 and kept["quantiles"][-1] == 5
     assert kept["stages"][1] == []
@@ -98,6 +101,20 @@ def test_watching_tells_the_weights_and_changes_nothing(
         "evaluation",
         "weights",
     }
+
+
+def test_a_run_that_goes_on_has_the_weights_of_one_that_never_stopped(
+    trainer: Trainer, tmp_path: Path
+) -> None:
+    whole = [e for e in run(trainer, (3,), Plan(2, watch=12)) if isinstance(e, EpochRecord)]
+    for plan in (Plan(1, watch=12), Plan(2, watch=12)):
+        with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+            events = list(run(trainer, (3,), plan, checkpoints))
+    before, after = events[0], events[-1]
+    assert isinstance(before, Resumed)
+    assert isinstance(after, EpochRecord)
+    found = [record.weights for record in (*before.records, after)]
+    assert found == [record.weights for record in whole]
 
 
 def test_the_weights_are_those_of_the_next_step(trainer: Trainer) -> None:

@@ -14,6 +14,9 @@ import numpy as np
 from gtddp_jax.training.report.series import Curve, Series
 
 SIZE = 1000
+LARGEST = 1e150
+"""What is beyond it is not drawn: differences of such numbers may not be finite."""
+
 MARGIN = 0.05
 """Room above and below the curves, as a part of their range."""
 
@@ -105,7 +108,7 @@ def chart(
     Returns:
         The chart; None if nothing finite is to be drawn.
     """
-    drawn = [(series, curve) for series, curve in curves if curve is not None]
+    drawn = [(series, _drawable(curve)) for series, curve in curves if curve is not None]
     values = [v for _, curve in drawn for line in _lines(curve) for v in line if math.isfinite(v)]
     if not values:
         return None
@@ -123,6 +126,15 @@ def chart(
         scales=scales[::-1] if log else scales,
         data={series.key: _told(curve) for series, curve in drawn},
     )
+
+
+def _drawable(curve: Curve) -> Curve:
+    """The curve without what is too large."""
+
+    def kept(line: Sequence[float]) -> list[float]:
+        return [v if abs(v) < LARGEST else math.nan for v in line]
+
+    return Curve(kept(curve.middle), [(kept(low), kept(high)) for low, high in curve.bands])
 
 
 def _told(curve: Curve) -> dict[str, Any]:

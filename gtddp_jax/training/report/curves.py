@@ -8,6 +8,7 @@ import numpy as np
 from gtddp_jax.training.records import EpochRecord
 from gtddp_jax.training.report.charts import Chart, chart
 from gtddp_jax.training.report.series import (
+    QUIET,
     Series,
     against_base,
     log_loss,
@@ -91,6 +92,7 @@ class Row(NamedTuple):
     skipped: int
 
 
+@QUIET
 def summary(series: Sequence[Series]) -> list[Row]:
     """What a comparison comes to: one line a series."""
     rows: list[Row] = []

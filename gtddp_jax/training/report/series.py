@@ -92,6 +92,11 @@ def series_of(runs: Sequence[Run]) -> list[Series]:
 Value = Callable[[EpochRecord], float]
 
 
+QUIET = np.errstate(invalid="ignore", over="ignore")
+"""Figures that are not finite come to figures that are not, without a warning."""
+
+
+@QUIET
 def over_seeds(records: Sequence[EpochRecord], value: Value) -> Curve | None:
     """The mean over seeds, and the band from the smallest to the largest.
 
@@ -106,6 +111,7 @@ def over_seeds(records: Sequence[EpochRecord], value: Value) -> Curve | None:
     return Curve(table.mean(axis=0).tolist(), [band] if len(table) > 1 else [])
 
 
+@QUIET
 def against_base(series: Series, value: Value) -> Curve | None:
     """The mean over pairs of the difference to the base, and its 95 % confidence interval."""
     found = difference(by_seed(series.records, value), by_seed(series.base, value))
