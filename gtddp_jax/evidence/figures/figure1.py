@@ -10,12 +10,13 @@ import numpy as np
 import optax
 
 import gtddp_jax as gt
-from gtddp_jax.evidence.figures import pictures
 from gtddp_jax.evidence.figures.batch_augmented import batch_augmented_step
 from gtddp_jax.evidence.figures.training import LOSS
+from gtddp_jax.evidence.pictures import canvas, save
 from gtddp_jax.evidence.section import Options, Section
 from gtddp_jax.evidence.timing import compiled, game_step, interleaved, ratio
 from gtddp_jax.training import networks
+from gtddp_jax.training.plots import COLOURS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -139,7 +140,7 @@ def study(options: Options) -> Section:
         name: measure(case, 3 if options.quick else 21, options.say)
         for name, case in chosen.items()
     }
-    figure = pictures.blank(9, 3.4 * len(chosen))
+    figure = canvas(2, len(chosen))
     rows = figure.subplots(len(chosen), 2, squeeze=False)
     for (name, case), axes in zip(chosen.items(), rows, strict=True):
         for panel, what, label in zip(
@@ -147,7 +148,7 @@ def study(options: Options) -> Section:
         ):
             _draw(panel, case.title, found[name], what, label)
     rows[0][0].legend(fontsize="small")
-    files = pictures.save(figure, options.out, NAME)
+    files = save(figure, options.out, NAME)
     title = "Figure 1: time and memory against the batch size"
     return Section(NAME, title, _text(chosen, found), {"rate": RATE, "cases": found}, files)
 
@@ -159,7 +160,7 @@ def _draw(axes: "Axes", title: str, rows: list[dict[str, Any]], what: str, label
             [row["batch"] for row in there],
             [row[what][method] for row in there],
             marker=".",
-            color=pictures.COLOURS[number],
+            color=COLOURS[number],
             label=method,
         )
     axes.set(xlabel="batch", ylabel=label)

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import gtddp_jax as gt
-from gtddp_jax.evidence.figures import pictures
 from gtddp_jax.evidence.figures.training import LOSS, Trainer
 from gtddp_jax.evidence.figures.value_hessian import CURVATURES, ValueHessian, value_hessians
+from gtddp_jax.evidence.pictures import canvas, save
 from gtddp_jax.evidence.section import Options, Section
 from gtddp_jax.training import networks
 from gtddp_jax.training.data import Dataset, load
@@ -106,7 +106,7 @@ def _small(norm: str) -> gt.Network:
 
 
 def _draw(shown: dict[str, list[ValueHessian]], options: Options) -> tuple[str, ...]:
-    figure = pictures.blank(3.1 * len(shown), 6.4)
+    figure = canvas(len(shown), 2, 3.1, 3.2)
     panels = figure.subplots(2, len(shown), squeeze=False)
     for (label, found), column in zip(shown.items(), panels.T, strict=True):
         for which, axes in zip((1, len(found) - 2), column, strict=True):
@@ -114,7 +114,7 @@ def _draw(shown: dict[str, list[ValueHessian]], options: Options) -> tuple[str, 
             share = shares([found[which], found[which]])[0]
             place = "last stage" if which > 1 else "second stage"
             axes.set_title(f"{label},\n{place}: {100 * share:.2f} %", fontsize="small")
-    return pictures.save(figure, options.out, NAME)
+    return save(figure, options.out, NAME)
 
 
 def _image(axes: "Axes", hessian: ValueHessian, pixels: int = 256) -> None:

@@ -18,10 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 
 import gtddp_jax as gt
-from gtddp_jax.evidence.figures import pictures
 from gtddp_jax.evidence.figures.deconvolution import project
+from gtddp_jax.evidence.figures.intervals import mean_and_half
 from gtddp_jax.evidence.figures.training import LOSS, Trained, Trainer
 from gtddp_jax.evidence.figures.value_hessian import value_hessians
+from gtddp_jax.evidence.pictures import canvas, save
 from gtddp_jax.evidence.section import Options, Section
 from gtddp_jax.game import adjoints
 from gtddp_jax.network.program import Stage
@@ -232,7 +233,7 @@ def _measure(
         far = [like((second + k) % data.classes) for k in range(1, data.classes)]
         mask = [((second + k) % data.classes) != own for k in range(1, data.classes)]
         rest = np.nanmean(np.where(mask, far, np.nan), axis=0)
-        mean, half = pictures.mean_and_half(near - rest)
+        mean, half = mean_and_half(near - rest)
         cosine, share = (float(np.mean(part)) for part in exact[name])
         layers[name] = {
             "runner_up": float(near.mean()),
@@ -261,7 +262,7 @@ def _most_alike(outputs: np.ndarray, labels: np.ndarray, own: int, other: int) -
 
 def _draw(shown: list[tuple[str, dict[str, np.ndarray]]], options: Options) -> tuple[str, ...]:
     columns = list(shown[0][1])
-    figure = pictures.blank(1.5 * len(columns), 1.45 * len(shown))
+    figure = canvas(len(columns), len(shown), 1.5, 1.45)
     grid = figure.subplots(len(shown), len(columns), squeeze=False)
     for column, axes in zip(columns, grid[0], strict=True):
         axes.set_title(column, fontsize="small")
@@ -275,7 +276,7 @@ def _draw(shown: list[tuple[str, dict[str, np.ndarray]]], options: Options) -> t
                 top = np.abs(image).max() or 1.0
                 axes.imshow(image, cmap="RdBu_r", vmin=-top, vmax=top)
             axes.set(xticks=[], yticks=[])
-    return pictures.save(figure, options.out, NAME)
+    return save(figure, options.out, NAME)
 
 
 def _text(numbers: dict[str, Any], absent: list[str]) -> str:

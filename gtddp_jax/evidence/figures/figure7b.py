@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 
 import gtddp_jax as gt
-from gtddp_jax.evidence.figures import pictures
+from gtddp_jax.evidence.figures.intervals import band, mean_and_half, with_interval
 from gtddp_jax.evidence.figures.training import CURVES, LOSS, Trainer
+from gtddp_jax.evidence.pictures import canvas, save
 from gtddp_jax.evidence.section import Options, Section
 from gtddp_jax.training import networks
 from gtddp_jax.training.data import DataError, Dataset, load
+from gtddp_jax.training.plots import COLOURS
 
 NAME = "figure7b"
 RATE, DAMPING, BATCH = 1e-3, 0.03, 12  # the best training loss of EKFAC in a small grid
@@ -111,39 +113,39 @@ def _finite(tree: Any) -> Any:
 
 
 def _draw(found: dict[str, dict[str, dict[str, np.ndarray]]], options: Options) -> tuple[str, ...]:
-    figure = pictures.blank(13, 3.2 * len(found))
+    figure = canvas(len(CURVES), len(found), 3.25)
     grid = figure.subplots(len(found), len(CURVES), squeeze=False)
     for (name, methods), row in zip(found.items(), grid, strict=True):
         for what, axes in zip(CURVES, row, strict=True):
             log = what.endswith("loss")
-            for colour, (method, measured) in zip(pictures.COLOURS, methods.items(), strict=False):
+            for colour, (method, measured) in zip(COLOURS, methods.items(), strict=False):
                 values = measured[what] if log else 100 * measured[what]
                 epochs = np.arange(1, values.shape[1] + 1)
-                pictures.band(axes, epochs, values, method, colour, log)
+                band(axes, epochs, values, method, colour, log)
             if log:
                 axes.set_yscale("log")
             axes.set(xlabel="epoch", title=f"{name}: {what.replace('_', ' ')}")
             axes.grid(alpha=0.3)
     grid[0][0].legend(fontsize="small")
-    return pictures.save(figure, options.out, NAME)
+    return save(figure, options.out, NAME)
 
 
 def _row(method: str, measured: dict[str, np.ndarray], base: dict[str, np.ndarray]) -> str:
     cells = []
     for what in CURVES:
         scale, digits = (1, 4) if what.endswith("loss") else (100, 1)
-        mean, half = pictures.mean_and_half(scale * measured[what][:, -1])
-        cells.append(pictures.with_interval(float(mean), float(half), f".{digits}f"))
+        mean, half = mean_and_half(scale * measured[what][:, -1])
+        cells.append(with_interval(float(mean), float(half), f".{digits}f"))
     ratio = ""
     if method != BASE:
-        ratio = pictures.with_interval(*log_ratio(measured, base), "+.2f")
+        ratio = with_interval(*log_ratio(measured, base), "+.2f")
     return f"| {method} | {' | '.join(cells)} | {ratio} |"
 
 
 def log_ratio(measured: dict[str, np.ndarray], base: dict[str, np.ndarray]) -> tuple[float, float]:
     """Paired log-ratio of the last training losses to the base's: mean and half-width, 95 %."""
     ratio = np.log(measured["train_loss"][:, -1] / base["train_loss"][:, -1])
-    mean, half = pictures.mean_and_half(ratio)
+    mean, half = mean_and_half(ratio)
     return float(mean), float(half)
 
 
@@ -160,7 +162,7 @@ def verdict(methods: dict[str, dict[str, np.ndarray]]) -> str:
             broken = method if not np.isfinite(methods[method]["train_loss"]).all() else to
             return False, f"{broken} diverged for a seed"
         word = "within noise of" if abs(mean) <= half else "below" if mean < 0 else "above"
-        figures = pictures.with_interval(mean, half, "+.2f")
+        figures = with_interval(mean, half, "+.2f")
         text = f"{method} ends {word} {to} in training loss ({figures})"
         return mean < -half, text
 

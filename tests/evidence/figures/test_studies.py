@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gtddp_jax.evidence.figures import figure1, figure4, figure6c, figure7b, pictures
+from gtddp_jax.evidence.figures import figure1, figure4, figure6c, figure7b
+from gtddp_jax.evidence.figures.intervals import mean_and_half
 from gtddp_jax.evidence.figures.training import CURVES
 from gtddp_jax.evidence.section import Options, Section
 from gtddp_jax.training.data import DataError
@@ -108,10 +109,10 @@ def test_absent_data_is_an_error_when_nothing_is_left(module: ModuleType, tmp_pa
 
 
 def test_interval_is_that_of_student() -> None:
-    mean, half = pictures.mean_and_half(np.array([[1.0], [2.0], [4.0]]))
+    mean, half = mean_and_half(np.array([[1.0], [2.0], [4.0]]))
     assert mean == 7 / 3
     assert abs(half[0] - 4.302652729911275 * np.std([1, 2, 4], ddof=1) / np.sqrt(3)) < 1e-9
-    assert np.isnan(pictures.mean_and_half(np.ones((1, 2)))[1]).all()
+    assert np.isnan(mean_and_half(np.ones((1, 2)))[1]).all()
 
 
 def test_one_seed_shows_no_order() -> None:

@@ -1,37 +1,11 @@
-"""Pictures without a display, in one style."""
+"""Means over seeds with Student's interval, drawn and written."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-from gtddp_jax.training.plots import COLOURS
-
-
-def blank(width: float, height: float) -> "Figure":
-    """A figure of this size in inches, drawn without a display."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def save(figure: "Figure", out: Path, name: str) -> tuple[str, str]:
-    """Writes `<name>.png` and `<name>.svg` into `out`, and returns their names.
-
-    Raises:
-        OSError: a file cannot be written.
-    """
-    files = (f"{name}.png", f"{name}.svg")
-    for file in files:
-        figure.savefig(out / file)
-    return files
 
 
 def band(axes: "Axes", x: Any, values: np.ndarray, label: str, colour: str, log: bool) -> None:
@@ -79,6 +53,3 @@ def with_interval(mean: float, half: float, form: str) -> str:
     """
     error = "" if np.isnan(half) else f" ± {half:{form.lstrip('+')}}"
     return f"{mean:{form}}{error}"
-
-
-__all__ = ["COLOURS", "band", "blank", "mean_and_half", "save", "with_interval"]
