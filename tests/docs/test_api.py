@@ -1,6 +1,7 @@
 """Nothing public is undocumented, neither on the API page nor in docstrings."""
 
 import dataclasses
+import functools
 import inspect
 import re
 from pathlib import Path
@@ -48,7 +49,11 @@ def own(cls: type) -> dict[str, Any]:
     for base in reversed(cls.__mro__):
         if base is cls or base in CLASSES.values():
             found |= {k: v for k, v in vars(base).items() if not k.startswith("_")}
-    return {k: v for k, v in found.items() if inspect.isfunction(v) or isinstance(v, property)}
+    return {
+        k: v
+        for k, v in found.items()
+        if inspect.isfunction(v) or isinstance(v, (property, functools.cached_property))
+    }
 
 
 def attributes(cls: type) -> set[str]:
