@@ -7,7 +7,7 @@ import jax
 from jaxtyping import Array, Float
 
 from gtddp_jax.core.samples import Samples
-from gtddp_jax.core.types import Flag, PerSample, Scalar
+from gtddp_jax.core.types import Flag, Number, PerSample
 from gtddp_jax.curvature.base import Move
 from gtddp_jax.kronecker import damping, second_moments
 from gtddp_jax.kronecker.bases import Basis, Table, eigenvalues
@@ -101,7 +101,7 @@ class ekfac(KroneckerCurvature):  # noqa: N801  (a constructor)
             lambda: old,
         )
 
-    def own(self, player: Player, gamma: Scalar) -> Own:
+    def own(self, player: Player, gamma: Number) -> Own:
         """See `KroneckerCurvature`."""
         scale = damping.exact(player.moments, gamma)
         return Own(player.left, player.right, player.moments, scale)

@@ -6,7 +6,7 @@ from typing import Any
 from jaxtyping import Array, Float
 
 from gtddp_jax.core.samples import Samples
-from gtddp_jax.core.types import Flag, PerSample, Scalar
+from gtddp_jax.core.types import Flag, Number, PerSample
 from gtddp_jax.curvature.base import Move
 from gtddp_jax.kronecker import damping
 from gtddp_jax.kronecker.bases import Basis, eigenvalues
@@ -81,7 +81,7 @@ class kfac(KroneckerCurvature):  # noqa: N801  (a constructor)
         del player, layout, q, move, alpha, observed, samples
         return ()
 
-    def own(self, player: Player, gamma: Scalar) -> Own:
+    def own(self, player: Player, gamma: Number) -> Own:
         """See `KroneckerCurvature`."""
         left, right = player.left, player.right
         scale = damping.inverse(left, right, gamma, self.damping_form)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gtddp_jax.core.types import Number
 from gtddp_jax.kronecker.bases import Basis, Table, eigenvalues, outer
 
 FORMS = ("exact", "factored")
@@ -24,13 +25,13 @@ class Parts(NamedTuple):
     right: jax.Array
 
 
-def parts(left: Basis, right: Basis, gamma: jax.Array) -> Parts:
+def parts(left: Basis, right: Basis, gamma: Number) -> Parts:
     """`pi sqrt(gamma)` and `sqrt(gamma) / pi`; pi is 1 where a factor is zero."""
     widths = left.vectors.shape[-1], right.vectors.shape[-1]
     return balanced(left.mean_value, right.mean_value, gamma, widths)
 
 
-def balanced(left: jax.Array, right: jax.Array, gamma: jax.Array, widths: tuple[int, int]) -> Parts:
+def balanced(left: jax.Array, right: jax.Array, gamma: Number, widths: tuple[int, int]) -> Parts:
     """`parts` from the mean eigenvalues [groups] and the widths of the two factors.
 
     Nothing less is added than a factor's rounding error, without which its Cholesky factor may not
@@ -43,13 +44,13 @@ def balanced(left: jax.Array, right: jax.Array, gamma: jax.Array, widths: tuple[
     return Parts(jnp.maximum(pi * root, least[0]), jnp.maximum(root / pi, least[1]))
 
 
-def factored(left: Basis, right: Basis, gamma: jax.Array) -> jax.Array:
+def factored(left: Basis, right: Basis, gamma: Number) -> jax.Array:
     """Eigenvalues of the damped factors' product, [groups, left rank, right rank]; full bases."""
     add = parts(left, right, gamma)
     return outer(left.values + add.left[:, None], right.values + add.right[:, None])
 
 
-def inverse(left: Basis, right: Basis, gamma: jax.Array, form: str) -> Table:
+def inverse(left: Basis, right: Basis, gamma: Number, form: str) -> Table:
     """The table of P for `A (x) B`; `factored` for full bases only."""
     if form == "factored":
         inside = 1 / factored(left, right, gamma)
@@ -57,6 +58,6 @@ def inverse(left: Basis, right: Basis, gamma: jax.Array, form: str) -> Table:
     return exact(eigenvalues(left, right), gamma)
 
 
-def exact(curvature: Table, gamma: jax.Array) -> Table:
+def exact(curvature: Table, gamma: Number) -> Table:
     """`1 / (curvature + gamma)`."""
     return jax.tree.map(lambda value: 1 / (value + gamma), curvature)

@@ -19,6 +19,7 @@ import optax
 
 from gtddp_jax.core.samples import Samples
 from gtddp_jax.core.trees import vdot
+from gtddp_jax.core.types import Number
 from gtddp_jax.curvature.base import Curvature, Move, Place, Policy, Tree
 from gtddp_jax.curvature.diagonal import DiagonalCurvature, Rate, check_rate, rate_now
 from gtddp_jax.kronecker import statistics
@@ -105,7 +106,7 @@ class KroneckerCurvature(Curvature):
         """`Player.moments` after a step with gradient q; `observed`: whether factors were."""
 
     @abc.abstractmethod
-    def own(self, player: Player, gamma: jax.Array) -> Own:
+    def own(self, player: Player, gamma: Number) -> Own:
         """The player's curvature and damped table of P."""
 
     # The structure of a stage.
@@ -282,7 +283,7 @@ class KroneckerCurvature(Curvature):
         q: Tree,
         moves: Mapping[str, Move],
         alpha: jax.Array,
-        gamma: jax.Array,
+        gamma: Number,
         samples: Samples,
     ) -> tuple[dict[str, Player], Any]:
         """The players and the cooperation after this step's statistics."""

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 
 from gtddp_jax.core.samples import Samples
+from gtddp_jax.core.types import Number
 from gtddp_jax.curvature.base import Move
 from gtddp_jax.kronecker.bases import Basis, Table
 from gtddp_jax.kronecker.layouts import Layout
@@ -74,20 +75,20 @@ class Cooperation(abc.ABC):
         del batch
         return state
 
-    def refresh(self, state: State, gamma: jax.Array) -> State:
+    def refresh(self, state: State, gamma: Number) -> State:
         """The state after decompositions are made anew, with damping gamma."""
         del gamma
         return state
 
     @abc.abstractmethod
-    def operator(self, state: State, own: Mapping[str, Own], gamma: jax.Array) -> Operator:
+    def operator(self, state: State, own: Mapping[str, Own], gamma: Number) -> Operator:
         """P of the stage."""
 
 
 class Separate(Cooperation):
     """Every player alone."""
 
-    def operator(self, state: State, own: Mapping[str, Own], gamma: jax.Array) -> Operator:
+    def operator(self, state: State, own: Mapping[str, Own], gamma: Number) -> Operator:
         """See `Cooperation`."""
         del state, gamma
         return Together(

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
+from gtddp_jax.core.types import Number
 from gtddp_jax.kronecker import damping
 from gtddp_jax.kronecker.bases import Table, rescaled
 from gtddp_jax.kronecker.cooperation.base import Own
@@ -36,7 +37,7 @@ class Corrected(Operator):
         return self._scaled(self.inner(self._scaled(m)))
 
 
-def corrected(inner: Operator, own: Mapping[str, Own], gamma: jax.Array) -> Operator:
+def corrected(inner: Operator, own: Mapping[str, Own], gamma: Number) -> Operator:
     """Gives `inner`, made with factored damping gamma, the players' own tables."""
 
     def table(player: Own) -> Table:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from gtddp_jax.core.chunks import sum_over_samples
+from gtddp_jax.core.types import Number
 from gtddp_jax.kronecker import statistics
 from gtddp_jax.kronecker.averages import Average
 from gtddp_jax.kronecker.cooperation.base import Batch
@@ -116,7 +117,7 @@ def _moments(vs: list[jax.Array], shapes: list[tuple[int, ...]]) -> jax.Array:
     return jnp.block([[block(u, v) for v in n] for u in n])
 
 
-def damped(joint: Joint, layouts: Mapping[str, Layout], gamma: jax.Array) -> Damped:
+def damped(joint: Joint, layouts: Mapping[str, Layout], gamma: Number) -> Damped:
     """Adds every player's own `pi sqrt(gamma)` and `sqrt(gamma) / pi` to its diagonal blocks."""
     a, b = joint.inputs.value[0], joint.outputs.value[0]
     left, right = [], []

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 
+from gtddp_jax.core.types import Number
 from gtddp_jax.kronecker.cooperation import joint_factors
 from gtddp_jax.kronecker.cooperation.base import Batch, Cooperation, Own, State
 from gtddp_jax.kronecker.cooperation.correction import corrected
@@ -47,7 +48,7 @@ class Pair(NamedTuple):
     joint: Joint
     inputs: Canonical
     outputs: Canonical
-    gamma: jax.Array
+    gamma: Number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +96,7 @@ class Paired(Cooperation):
         """See `Cooperation`."""
         return state._replace(joint=joint_factors.observed(state.joint, self.layouts, batch))
 
-    def refresh(self, state: State, gamma: jax.Array) -> Pair:
+    def refresh(self, state: State, gamma: Number) -> Pair:
         """See `Cooperation`."""
         damped = joint_factors.damped(state.joint, self.layouts, gamma)
         u, _ = self.layouts.values()
@@ -106,7 +107,7 @@ class Paired(Cooperation):
             jnp.asarray(gamma, state.gamma.dtype),
         )
 
-    def operator(self, state: State, own: Mapping[str, Own], gamma: jax.Array) -> Operator:
+    def operator(self, state: State, own: Mapping[str, Own], gamma: Number) -> Operator:
         """See `Cooperation`."""
         del gamma
         u, v = self.layouts

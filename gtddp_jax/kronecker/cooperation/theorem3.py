@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gtddp_jax.core.types import Number
 from gtddp_jax.kronecker.cooperation import joint_factors
 from gtddp_jax.kronecker.cooperation.base import Batch, Cooperation, Own, State
 from gtddp_jax.kronecker.cooperation.correction import corrected
@@ -34,7 +35,7 @@ class Inverses(NamedTuple):
     joint: Joint
     inputs: jax.Array
     outputs: jax.Array
-    gamma: jax.Array
+    gamma: Number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +89,7 @@ class Theorem3(Cooperation):
         """See `Cooperation`."""
         return state._replace(joint=joint_factors.observed(state.joint, self.layouts, batch))
 
-    def refresh(self, state: State, gamma: jax.Array) -> Inverses:
+    def refresh(self, state: State, gamma: Number) -> Inverses:
         """See `Cooperation`."""
         damped = joint_factors.damped(state.joint, self.layouts, gamma)
         return Inverses(
@@ -98,7 +99,7 @@ class Theorem3(Cooperation):
             jnp.asarray(gamma, state.gamma.dtype),
         )
 
-    def operator(self, state: State, own: Mapping[str, Own], gamma: jax.Array) -> Operator:
+    def operator(self, state: State, own: Mapping[str, Own], gamma: Number) -> Operator:
         """See `Cooperation`."""
         del gamma
         blocks = Blocks(

@@ -21,6 +21,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
+from gtddp_jax.core.types import Number
 from gtddp_jax.kronecker.bases import Table, rescaled
 from gtddp_jax.kronecker.cooperation.base import Cooperation, Own, State
 from gtddp_jax.kronecker.operators import Alone, Matrices, Operator, Together
@@ -54,7 +55,7 @@ class Twins(Cooperation):
 
     mode: str
 
-    def operator(self, state: State, own: Mapping[str, Own], gamma: jax.Array) -> Operator:
+    def operator(self, state: State, own: Mapping[str, Own], gamma: Number) -> Operator:
         """See `Cooperation`."""
         del state
         first = next(iter(own.values()))
