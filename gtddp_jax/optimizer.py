@@ -104,7 +104,7 @@ def gtddp(
 
 def make_update(
     tx: optax.GradientTransformationExtraArgs,
-) -> Callable[..., tuple[Tree, Any]]:
+) -> Callable[..., tuple[Tree, Tree]]:
     """The whole step, jitted: `params, state = step(params, state, batch, rngs=None)`.
 
     Args:

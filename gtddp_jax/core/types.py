@@ -48,6 +48,6 @@ Scalar: TypeAlias = Float[Array, ""]
 Flag: TypeAlias = Bool[Array, ""]
 Count: TypeAlias = Int[Array, ""]
 Loss: TypeAlias = Callable[[Outputs, Batch], PerSample]
-Number: TypeAlias = float | int | Array
+Number: TypeAlias = float | int | Shaped[Array, ""]
 Rate: TypeAlias = Number | optax.Schedule
 AxisName: TypeAlias = Hashable

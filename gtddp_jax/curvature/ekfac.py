@@ -1,13 +1,12 @@
 """GT-DDP-EKFAC: KFAC's eigenbases with second moments of the gradients (George et al. 2018)."""
 
 import dataclasses
-from typing import Any
 
 import jax
 from jaxtyping import Array, Float
 
 from gtddp_jax.core.samples import Samples
-from gtddp_jax.core.types import Flag, Number, PerSample
+from gtddp_jax.core.types import Flag, Number, PerSample, Tree
 from gtddp_jax.curvature.base import Move
 from gtddp_jax.kronecker import damping, second_moments
 from gtddp_jax.kronecker.bases import Basis, Table, eigenvalues
@@ -70,7 +69,7 @@ class ekfac(KroneckerCurvature):  # noqa: N801  (a constructor)
         """See `KroneckerCurvature`."""
         return "exact"
 
-    def start_moments(self, left: Basis, right: Basis) -> Any:
+    def start_moments(self, left: Basis, right: Basis) -> Tree:
         """See `KroneckerCurvature`."""
         return eigenvalues(left, right)
 
@@ -83,7 +82,7 @@ class ekfac(KroneckerCurvature):  # noqa: N801  (a constructor)
         alpha: PerSample,
         observed: Flag,
         samples: Samples,
-    ) -> Any:
+    ) -> Tree:
         """See `KroneckerCurvature`."""
         left, right, old = player.left, player.right, player.moments
 

@@ -58,7 +58,7 @@ class from_optax(Curvature):  # noqa: N801  (a constructor, named as optax names
         >>> curvature = gt.curvature.from_optax(optax.lion(3e-4))
     """
 
-    base: Any
+    base: optax.GradientTransformation | optax.MultiSteps
 
     def __post_init__(self) -> None:
         base = arguments.transformation("curvature.from_optax", self.base)
@@ -81,10 +81,11 @@ class from_optax(Curvature):  # noqa: N801  (a constructor, named as optax names
     ) -> Policy:
         """See `Curvature`."""
         del moves, alpha, place, samples
-        step, after = self.base.update(q, state, params)
-        rest, _ = self.base.update(jax.tree.map(jnp.zeros_like, q), state, params)
+        base: Any = self.base
+        step, after = base.update(q, state, params)
+        rest, _ = base.update(jax.tree.map(jnp.zeros_like, q), state, params)
         metric = {name: _rayleigh(q[name], step[name], rest[name], params[name]) for name in params}
-        return BasePolicy(step, after, self.base, state, params, metric)
+        return BasePolicy(step, after, base, state, params, metric)
 
 
 def _rayleigh(q: Tree, step: Tree, rest: Tree, params: Tree) -> Tree:

@@ -1,12 +1,11 @@
 """GT-DDP-KFAC: `Q_uu = A (x) B` (DESIGN §5, Table 1; paper Eq. 44)."""
 
 import dataclasses
-from typing import Any
 
 from jaxtyping import Array, Float
 
 from gtddp_jax.core.samples import Samples
-from gtddp_jax.core.types import Flag, Number, PerSample
+from gtddp_jax.core.types import Flag, Number, PerSample, Tree
 from gtddp_jax.curvature.base import Move
 from gtddp_jax.kronecker import damping
 from gtddp_jax.kronecker.bases import Basis, eigenvalues
@@ -62,7 +61,7 @@ class kfac(KroneckerCurvature):  # noqa: N801  (a constructor)
         super().__post_init__()
         one_of("curvature.kfac", "damping_form", self.damping_form, damping.FORMS)
 
-    def start_moments(self, left: Basis, right: Basis) -> Any:
+    def start_moments(self, left: Basis, right: Basis) -> Tree:
         """See `KroneckerCurvature`; KFAC has none."""
         del left, right
         return ()
@@ -76,7 +75,7 @@ class kfac(KroneckerCurvature):  # noqa: N801  (a constructor)
         alpha: PerSample,
         observed: Flag,
         samples: Samples,
-    ) -> Any:
+    ) -> Tree:
         """See `KroneckerCurvature`."""
         del player, layout, q, move, alpha, observed, samples
         return ()

@@ -120,7 +120,7 @@ class FlaxNetwork(Playable):
         names = sorted(self.model.rng_collections)
         return tuple(n for n, v in zip(names, program.groups["rngs"], strict=True) if v in read)
 
-    def reading(self, leaves: Sequence[Any], state: Tree, rngs: Tree, inputs: Batch) -> Reading:
+    def reading(self, leaves: Sequence[Tree], state: Tree, rngs: Tree, inputs: Batch) -> Reading:
         """The model at these shapes; read once for each."""
         key = tuple(map(_signature, (list(leaves), state, rngs, inputs)))
         if key not in self._readings:
@@ -199,13 +199,13 @@ class FlaxNetwork(Playable):
             for m in self.example.members
         }
 
-    def merge(self, players: Mapping[str, Any], like: Tree) -> Tree:
+    def merge(self, players: Mapping[str, Tree], like: Tree) -> Tree:
         """The inverse of `split`, in the structure of `like`."""
         order = self.model.order(like)
         leaves = self.leaves(players)
         return jax.tree.unflatten(jax.tree.structure(like), [leaves[i] for i in order])
 
-    def leaves(self, players: Mapping[str, Mapping[str, Any]]) -> list[Any]:
+    def leaves(self, players: Mapping[str, Mapping[str, Tree]]) -> list[Tree]:
         """The inverse of `split`, as the model's list of leaves."""
         found: dict[int, Any] = {}
         for m in self.example.members:
@@ -234,7 +234,7 @@ class FlaxNetwork(Playable):
 
     def forward(
         self,
-        params: Mapping[str, Any],
+        params: Mapping[str, Tree],
         inputs: Batch,
         batch_stats: Tree,
         rngs: Tree,

@@ -43,10 +43,10 @@ class KroneckerCurvature(Curvature):
 
     learning_rate: Rate
     damping: Rate = 1e-2
-    momentum: Any = None
+    momentum: Number | None = None
     nesterov: bool = False
-    weight_decay: Any = None
-    norm_constraint: Any = None
+    weight_decay: Number | None = None
+    norm_constraint: Number | None = None
     factor_decay: float = 0.95
     factors_every: int = 10
     refresh_every: int = 20

@@ -70,7 +70,7 @@ def layers() -> None:
     x = images(6, 6, 2)
     conv = [nn.Conv(3, (3, 3)), nn.BatchNorm(), nn.relu, lambda x: x.mean((1, 2))]
     net = gt.Network([*conv, nn.Dropout(0.5), nn.LayerNorm(), nn.Dense(CLASSES)])
-    variables = net.init_variables(KEY, x)
+    variables: Any = net.init_variables(KEY, x)
     tx = gt.adam(net, loss, 0.1, batch_stats=variables["batch_stats"])
     trace(tx, variables["params"], x, rngs={"dropout": KEY})
     net.apply(**variables, x=x)
