@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 NAME, RATE = "figure1", 1e-2
-BATCHES = (2, 8, 32)
+BATCHES = (1, 4, 16, 64)
 PREVIOUS, BASE = "previous DDP", "SGD"
 
 
@@ -58,10 +58,10 @@ def cases(quick: bool) -> dict[str, Case]:
     return {
         "conv": Case(
             "residual conv net (Fig. 5), 4 channels, 8×8", conv, (8, 8, 1),
-            BATCHES, 8,
+            BATCHES, 4,
         ),
         "mlp": Case(
-            "residual MLP, width 32, 64 inputs", _mlp(32), (64,), BATCHES, 32
+            "residual MLP, width 32, 64 inputs", _mlp(32), (64,), BATCHES, 16
         ),
     }  # fmt: skip
 
@@ -137,7 +137,7 @@ def study(options: Options) -> Section:
     """Step time and planned memory of the base, GT-DDP and the previous batch-augmented DDP."""
     chosen = cases(options.quick)
     found = {
-        name: measure(case, 3 if options.quick else 21, options.say)
+        name: measure(case, 3 if options.quick else 11, options.say)
         for name, case in chosen.items()
     }
     figure = canvas(2, len(chosen))

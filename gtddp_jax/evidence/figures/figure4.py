@@ -202,6 +202,6 @@ def _verdict(tables: dict[str, dict[str, Any]]) -> str:
         f"{100 * CLEAR:.0f} % in the diagonal blocks, as the paper says.{exceptions} Without "
         "BatchNorm and feedback the matrix is block-diagonal by construction. BatchNorm alone "
         "couples samples; more coupling comes from feedback, since all samples share the layers' "
-        "parameters, and it grows with rate × losses' curvature. Whether the blocks dominate is "
-        "thus a matter of rate and training time more than of the network."
+        "parameters, and it grows with rate × losses' curvature. Whether the blocks dominate "
+        "is thus a matter of rate and training time as well as of the network."
     )
