@@ -99,6 +99,38 @@ def _own_copies(
     return states[0]
 
 
+def sample_gradients(
+    stages: Sequence[Stage],
+    params: Tree,
+    states: Sequence[States],
+    loss: Callable[[jax.Array], jax.Array],
+) -> tuple[list[jax.Array], list[States]]:
+    """G_t [B, m] and g_t of every stage, the coupling by batch normalisation in full (DESIGN §7).
+
+    Args:
+        stages: the dynamics.
+        params: `{player: tree}`.
+        states: the states before every stage.
+        loss: outputs -> [B].
+
+    Returns:
+        By stage: gradients of each sample's loss by the parameters, and by the states before it.
+    """
+    batch = states[0][0].shape[0]
+    gradients, adjoints = [], []
+    for t, stage in enumerate(stages):
+        mine = {name: params[name] for name in stage.players}
+        copies = jax.tree.map(lambda u: jnp.broadcast_to(u, (batch, *u.shape)), mine)
+
+        def total(copies: Tree, before: States, t: int = t) -> jax.Array:
+            return loss(_own_copies(stages, t, params, before, copies)).sum()
+
+        by_copies, by_states = jax.grad(total, argnums=(0, 1))(copies, states[t])
+        gradients.append(jax.vmap(lambda tree: ravel_pytree(tree)[0])(by_copies))
+        adjoints.append(by_states)
+    return gradients, adjoints
+
+
 def collapsed_step(
     stages: Sequence[Stage],
     params: Tree,
@@ -146,18 +178,8 @@ def collapsed_step(
     for stage in stages:
         states.append(stage(params, states[-1]))
     model = _terminal(terminal, loss, states[-1][0], max_shift, bounds)
-    gradients, adjoints, own = [], [], []
-    for t, stage in enumerate(stages):
-        mine = {name: params[name] for name in stage.players}
-        own.append(ravel_pytree(mine))
-        copies = jax.tree.map(lambda u: jnp.broadcast_to(u, (batch, *u.shape)), mine)
-
-        def total(copies: Tree, before: States, t: int = t) -> jax.Array:
-            return loss(_own_copies(stages, t, params, before, copies)).sum()
-
-        by_copies, by_states = jax.grad(total, argnums=(0, 1))(copies, states[t])
-        gradients.append(jax.vmap(lambda tree: ravel_pytree(tree)[0])(by_copies))
-        adjoints.append(by_states)
+    own = [ravel_pytree({name: params[name] for name in stage.players}) for stage in stages]
+    gradients, adjoints = sample_gradients(stages, params, states, loss)
     adjoints.append(jax.grad(lambda s: loss(s[0]).sum())(states[-1]))
     pi, d = jnp.zeros(batch), jnp.ones(batch)
     plans: list[tuple[jax.Array, Gains, jax.Array, jax.Array, tuple | None]] = []

@@ -1,7 +1,7 @@
 """The library against the dense definition (DESIGN §2, §4), step by step."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -39,7 +39,7 @@ class Game(NamedTuple):
     """What a comparison is about.
 
     Attributes:
-        loss: a loss of `zoo.LOSSES`.
+        loss: a loss of `zoo.LOSSES`, or a function like them.
         method: the base method.
         terminal: "gradient", "projected" or "line".
         rollout: "linear" or "nonlinear".
@@ -47,9 +47,10 @@ class Game(NamedTuple):
         decay: the running cost is `decay / 2 |u|^2`.
         own_curvature: whether stages answer to their own steps.
         bounds: of the slopes of the line terminal.
+        units: a factor on the model's Hessian, in the dense definition alone.
     """
 
-    loss: str
+    loss: str | Callable[[jax.Array, jax.Array], jax.Array]
     method: Method
     terminal: str = "projected"
     rollout: str = "linear"
@@ -57,6 +58,12 @@ class Game(NamedTuple):
     decay: float = 0.0
     own_curvature: bool = False
     bounds: tuple[float, float] | None = None
+    units: Any = 1.0
+
+    @property
+    def loss_fn(self) -> Callable[[jax.Array, jax.Array], jax.Array]:
+        """The loss itself."""
+        return zoo.LOSSES[self.loss] if isinstance(self.loss, str) else self.loss
 
 
 def owned(params: Tree, stage: gt.Stage) -> Facts:
@@ -76,7 +83,7 @@ def dense_step(
     """One step of the dense reference and the memories after it."""
     opens: dict[int, Vector] = {}
     closed: dict[int, Vector] = {}
-    method, loss = game.method, zoo.LOSSES[game.loss]
+    method, loss = game.method, game.loss_fn
 
     def gains(t: int, q: Vector, own: Any = None, value: Any = None) -> gt.reference.Gains:
         facts = owned(params, p.net.stages[t])
@@ -113,7 +120,10 @@ def dense_step(
             coupled=p.net.coupled_stages,
         )
     else:
-        hessian = gt.reference.HESSIANS[game.terminal]
+
+        def hessian(losses: Any, outputs: jax.Array) -> jax.Array:
+            return game.units * gt.reference.HESSIANS[game.terminal](losses, outputs)
+
         steps = gt.reference.ddp_step(
             stages, params, p.x, losses, hessian, gains, running=running, rollout=game.rollout
         ).steps
@@ -121,14 +131,15 @@ def dense_step(
     return steps, after
 
 
-def optimizer(p: zoo.Problem, game: Game) -> Any:
+def optimizer(p: zoo.Problem, game: Game, *, feedback: bool = True) -> Any:
     """The same game by the library."""
     line = {"max_shift": game.max_shift, "bounds": game.bounds}
     options = line if game.terminal == "line" else {}
     return gt.gtddp(
         p.net,
-        zoo.LOSSES[game.loss],
+        game.loss_fn,
         game.method.curvature,
+        feedback=feedback,
         terminal=gt.terminal.TERMINALS[game.terminal](**options),
         rollout=game.rollout,
         own_curvature=game.own_curvature,

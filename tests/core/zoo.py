@@ -1,6 +1,5 @@
 """Tiny networks and losses by name: the tables that the tests of the engine run through."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -370,21 +369,31 @@ def variable_shapes(net: gt.Network, x: jax.Array | jax.ShapeDtypeStruct) -> tup
 def make(spec: Spec, *, batch: int = 2, seed: int = 0, dtype: Any = jnp.float64) -> Problem:
     """A problem with random parameters (biases too), inputs and real targets."""
     net = gt.Network(spec.layers())
+    x = jax.ShapeDtypeStruct((batch, *spec.shape), dtype)
+    own, kept = variable_shapes(net, x)
+
+    def outputs(params: Tree, x: jax.Array, batch_stats: Tree) -> jax.Array:
+        return net.apply(params, x, batch_stats=batch_stats)
+
+    y = jax.eval_shape(outputs, own, x, kept)
+    return filled(Problem(net, own, x, y, kept), seed=seed, dtype=dtype)
+
+
+def filled(shaped: Problem, *, seed: int, dtype: Any = jnp.float64) -> Problem:
+    """Random numbers in place of the arrays of a problem, or of their shapes."""
     rng = np.random.default_rng(seed)
 
     def draw(shape: tuple[int, ...], scale: float = 1.0) -> jax.Array:
         return jnp.asarray(scale * rng.normal(size=shape), dtype)
 
-    def weights(shape: jax.ShapeDtypeStruct) -> jax.Array:
-        matrix = len(shape.shape) > 1
-        return draw(shape.shape, np.prod(shape.shape[:-1]) ** -0.5 if matrix else 0.5)
+    def weights(leaf: Any) -> jax.Array:
+        matrix = len(leaf.shape) > 1
+        return draw(leaf.shape, np.prod(leaf.shape[:-1]) ** -0.5 if matrix else 0.5)
 
-    x = draw((batch, *spec.shape))
-    own, kept = variable_shapes(net, x)
-    params = jax.tree.map(weights, own)
-    batch_stats = jax.tree.map(lambda shape: 1 + 0.1 * draw(shape.shape), kept)
-    evaluate = functools.partial(net.apply, batch_stats=batch_stats)
-    return Problem(net, params, x, draw(jax.eval_shape(evaluate, params, x).shape), batch_stats)
+    x = draw(shaped.x.shape)
+    params = jax.tree.map(weights, shaped.params)
+    batch_stats = jax.tree.map(lambda leaf: 1 + 0.1 * draw(leaf.shape), shaped.batch_stats)
+    return Problem(shaped.net, params, x, draw(shaped.y.shape), batch_stats)
 
 
 def problem(name: str, **options: Any) -> Problem:

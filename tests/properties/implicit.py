@@ -1,0 +1,218 @@
+"""Worlds of the implicit game."""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.flatten_util import ravel_pytree
+
+import gtddp_jax as gt
+from tests.core import oracle, zoo
+from tests.properties import plans
+from tests.properties.bases import Rng
+from tests.properties.findings import BOUNDS, Finding, distance
+from tests.properties.sequential import SMOOTH, Case
+
+Tree = Any
+Build = Callable[[float], optax.GradientTransformation]
+"""A base for a loss times s: what its numbers become follows from the table in `bases.py`."""
+
+BASES: dict[str, Build] = {
+    "sgd": lambda s: optax.sgd(0.3 / s),
+    "momentum": lambda s: optax.sgd(0.1 / s, momentum=0.9),
+    "nesterov": lambda s: optax.sgd(0.1 / s, momentum=0.8, nesterov=True),
+    "adam": lambda s: optax.adam(0.1, eps=1e-3 * s),
+    "nadam": lambda s: optax.nadam(0.1, eps=1e-3 * s),
+    "adamw": lambda s: optax.adamw(0.1, eps=1e-3 * s, weight_decay=0.1),
+    "amsgrad": lambda s: optax.amsgrad(0.1, eps=1e-3 * s),
+    "adamax": lambda s: optax.adamax(0.1, eps=1e-3 * s),
+    "rmsprop": lambda s: optax.rmsprop(0.05, eps=1e-3 * s**2, momentum=0.5),
+    "adagrad": lambda s: optax.adagrad(0.1, 0.1 * s**2, eps=1e-3 * s**2),
+    "lamb": lambda s: optax.lamb(0.05, eps=1e-3 * s),
+    "clipped": lambda s: optax.chain(optax.clip_by_global_norm(0.5 * s), optax.sgd(0.3 / s, 0.9)),
+    "normalised": lambda s: optax.chain(
+        optax.normalize_by_update_norm(eps=1e-6 * s), optax.sgd(0.3)
+    ),
+    "scheduled": lambda s: optax.adam(optax.cosine_decay_schedule(0.1, 10), eps=1e-3 * s),
+    "accumulated": lambda s: optax.MultiSteps(
+        optax.adam(0.1, eps=1e-3 * s), 2
+    ).gradient_transformation(),
+}
+
+WEIGHTS: dict[str, Callable[[Rng], Any]] = {
+    "product": lambda rng: gt.weights.product(response=float(rng.choice([0.5, 1.0]))),
+    "trial": lambda rng: gt.weights.trial([None, 1.0, 0.1][rng.integers(3)]),
+    "newton": lambda rng: gt.weights.newton(form=str(rng.choice(["gram", "matrix_free"]))),
+    "tail": lambda rng: gt.weights.tail(
+        "head", response=1.0, good=0.1, poor=0.0, calibrate_every=2
+    ),
+}
+
+
+class World:
+    """A network, a base and options of `gt.implicit`; see `__init__.py`.
+
+    Args:
+        seed: of all worlds.
+        index: of this one.
+    """
+
+    def __init__(self, seed: int, index: int) -> None:
+        rng = np.random.default_rng([seed, index])
+        self.seed, self.index = seed, index
+        self.name = str(rng.choice(list(BASES)))
+        self.weights = str(rng.choice(list(WEIGHTS)))
+        self.model = WEIGHTS[self.weights](rng)
+        self.dtype = str(rng.choice(["float64", "float32", "bfloat16"], p=[0.75, 0.15, 0.1]))
+        self.batch = int(rng.integers(1, 5))
+        inputs = str(rng.choice(list(plans.INPUTS)))
+        draw = plans.Draw(rng, inputs, generic=True, coupled=False)
+        each = inputs != "flat" and rng.random() < 0.2
+        self.plan = draw.network(most=4, each=each)
+        self.loss = str(rng.choice(SMOOTH if each else list(zoo.LOSSES)))
+        shift = [None, None, 1.0, 0.1][rng.integers(4)]
+        self.terminal = [gt.terminal.line(shift), gt.terminal.projected()][rng.random() < 0.2]
+        self.options = {
+            "bounds": [None, (0.0, 10.0), (0.5, 2.0)][rng.integers(3)],
+            "strength": float(rng.choice([1.0, 0.3])),
+            "drift": bool(rng.random() < 0.7),
+            "every": int(rng.choice([1, 1, 2])),
+        }
+        self.decay = float(rng.choice([0.0, 0.1]))
+        self.by_players = bool(rng.random() < 0.6)
+        spec = zoo.Spec(lambda: plans.layers(self.plan), plans.INPUTS[inputs])
+        dtype = getattr(jnp, self.dtype)
+        self.problem = zoo.make(spec, batch=self.batch, seed=index, dtype=dtype)
+        compiled = functools.partial(jax.jit, compiler_options=oracle.FAST)
+        self._one = compiled(self._program)
+        self._twice = compiled(self._step)
+
+    def __str__(self) -> str:
+        fields = ("dtype", "batch", "loss", "terminal", "decay", "by_players", "options")
+        options = ", ".join(f"{name}={getattr(self, name)!r}" for name in fields)
+        return f"implicit, {self.name}, {self.model}, {options}, {self.plan}"
+
+    def _arguments(self, scale: Any, strength: float | None) -> tuple[tuple[Any, ...], Any]:
+        net, plain = self.problem.net, zoo.LOSSES[self.loss]
+        apply_fn = net.apply if self.by_players else lambda params, x: net.apply(params, x)
+
+        def loss(outputs: jax.Array, y: jax.Array) -> jax.Array:
+            return scale * plain(outputs, y)
+
+        options = dict(self.options) | {"weights": self.model, "terminal": self.terminal}
+        if strength is not None:
+            options["strength"] = strength
+        return (BASES[self.name](scale), apply_fn, loss), options
+
+    def optimizer(self, scale: Any, strength: float | None = None) -> Any:
+        """The game by the library; with `strength=0.0` the base."""
+        arguments, options = self._arguments(scale, strength)
+        return gt.implicit(*arguments, **options)
+
+    def init(self, scale: float) -> dict[str, Any]:
+        """States before the first step."""
+        params = self.problem.params
+        return {
+            "on": self.optimizer(scale).init(params),
+            "off": self.optimizer(scale, 0.0).init(params),
+            "optax": BASES[self.name](scale).init(params),
+        }
+
+    def _step(self, case: Case, states: Any, scale: Any) -> tuple[Tree, Any, jax.Array]:
+        arguments, options = self._arguments(scale, None)
+        running = jax.tree.map(lambda u: (scale * self.decay * u).astype(u.dtype), case.params)
+        batch = (case.x, case.y)
+        look = gt.implicit_weights(*arguments, **options)
+        weights = look(states["on"], case.params, batch)
+        tx: Any = gt.implicit(*arguments, **options)
+        step, state = tx.update(running, states["on"], case.params, batch=batch)
+        return step, state, weights
+
+    def _program(
+        self, case: Case, states: Any, scale: Any
+    ) -> tuple[dict[str, Tree], dict[str, Any], jax.Array]:
+        params, x, y = case
+        running = jax.tree.map(lambda u: (scale * self.decay * u).astype(u.dtype), params)
+        steps, after = {}, {}
+        steps["on"], after["on"], weights = self._step(case, states, scale)
+        off: Any = self.optimizer(scale, 0.0)
+        steps["off"], after["off"] = off.update(running, states["off"], params, batch=(x, y))
+        plain, net = zoo.LOSSES[self.loss], self.problem.net
+
+        def losses(params: Tree) -> jax.Array:
+            return scale * plain(net.apply(params, x), y)
+
+        base = optax.with_extra_args_support(BASES[self.name](scale))
+        gradient = jax.grad(lambda u: losses(u).mean())(params)
+        gradient = jax.tree.map(jnp.add, gradient, running)
+        steps["optax"], after["optax"] = base.update(gradient, states["optax"], params)
+        if self.dtype == "float64" and self.decay == 0:
+            flat, unravel = ravel_pytree(params)
+            big = jax.jacrev(lambda u: losses(unravel(u)))(flat)
+            weighted = unravel(weights @ big / self.batch)
+            steps["dense"], _ = base.update(weighted, states["on"].base, params)
+        return steps, after, weights
+
+    def cases(self, draws: int) -> Iterator[tuple[list[Finding], float]]:
+        """The findings of each case, and the spread of its weights."""
+        fresh = states = self.init(1.0)
+        for number in range(draws):
+            seed = (self.seed * 1_000_003 + self.index) * 1_000 + number
+            p = zoo.filled(self.problem, seed=seed, dtype=getattr(jnp, self.dtype))
+            case = Case(p.params, p.x, p.y)
+            steps, after, weights = self._one(case, states, 1.0)
+            findings = list(self._exact(steps, after))
+            findings += self._permuted(case, states, steps, weights)
+            findings += self._duplicated(case, states, steps, weights)
+            findings += self._scaled(case, fresh, seed)
+            yield findings, float(jnp.abs(weights - 1).max())
+            states = after
+
+    def _found(self, name: str, error: float) -> Finding:
+        return Finding(name, error, BOUNDS[self.dtype])
+
+    def _exact(self, steps: Any, after: Any) -> Iterator[Finding]:
+        yield Finding("the step is taken", float(after["on"].report.skipped), 0.0)
+        kinds = {leaf.dtype.name for leaf in jax.tree.leaves(steps["on"])}
+        yield Finding("dtypes stay", float(kinds != {self.dtype}), 0.0)
+        name = "feedback off equals the base"
+        yield self._found(name, distance(steps["off"], steps["optax"]))
+        if "dense" in steps:
+            yield self._found("fast equals dense", distance(steps["on"], steps["dense"]))
+
+    def _permuted(
+        self, case: Case, states: Any, steps: Any, weights: jax.Array
+    ) -> Iterator[Finding]:
+        if self.batch == 1:
+            return
+        order = np.roll(np.arange(self.batch), 1)
+        case = case._replace(x=case.x[order], y=case.y[order])
+        got, _, found = self._one(case, states, 1.0)
+        yield self._found("permuted samples, same step", distance(got["on"], steps["on"]))
+        yield self._found("permuted samples, permuted weights", distance(found, weights[order]))
+
+    def _duplicated(
+        self, case: Case, states: Any, steps: Any, weights: jax.Array
+    ) -> Iterator[Finding]:
+        twice = case._replace(x=jnp.concatenate([case.x] * 2), y=jnp.concatenate([case.y] * 2))
+        got, _, found = self._twice(twice, states, 1.0)
+        yield self._found("duplicated batch, same step", distance(got, steps["on"]))
+        want = jnp.concatenate([weights] * 2)
+        yield self._found("duplicated batch, same weights", distance(found, want))
+
+    def _scaled(self, case: Case, fresh: Any, seed: int) -> Iterator[Finding]:
+        """Two steps from the beginning, with the loss in other units."""
+        s = float(2.0 ** np.random.default_rng(seed).integers(-3, 4))
+        now = then = fresh
+        if self.name == "adagrad":  # its state begins with a number in the units of the loss
+            then = self.init(s)
+        for _ in range(2):
+            want, now, weights = self._one(case, now, 1.0)
+            got, then, found = self._one(case, then, s)
+            yield self._found("scaled loss, same base step", distance(got["off"], want["off"]))
+            yield self._found("scaled loss, same step", distance(got["on"], want["on"]))
+            yield self._found("scaled loss, same weights", distance(found, weights))

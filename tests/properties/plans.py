@@ -1,0 +1,193 @@
+"""Random networks as plans: nested tuples that can be printed and are made into layers later."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import gtddp_jax as gt
+from tests.core import zoo
+
+Plan = tuple
+Rng = np.random.Generator
+WIDTH = 3
+"""Features of every state: any two can be added."""
+
+FUNCTIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "tanh": jnp.tanh,
+    "softplus": nn.softplus,
+    "gelu": nn.gelu,
+}
+INPUTS: dict[str, tuple[int, ...]] = {
+    "flat": (WIDTH,),
+    "tokens": (2, WIDTH),
+    "image": (2, 2, WIDTH),
+}
+"""Shapes of one input."""
+
+GENERIC = ("gate", "layer_norm", "group_norm")
+"""Players without a Kronecker form."""
+
+
+class Network(NamedTuple):
+    """A plan of a whole network.
+
+    Attributes:
+        inputs: a name of `INPUTS`.
+        layers: plans that keep the shape.
+        head: "pool", "flatten" or "each" (outputs at every position).
+        outputs: features of the last layer.
+    """
+
+    inputs: str
+    layers: list[Plan]
+    head: str
+    outputs: int
+
+
+def count(plans: list[Plan]) -> int:
+    """How many parametric stages a chain of plans has."""
+    return sum(1 if kind != "residual" else count(rest[0]) for kind, *rest in plans if kind != "f")
+
+
+def kinds(plans: list[Plan]) -> set[str]:
+    """The kinds of layers in a chain of plans, at any depth."""
+    found = set()
+    for kind, *rest in plans:
+        found.add(kind)
+        if kind == "residual":
+            found |= kinds(rest[0]) | kinds(rest[1])
+        if kind == "cooperative":
+            found |= kinds(rest[0])
+    return found
+
+
+def layer(plan: Plan) -> Any:
+    """A plan as a layer that keeps the shape [B, ..., 3]."""
+    kind, *rest = plan
+    if kind == "f":
+        return FUNCTIONS[rest[0]]
+    if kind == "dense":
+        return nn.Dense(WIDTH, use_bias=rest[0])
+    if kind == "conv":
+        size, bias, groups = rest
+        return nn.Conv(WIDTH, size, use_bias=bias, feature_group_count=groups)
+    if kind == "gate":
+        return zoo.Gate()
+    if kind == "layer_norm":
+        return nn.LayerNorm()
+    if kind == "group_norm":
+        return nn.GroupNorm(num_groups=1)
+    if kind == "batch_norm":
+        return nn.BatchNorm(momentum=0.8)
+    if kind == "cooperative":
+        return gt.Cooperative([layer(player) for player in rest[0]])
+    body, shortcut, at = rest
+    return gt.Residual([layer(b) for b in body], [layer(s) for s in shortcut] or None, at=at)
+
+
+def layers(network: Network) -> list[Any]:
+    """A plan as the layers of a `gt.Network`."""
+    last = {"pool": [zoo.pool], "flatten": [zoo.flatten], "each": []}[network.head]
+    if network.inputs == "flat":
+        last = []
+    return [*map(layer, network.layers), *last, nn.Dense(network.outputs)]
+
+
+class Model(nn.Module):
+    """The same network as a Flax model, for `gt.from_flax`; every module is made by its own."""
+
+    network: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for part in layers(Network(*self.network)):
+            x = _applied(part, x)
+        return x
+
+
+def _applied(part: Any, x: jax.Array) -> jax.Array:
+    if isinstance(part, gt.Residual):
+        body = functools.reduce(lambda x, inner: _applied(inner, x), part.body, x)
+        return body + functools.reduce(lambda x, inner: _applied(inner, x), part.shortcut or (), x)
+    if isinstance(part, gt.Cooperative):
+        outputs = [_applied(player, x) for player in part.players]
+        return functools.reduce(jnp.add, outputs)
+    return part(x)
+
+
+class Draw:
+    """Draws plans.
+
+    Args:
+        rng: where the numbers come from.
+        inputs: a name of `INPUTS`.
+        generic: whether players without a Kronecker form may occur.
+        coupled: whether `nn.BatchNorm` may occur.
+    """
+
+    def __init__(self, rng: Rng, inputs: str, *, generic: bool, coupled: bool) -> None:
+        self._rng, self._inputs, self._coupled = rng, inputs, coupled
+        self._kinds = ["dense"] * 3 + (["conv"] * 3 if inputs != "flat" else [])
+        if generic:
+            self._kinds += list(GENERIC)
+
+    def _chance(self, p: float) -> bool:
+        return bool(self._rng.random() < p)
+
+    def player(self) -> Plan:
+        """A layer with parameters."""
+        kind = str(self._rng.choice(self._kinds))
+        if kind == "dense":
+            return ("dense", self._chance(0.6))
+        if kind == "conv":
+            rank = len(INPUTS[self._inputs]) - 1
+            size = tuple(int(n) for n in self._rng.integers(1, 4, size=rank))
+            return ("conv", size, self._chance(0.6), int(self._rng.choice([1, 1, WIDTH])))
+        return (kind,)
+
+    def function(self) -> Plan:
+        """An activation."""
+        return ("f", str(self._rng.choice(list(FUNCTIONS))))
+
+    def chain(self, stages: int, depth: int) -> list[Plan]:
+        """Layers with so many parametric stages, blocks at most `depth` deep."""
+        found: list[Plan] = []
+        while count(found) < stages:
+            left = stages - count(found)
+            if self._chance(0.5):
+                found.append(self.function())
+            if self._coupled and self._chance(0.3):
+                found.append(("batch_norm",))
+                continue
+            if depth and self._chance(0.45):
+                found.append(self.block(int(self._rng.integers(1, left + 1)), depth - 1))
+            elif self._chance(0.2):
+                players = [self.player() for _ in range(int(self._rng.integers(2, 4)))]
+                found.append(("cooperative", players))
+            else:
+                found.append(self.player())
+        return found
+
+    def block(self, stages: int, depth: int) -> Plan:
+        """A residual block with a shortcut of any kind, placed anywhere."""
+        body = self.chain(stages, depth)
+        shortcut: list[Plan] = []
+        if self._chance(0.5):
+            shortcut = self.chain(int(self._rng.integers(1, count(body) + 1)), 0)
+            if self._coupled:
+                shortcut = [plan for plan in shortcut if plan[0] != "batch_norm"] or [self.player()]
+        elif self._chance(0.3):
+            shortcut = [self.function()]
+        at = int(self._rng.integers(0, count(body) - max(1, count(shortcut)) + 1))
+        return ("residual", body, shortcut, at)
+
+    def network(self, *, most: int, each: bool = False) -> Network:
+        """A network of 1 to `most` stages before the last layer."""
+        head = "each" if each else str(self._rng.choice(["pool", "flatten"]))
+        plans = self.chain(int(self._rng.integers(1, most + 1)), depth=2)
+        return Network(self._inputs, plans, head, int(self._rng.integers(2, 4)))

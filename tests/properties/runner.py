@@ -1,0 +1,84 @@
+"""Plays worlds and counts what was checked."""
+
+import collections
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from tests.properties import implicit, sequential
+
+GAMES: dict[str, Callable[[int, int], Any]] = {
+    "sequential": sequential.World,
+    "implicit": implicit.World,
+}
+"""What makes a world of each game from a seed and an index."""
+
+
+@dataclasses.dataclass
+class Tally:
+    """What was checked.
+
+    Attributes:
+        worlds: compiled networks with their options.
+        cases: worlds times parameters and batches.
+        moved: cases in which some weight differs from 1 by more than a thousandth.
+        checks: how often each property was checked.
+        worst: the largest error of each property and dtype.
+        failures: what did not hold, in words.
+        seconds: of processor time.
+    """
+
+    worlds: int = 0
+    cases: int = 0
+    moved: int = 0
+    checks: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    worst: dict[str, float] = dataclasses.field(default_factory=dict)
+    failures: list[str] = dataclasses.field(default_factory=list)
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.worlds} worlds, {self.cases} cases ({self.moved} with weights off 1 by a "
+            f"thousandth), {sum(self.checks.values())} checks, {self.seconds:.0f} s of processor "
+            f"time, {len(self.failures)} failures"
+        ]
+        lines += [
+            f"  {name}: {self.checks[name.split(', in ')[0]]} checks, worst {error:.1e}"
+            for name, error in sorted(self.worst.items())
+        ]
+        return "\n".join(lines)
+
+
+def indices(cases: int, draws: int, shard: int = 1, shards: int = 1) -> Iterator[int]:
+    """The worlds of one shard; all shards and games together have at least so many cases."""
+    worlds = math.ceil(cases / draws / len(GAMES))
+    return iter(range(shard - 1, worlds, shards))
+
+
+def play(game: str, seed: int, worlds: Iterable[int], draws: int, tally: Tally) -> Iterator[str]:
+    """Plays worlds one after the other; yields a line about each and adds to the tally."""
+    for index in worlds:
+        began = time.process_time()
+        label = f"{game} {index}"
+        world: Any = None
+        failures = []
+        try:
+            world = GAMES[game](seed, index)
+            for number, (findings, spread) in enumerate(world.cases(draws)):
+                tally.cases += 1
+                tally.moved += spread > 1e-3
+                for finding in findings:
+                    tally.checks[finding.name] += 1
+                    key = f"{finding.name}, in {world.dtype}"
+                    tally.worst[key] = max(tally.worst.get(key, 0.0), finding.error)
+                    if not finding.holds:
+                        failures.append(f"case {number}: {finding.name}: {finding.error:.1e}")
+        except Exception as error:  # whatever it is, the other worlds are played as well
+            failures.append(f"{type(error).__name__}: {error}")
+        tally.worlds += 1
+        spent = time.process_time() - began
+        tally.seconds += spent
+        tally.failures += [f"{label}: {failure}\n    {world}" for failure in failures]
+        yield f"{label}: {'; '.join(failures) or 'holds'} ({spent:.1f} s)"

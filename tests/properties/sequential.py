@@ -1,0 +1,369 @@
+"""Worlds of the sequential game."""
+
+import functools
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+import gtddp_jax as gt
+from gtddp_jax.game.rollout import ROLLOUTS
+from gtddp_jax.reference.collapsed import sample_gradients
+from tests.core import oracle, zoo
+from tests.kronecker import formulas
+from tests.properties import bases, plans
+from tests.properties.findings import BOUNDS, Finding, distance, figures, upcast
+
+Tree = Any
+Hyper = bases.Hyper
+RHO = 0.2
+"""The largest rho that a rate may lead to; the dense definition knows no clamp at 1."""
+
+GAP = 1e-4
+"""The smallest relative distance of two eigenvalues of a factor at which EKFAC's basis is still
+known to 1e-12; closer ones leave it to rounding, and the scales in it are not the same in any."""
+
+DTYPES = {"float64": 0.7, "float32": 0.2, "bfloat16": 0.1}
+SMOOTH = ("squared", "pseudo_huber", "welsch")
+"""Losses that take outputs with positions."""
+
+
+class Shim(NamedTuple):
+    """A Flax model's stages where the oracle looks for a network's."""
+
+    stages: Any
+    has_batch_stats: bool = False
+
+    def bind(self, batch_stats: Tree, *, train: bool) -> Any:
+        """The stages as they are: they keep no statistics."""
+        del batch_stats, train
+        return self.stages
+
+
+class Case(NamedTuple):
+    """Parameters and a batch."""
+
+    params: Tree
+    x: jax.Array
+    y: jax.Array
+
+
+class World:
+    """A network, a base method and options; see `__init__.py`.
+
+    Args:
+        seed: of all worlds.
+        index: of this one.
+    """
+
+    def __init__(self, seed: int, index: int) -> None:
+        rng = np.random.default_rng([seed, index])
+        self.seed, self.index = seed, index
+        self.base = bases.draw(rng)
+        self.kronecker = self.base.formula is not None
+        self.eigenbases = "running" in self.base.label or "per_example" in self.base.label
+        self.dtype = str(rng.choice(list(DTYPES), p=list(DTYPES.values())))
+        if self.kronecker:
+            self.dtype = "float64"
+        self.batch = 7 if self.kronecker else int(rng.integers(1, 5))
+        inputs = str(rng.choice(list(plans.INPUTS)))
+        plain = self.kronecker or self.base.label == "from_optax(lion)"
+        coupled = not plain and self.batch > 1 and rng.random() < 0.15
+        draw = plans.Draw(rng, inputs, generic=not plain, coupled=coupled)
+        each = inputs != "flat" and not self.kronecker and rng.random() < 0.2
+        self.plan = draw.network(most=3 if self.kronecker else 5, each=each)
+        self.loss = str(rng.choice(SMOOTH if each else list(zoo.LOSSES)))
+        self.terminal = str(rng.choice(list(gt.terminal.TERMINALS)))
+        self.rollout = str(rng.choice(list(ROLLOUTS)))
+        self.max_shift = [None, 1.0, 0.1][rng.integers(3)] if self.terminal == "line" else None
+        self.decay = float(rng.choice([0.0, 0.1]))
+        if self.terminal == "line" and self.kronecker:
+            self.terminal, self.max_shift = "projected", None  # the formula needs V_x
+        spec = zoo.Spec(lambda: plans.layers(self.plan), plans.INPUTS[inputs])
+        dtype = getattr(jnp, self.dtype)
+        self.problem = zoo.make(spec, batch=self.batch, seed=index, dtype=dtype)
+        self.coupled = self.problem.net.has_batch_stats
+        flax = not self.coupled and not self.kronecker and rng.random() < 0.12
+        self.flax = bool(flax)
+        self.net: Any = self.problem.net
+        self.stages: Any = self.problem.net
+        if flax:
+            net = gt.from_flax(plans.Model(tuple(self.plan)), self.problem.x)
+            self.net, self.stages = net, Shim(net.stages)
+        self._one = functools.partial(jax.jit, compiler_options=oracle.FAST)(self._program)
+        self._twice = functools.partial(jax.jit, compiler_options=oracle.FAST)(self._off)
+
+    def __str__(self) -> str:
+        fields = ("dtype", "batch", "loss", "terminal", "max_shift", "rollout", "decay", "flax")
+        options = ", ".join(f"{name}={getattr(self, name)!r}" for name in fields)
+        return f"sequential, {self.base.label}, {options}, {self.plan}"
+
+    def game(self, hyper: Hyper, scale: Any, units: Any) -> oracle.Game:
+        """The game for a loss times `scale`."""
+        plain = zoo.LOSSES[self.loss]
+        make = self.base.method
+        method: Any = Wrapped(self.base.curvature(hyper)) if make is None else make(hyper)
+        return oracle.Game(
+            lambda outputs, y: scale * plain(outputs, y),
+            method,
+            terminal=self.terminal,
+            rollout=self.rollout,
+            max_shift=self.max_shift,
+            decay=self.decay,
+            units=units,
+        )
+
+    def optimizer(self, hyper: Hyper, scale: Any = 1.0, *, feedback: bool = True) -> Any:
+        """The game by the library."""
+        p = self.problem._replace(net=self.net)
+        return oracle.optimizer(p, self.game(hyper, scale, 1.0), feedback=feedback)
+
+    def init(self, hyper: Hyper) -> dict[str, Any]:
+        """States before the first step: the library's, with feedback off, optax's, the formula's."""
+        params = self.problem.params
+        tx, off = self.optimizer(hyper), self.optimizer(hyper, feedback=False)
+        states = {"on": tx.init(params), "off": off.init(params)}
+        if self.base.plain is not None:
+            states["optax"] = self.base.plain(hyper).init(params)
+        if self.base.method is not None:
+            own, method = self.net.split(upcast(params)), self.base.method(hyper)
+            states["dense"] = [
+                method.start(oracle.owned(own, stage).u.size) for stage in self.stages.stages
+            ]
+        return states
+
+    def _off(self, case: Case, states: Any, hyper: Hyper) -> Tree:
+        """The step with feedback off."""
+        tx = self.optimizer(hyper, feedback=False)
+        running = self._running(case.params, 1.0)
+        step, _ = tx.update(running, states["off"], case.params, batch=(case.x, case.y))
+        return self.net.split(step)
+
+    def _running(self, params: Tree, scale: Any) -> Tree:
+        return jax.tree.map(lambda u: (scale * self.decay * u).astype(u.dtype), params)
+
+    def _program(
+        self, case: Case, states: Any, hyper: Hyper, scale: Any, units: Any
+    ) -> tuple[dict[str, Tree], dict[str, Any], dict[str, jax.Array]]:
+        """Steps, states after them and figures of the case, for a loss times `scale`."""
+        params, x, y = case
+        running = self._running(params, scale)
+        steps, after = {}, {}
+        for label in ("on", "off"):
+            tx = self.optimizer(hyper, scale, feedback=label == "on")
+            step, after[label] = tx.update(running, states[label], params, batch=(x, y))
+            steps[label] = self.net.split(step)
+        if self.base.plain is not None:
+            gradient = jax.grad(functools.partial(self._mean_loss, x=x, y=y, scale=scale))(params)
+            gradient = jax.tree.map(jnp.add, gradient, running)
+            base = self.base.plain(hyper)
+            step, after["optax"] = base.update(gradient, states["optax"], params)
+            steps["optax"] = self.net.split(step)
+        wide = Case(*upcast(tuple(case)))
+        game = self.game(hyper, scale, units)._replace(decay=scale * self.decay)
+        if self.base.method is not None:
+            p = zoo.Problem(self.stages, wide.params, wide.x, wide.y, self.problem.batch_stats)
+            own = self.net.split(wide.params)
+            steps["dense"], after["dense"] = oracle.dense_step(p, game, own, states["dense"])
+        if self.kronecker:
+            steps["dense"] = self._kronecker(wide, hyper, game, feedback=True)
+            steps["optax"] = self._kronecker(wide, hyper, game, feedback=False)
+        facts = {"rho": self._rho(wide, states, hyper), "gap": jnp.ones(())}
+        if self.kronecker and self.eigenbases:
+            facts["gap"] = self._gap(wide, game)
+        return steps, after, facts
+
+    def _mean_loss(self, params: Tree, x: jax.Array, y: jax.Array, scale: Any) -> jax.Array:
+        if not self.coupled:
+            return scale * zoo.LOSSES[self.loss](self.net.apply(params, x), y).mean()
+        outputs, _ = self.net.apply(params, x, batch_stats=self.problem.batch_stats, train=True)
+        return scale * zoo.LOSSES[self.loss](outputs, y).mean()
+
+    def _rho(self, case: Case, states: Any, hyper: Hyper) -> jax.Array:
+        """The largest `h_i G_i^T P G_i / B` of any stage, statistics from the plain gradient."""
+
+        def losses(outputs: jax.Array) -> jax.Array:
+            return zoo.LOSSES[self.loss](outputs, case.y)
+
+        stages = self.stages.bind(self.problem.batch_stats, train=True)
+        own, now = self.net.split(case.params), [(case.x,)]
+        for stage in stages:
+            now.append(stage(own, now[-1]))
+        if self.flax:  # its stages are no programs of the stage list
+            each = jax.vmap(self._sample_gradient, in_axes=(None, 0, 0))(
+                case.params, case.x, case.y
+            )
+            gradients = [jax.vmap(lambda g, s=s: self._flat(g, s))(each) for s in stages]
+        else:
+            gradients, _ = sample_gradients(stages, own, now, losses)
+        end = gt.terminal.TERMINALS[self.terminal]().expand(losses, now[-1][0])
+        found = [jnp.zeros(())]
+        for t, (stage, big) in enumerate(zip(stages, gradients, strict=True)):
+            if self.base.method is not None:
+                facts, method = oracle.owned(own, stage), self.base.method(hyper)
+                _, diagonal = method.gains(big.mean(0), states["dense"][t], facts)
+                size = jnp.square(big) @ diagonal
+            else:
+                rate = next(iter(hyper.values()))
+                size = rate * jnp.square(big).sum(1) * (1 + 1 / hyper.get("gamma", jnp.inf))
+            found.append((end.curvature * size).max() / self.batch)
+        return jnp.stack(found).max()
+
+    def _sample_gradient(self, params: Tree, x: jax.Array, y: jax.Array) -> Tree:
+        def loss(params: Tree) -> jax.Array:
+            return zoo.LOSSES[self.loss](self.net.apply(params, x[None]), y[None])[0]
+
+        return jax.grad(loss)(params)
+
+    def _flat(self, tree: Tree, stage: Any) -> jax.Array:
+        own = self.net.split(tree)
+        return ravel_pytree({name: own[name] for name in stage.players})[0]
+
+    def _kronecker(self, case: Case, hyper: Hyper, game: oracle.Game, *, feedback: bool) -> Tree:
+        """The first step of the definition with the dense matrices of the formula."""
+        assert self.base.formula is not None
+        formula, stages, own = self.base.formula(hyper), self.stages.stages, case.params
+        states: list[tuple[jax.Array, ...]] = [(case.x,)]
+        for stage in stages:
+            states.append(stage(own, states[-1]))
+
+        def gains(t: int, q: jax.Array, curvature: Any, value: jax.Array) -> gt.reference.Gains:
+            del curvature
+            found = formulas.blocks(stages[t], own, states[t], value)
+            u = self._flat(own, stages[t])
+            memory = formulas.start(stages[t], own)
+            k, inverse, _ = formulas.policy(formula, memory, found, q, u)
+            return gt.reference.Gains(k, inverse, lambda closed: k - inverse @ (closed - q))
+
+        def hessian(losses: Any, outputs: jax.Array) -> jax.Array:
+            model = gt.reference.HESSIANS[self.terminal](losses, outputs)
+            return (game.units if feedback else 0.0) * model
+
+        return gt.reference.ddp_step(
+            stages,
+            own,
+            case.x,
+            lambda outputs: game.loss_fn(outputs, case.y),
+            hessian,
+            gains,
+            running=jax.tree.map(lambda u: game.decay * u, own),
+            rollout=self.rollout,
+        ).steps
+
+    def _gap(self, case: Case, game: oracle.Game) -> jax.Array:
+        """The smallest relative distance of two eigenvalues of any factor of the first step."""
+        assert self.base.formula is not None
+        formula, stages = self.base.formula(dict(self.base.hyper)), self.stages.stages
+        states: list[tuple[jax.Array, ...]] = [(case.x,)]
+        for stage in stages:
+            states.append(stage(case.params, states[-1]))
+
+        def rest(now: tuple[jax.Array, ...], t: int) -> jax.Array:
+            for stage in stages[t:]:
+                now = stage(case.params, now)
+            return game.loss_fn(now[0], case.y).mean()
+
+        found = []
+        for t, stage in enumerate(stages):
+            g = jax.grad(rest)(states[t + 1], t + 1)
+            value = jnp.concatenate([v.reshape(self.batch, -1) for v in g], axis=1)
+            for block in formulas.blocks(stage, case.params, states[t], value):
+                for factor in formulas.moments(block, formula.positions):
+                    values = jnp.linalg.eigvalsh(factor)
+                    found.append(jnp.diff(values).min() / values.max())
+        return jnp.stack(found).min()
+
+    def cases(self, draws: int) -> Iterator[tuple[list[Finding], float]]:
+        """The findings of each case, and the spread of its weights."""
+        hyper = dict(self.base.hyper)
+        start = states = self.init(hyper)
+        for number in range(draws):
+            seed = (self.seed * 1_000_003 + self.index) * 1_000 + number
+            p = zoo.filled(self.problem, seed=seed, dtype=getattr(jnp, self.dtype))
+            case = Case(p.params, p.x, p.y)
+            fresh = start if self.kronecker else states
+            hyper = self._tamed(case, fresh, hyper)
+            steps, after, facts = self._one(case, fresh, hyper, 1.0, 1.0)
+            findings = list(self._exact(steps, after, float(facts["gap"])))
+            findings += self._permuted(case, fresh, hyper, steps, after)
+            findings += self._duplicated(case, fresh, hyper, steps)
+            findings += self._scaled(case, start, hyper, seed)
+            report = after["on"].report
+            yield findings, max(abs(report.weight_max - 1), abs(report.weight_min - 1))
+            states = after
+
+    def _tamed(self, case: Case, states: Any, hyper: Hyper) -> Hyper:
+        """The numbers with the rate at which the largest rho is `RHO`."""
+        rate = next(iter(hyper))
+        _, _, facts = self._one(case, states, hyper, 1.0, 1.0)
+        factor = RHO / max(float(facts["rho"]), 1e-12)
+        return hyper | {rate: min(hyper[rate] * factor, 10.0)}
+
+    def _found(self, name: str, error: float, *, factor: float = 1.0) -> Finding:
+        return Finding(name, error, factor * BOUNDS[self.dtype])
+
+    def _exact(self, steps: Any, after: Any, gap: float) -> Iterator[Finding]:
+        report = after["on"].report
+        yield Finding("the step is taken", float(report.skipped), 0.0)
+        kinds = {leaf.dtype.name for leaf in jax.tree.leaves(steps["on"])}
+        yield Finding("dtypes stay", float(kinds != {self.dtype}), 0.0)
+        if gap < GAP:
+            return
+        if "dense" in steps:
+            yield self._found("fast equals dense", distance(steps["on"], steps["dense"]))
+        if "optax" in steps:
+            name = "feedback off equals the base"
+            yield self._found(name, distance(steps["off"], steps["optax"]))
+
+    def _permuted(
+        self, case: Case, states: Any, hyper: Hyper, steps: Any, after: Any
+    ) -> Iterator[Finding]:
+        if self.batch == 1:
+            return
+        order = np.roll(np.arange(self.batch), 1)
+        case = case._replace(x=case.x[order], y=case.y[order])
+        got, now, _ = self._one(case, states, hyper, 1.0, 1.0)
+        yield self._found("permuted samples, same step", distance(got["on"], steps["on"]))
+        error = distance(figures(now["on"].report), figures(after["on"].report))
+        yield self._figures("permuted samples, same weights", error)
+
+    def _figures(self, name: str, error: float) -> Finding:
+        return Finding(name, error, max(BOUNDS[self.dtype], 1e-5))
+
+    def _duplicated(self, case: Case, states: Any, hyper: Hyper, steps: Any) -> Iterator[Finding]:
+        """The base's step alone: V_xx is kept sample by sample, so that twins halve rho."""
+        if "running" in self.base.label:
+            return  # its second moments are those of the batch's mean, times B
+        twice = case._replace(x=jnp.concatenate([case.x] * 2), y=jnp.concatenate([case.y] * 2))
+        step = self._twice(twice, states, hyper)
+        yield self._found("duplicated batch, same base step", distance(step, steps["off"]))
+
+    def _scaled(self, case: Case, start: Any, hyper: Hyper, seed: int) -> Iterator[Finding]:
+        """Two steps from the beginning, with the loss in other units."""
+        model = self.terminal != "gradient"
+        most = 4 if model else 1  # rho of the gradient model grows with the scale
+        s = float(2.0 ** np.random.default_rng(seed).integers(-3, most))
+        other = self.base.scaled(hyper, s)
+        now, then = start, self.init(other) if "initial_scale" in hyper else start
+        for _ in range(1 if self.kronecker else 2):
+            want, now, _ = self._one(case, now, hyper, 1.0, 1.0 if model else s)
+            got, then, _ = self._one(case, then, other, s, 1.0)
+            yield self._found("scaled loss, same base step", distance(got["off"], want["off"]))
+            if model:
+                yield self._found("scaled loss, same step", distance(got["on"], want["on"]))
+                error = distance(figures(then["on"].report), figures(now["on"].report))
+                yield self._figures("scaled loss, same weights", error)
+            elif "dense" in want and not self.coupled:
+                name = "scaled loss, scaled gradient model"
+                yield self._found(name, distance(got["on"], want["dense"]))
+                if self.base.method is not None:
+                    then["dense"] = now["dense"]
+
+
+class Wrapped(NamedTuple):
+    """A curvature without a formula, where the oracle looks for a method."""
+
+    curvature: gt.curvature.Curvature
