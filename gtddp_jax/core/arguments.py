@@ -4,6 +4,7 @@ import sys
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 MULTI_STEPS = (
@@ -32,6 +33,23 @@ def refuse_masked(name: str, params: Any) -> None:
             "or optax.multi_transform. To freeze parameters, chain a mask after it: optax.chain("
             f"{name}(...), optax.masked(optax.set_to_zero(), mask))."
         )
+
+
+def refuse_other_numbers(name: str, params: Any) -> None:
+    """Raises unless all parameters are real floating-point numbers: only these can be trained."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            raise ValueError(
+                f"{name}: parameters must be real floating-point numbers, got "
+                f"{jnp.result_type(leaf)} at {jax.tree_util.keystr(path)}. Cast it, or keep what "
+                "is not trained elsewhere, for example beside the inputs."
+            )
+
+
+def refuse_empty(name: str, samples: int) -> None:
+    """Raises if a batch has no samples."""
+    if samples == 0:
+        raise ValueError(f"{name}: the batch is empty; a step needs at least one sample.")
 
 
 def transformation(name: str, base: Any) -> optax.GradientTransformationExtraArgs:

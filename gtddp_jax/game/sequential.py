@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from gtddp_jax.core import arguments
+from gtddp_jax.core.alignment import check_alignment
 from gtddp_jax.core.report import Observe, Report, empty_report
 from gtddp_jax.core.safety import all_finite, choose, zero_unless
 from gtddp_jax.core.samples import Samples
@@ -92,6 +93,7 @@ class Game:
         inputs, targets = arguments.split_batch("gtddp", batch)
         own = self._split(params)
         running = jax.tree.map(jnp.zeros_like, own) if updates is None else self.net.split(updates)
+        arguments.refuse_empty("gtddp", self.net.batch_size(inputs))
         samples = Samples(self.net.batch_size(inputs), self.axis_name)
         own = samples.local_copy(own)
         played = self.net.forward(
@@ -107,6 +109,7 @@ class Game:
             return self.loss(outputs, targets)
 
         model = self.terminal.expand(loss_of, played.outputs)
+        check_alignment(self.loss, played.outputs, targets)
         plans, rolled = self._play(played, model, own, running, state, samples)
         if observe is not None:
             observe(rolled.weights)
@@ -158,4 +161,5 @@ class Game:
             "gtddp", "gtddp_jax.curvature.from_optax(optax.MultiSteps(optax.adam(1e-3), 4))"
         )
         arguments.refuse_masked("gtddp", params)
+        arguments.refuse_other_numbers("gtddp", params)
         return self.net.split(params)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from gtddp_jax.core import arguments
+from gtddp_jax.core.alignment import check_alignment
 from gtddp_jax.core.report import Observe, Report, common_figures
 from gtddp_jax.core.safety import all_finite, choose, guarded_vdot, zero_unless
 from gtddp_jax.core.types import AxisName, Batch, Count, Loss, Outputs, PerSample, Tree
@@ -158,6 +159,7 @@ class Game:
         inputs, targets = arguments.split_batch("implicit", batch)
         running = jax.tree.map(jnp.zeros_like, params) if updates is None else updates
         linearised = self.linearise(params, inputs, targets)
+        check_alignment(self.loss, linearised.expansion.line.outputs, targets)
         context = self.context(linearised, running, state, params, (inputs, targets), extra)
         if self.plain:
             w, model_state, prediction = linearised.ones, state.weights, whole_network()

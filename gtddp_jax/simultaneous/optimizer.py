@@ -237,3 +237,4 @@ def _check_params(params: Tree) -> None:
         "implicit", "gtddp_jax.implicit(optax.MultiSteps(optax.adam(1e-3), 4), apply_fn, loss)"
     )
     arguments.refuse_masked("implicit", params)
+    arguments.refuse_other_numbers("implicit", params)

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
+from gtddp_jax.core import arguments
 from gtddp_jax.core.trees import inner, per_sample, wide
 from gtddp_jax.core.types import Outputs, PerSample
 
@@ -70,7 +71,7 @@ def line_of(loss: PerSampleLoss, outputs: Outputs) -> Line:
     """The losses and gradients at `outputs`, an array [B, ...] or a tree of such arrays.
 
     Raises:
-        ValueError: `loss` does not return one number a sample.
+        ValueError: `loss` does not return one real number a sample, or there is no sample.
     """
     value, pullback = jax.vjp(loss, outputs)
     shapes = [x.shape for x in jax.tree.leaves(outputs)]
@@ -79,6 +80,12 @@ def line_of(loss: PerSampleLoss, outputs: Outputs) -> Line:
             f"loss(outputs, targets) returned shape {value.shape} for outputs of shape "
             f"{', '.join(map(str, shapes))}; one loss a sample, shape {shapes[0][:1]}, is needed "
             "(no mean over the batch)."
+        )
+    arguments.refuse_empty("loss(outputs, targets)", value.shape[0])
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        raise ValueError(
+            f"loss(outputs, targets) returned {value.dtype}; real floating-point numbers are "
+            "needed, which can be differentiated."
         )
     (gradient,) = pullback(jnp.ones_like(value))
     square = inner(gradient, gradient)

@@ -122,7 +122,7 @@ class World:
         return oracle.optimizer(p, self.game(hyper, scale, 1.0), feedback=feedback)
 
     def init(self, hyper: Hyper) -> dict[str, Any]:
-        """States before the first step: the library's, with feedback off, optax's, the formula's."""
+        """States before the first step: feedback on and off, optax's, the formula's."""
         params = self.problem.params
         tx, off = self.optimizer(hyper), self.optimizer(hyper, feedback=False)
         states = {"on": tx.init(params), "off": off.init(params)}

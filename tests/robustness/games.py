@@ -1,0 +1,80 @@
+"""Every base method, terminal model and weight model of both games on one tiny network."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+import gtddp_jax as gt
+from tests.core import oracle
+
+Tree = Any
+BATCH = 4
+NET = gt.Network([nn.Dense(3), jnp.tanh, gt.Residual([nn.Dense(3)]), nn.Dense(3)])
+X = jnp.sin(jnp.arange(3.0 * BATCH).reshape(BATCH, 3))
+LABELS = jnp.arange(BATCH) % 3
+PARAMS = NET.init(jax.random.key(0), X)
+CROSS_ENTROPY = optax.softmax_cross_entropy_with_integer_labels
+Loss = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def squared(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    """Half the squared distance to real targets [B, 3]."""
+    return 0.5 * jnp.square(outputs - targets).sum(-1)
+
+
+def _sequential(make: Callable[[float], gt.curvature.Curvature], **options: Any) -> Any:
+    return lambda loss, rate: gt.gtddp(NET, loss, make(rate), **options)
+
+
+def _implicit(make: Callable[[float], Any], weights: str) -> Any:
+    return lambda loss, rate: gt.implicit(make(rate), NET.apply, loss, weights=weights)
+
+
+c, t = gt.curvature, gt.terminal
+GAMES: dict[str, tuple[float, Callable[[Loss, float], Any]]] = {
+    "sgd": (0.5, _sequential(c.identity)),
+    "sgd, momentum, nonlinear": (
+        0.1,
+        _sequential(lambda rate: c.identity(rate, 0.9), rollout="nonlinear"),
+    ),
+    "sgd, gradient model": (0.5, _sequential(c.identity, terminal=t.gradient())),
+    "sgd, projected model": (0.5, _sequential(c.identity, terminal=t.projected())),
+    "sgd, no bound, nonlinear": (
+        0.5,
+        _sequential(c.identity, terminal=t.line(None), rollout="nonlinear"),
+    ),
+    "sgd, no feedback": (0.5, _sequential(c.identity, feedback=False)),
+    "rmsprop": (0.03, _sequential(c.rmsprop)),
+    "adam": (0.03, _sequential(c.adam)),
+    "adamw": (0.03, _sequential(lambda rate: c.adam(rate, weight_decay=0.1))),
+    "lion": (0.01, _sequential(lambda rate: c.from_optax(optax.lion(rate)))),
+    "kfac": (0.3, _sequential(c.kfac)),
+    "kfac, factored": (0.3, _sequential(lambda rate: c.kfac(rate, damping_form="factored"))),
+    "ekfac": (0.3, _sequential(c.ekfac)),
+    "ekfac, per example": (0.3, _sequential(lambda rate: c.ekfac(rate, mode="per_example"))),
+    "tail, momentum": (0.1, _implicit(lambda rate: optax.sgd(rate, 0.9), "tail")),
+    "product, adam": (0.03, _implicit(optax.adam, "product")),
+    "trial, sgd": (0.5, _implicit(optax.sgd, "trial")),
+    "newton, rmsprop": (0.03, _implicit(optax.rmsprop, "newton")),
+}
+"""By name: the largest rate of a power of ten times one or three at which it trains, and the game
+for a loss and a rate."""
+
+
+def step_of(tx: Any) -> Callable[..., Any]:
+    """`(params, state, batch) -> updates, state`, compiled."""
+
+    def step(params: Tree, state: Any, batch: Any) -> tuple[Tree, Any]:
+        return tx.update(None, state, params, batch=batch)
+
+    return jax.jit(step, compiler_options=oracle.FAST)
+
+
+def finite(tree: Tree) -> bool:
+    """Whether all floating-point numbers of a tree are finite."""
+    leaves = [v for v in jax.tree.leaves(tree) if jnp.issubdtype(v.dtype, jnp.floating)]
+    return all(bool(jnp.isfinite(v).all()) for v in leaves)

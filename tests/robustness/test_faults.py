@@ -1,0 +1,199 @@
+"""Faults: a clear error when the step is traced, or a step that is not taken and says so."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import gtddp_jax as gt
+from tests.robustness.games import (
+    BATCH,
+    CROSS_ENTROPY,
+    GAMES,
+    LABELS,
+    NET,
+    PARAMS,
+    X,
+    finite,
+    squared,
+    step_of,
+)
+
+Tree = Any
+TRACED = {
+    "sequential": lambda loss: gt.adam(NET, loss, 1e-2),
+    "kronecker": lambda loss: gt.kfac(NET, loss, 1e-2),
+    "product": lambda loss: gt.implicit(optax.adam(1e-2), NET.apply, loss, weights="product"),
+    "tail": lambda loss: gt.implicit(optax.adam(1e-2), lambda p, x: NET.apply(p, x), loss),
+}
+
+
+def column(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    """The classic mistake, for outputs [B, 1] and targets [B]."""
+    return jnp.square(outputs[:, :1] - targets).sum(-1)
+
+
+def cast(dtype: Any) -> Tree:
+    return jax.tree.map(lambda u: u.astype(dtype), PARAMS)
+
+
+REFUSED: dict[str, tuple[Any, Tree, Any, str]] = {
+    "integer parameters": (
+        CROSS_ENTROPY,
+        cast(jnp.int32),
+        (X, LABELS),
+        r"parameters must be real floating-point numbers, got int32 at \['Dense_0'\]\['bias'\]",
+    ),
+    "complex parameters": (
+        squared,
+        cast(jnp.complex64),
+        (X, X),
+        "real floating-point numbers, got complex64",
+    ),
+    "empty batch": (CROSS_ENTROPY, PARAMS, (X[:0], LABELS[:0]), "the batch is empty"),
+    "wrong number of features": (
+        CROSS_ENTROPY,
+        PARAMS,
+        (jnp.ones((BATCH, 5)), LABELS),
+        r"kernel.*(3, 3).*(5, 3)",
+    ),
+    "fewer targets": (squared, PARAMS, (X, X[:3]), r"broadcast.*\(4, 3\).*\(3, 3\)"),
+    "targets that are broadcast": (
+        column,
+        PARAMS,
+        (X, jnp.ones(BATCH)),
+        r"takes 5 targets for 4 outputs.*\(4, 3\).*\(4,\)",
+    ),
+    "targets that are reduced": (
+        lambda outputs, y: jnp.square(outputs.sum(-1) - y.mean()),
+        PARAMS,
+        (X, jnp.ones(BATCH)),
+        "or the targets are reduced over the batch",
+    ),
+    "real labels": (CROSS_ENTROPY, PARAMS, (X, LABELS + 0.5), "integer"),
+    "integer losses": (
+        lambda outputs, y: squared(outputs, y).astype(jnp.int32),
+        PARAMS,
+        (X, X),
+        r"returned int32; real floating-point numbers are needed",
+    ),
+    "complex losses": (
+        lambda outputs, y: squared(outputs, y) + 1j,
+        PARAMS,
+        (X, X),
+        r"returned complex64; real",
+    ),
+}
+
+
+@pytest.mark.parametrize("game", TRACED)
+@pytest.mark.parametrize("fault", REFUSED)
+def test_refused_when_traced(game: str, fault: str) -> None:
+    loss, params, batch, message = REFUSED[fault]
+    tx: Any = TRACED[game](loss)
+    with pytest.raises((ValueError, TypeError, AssertionError)) as error:
+        state = tx.init(params)
+        jax.eval_shape(lambda: tx.update(None, state, params, batch=batch))
+    assert error.match(message), error.value
+
+
+@pytest.mark.parametrize("game", TRACED)
+def test_what_pairs_outputs_with_targets_passes(game: str) -> None:
+    """Also where targets are a tree, some of it not per sample, unused, or there is one sample."""
+
+    def weighted(outputs: jax.Array, targets: Any) -> jax.Array:
+        labels, by_class, _ = targets
+        return by_class[labels] * CROSS_ENTROPY(outputs, labels)
+
+    for loss, x, y in (
+        (weighted, X, (LABELS, jnp.ones(3), LABELS)),
+        (squared, X[:1], X[:1]),
+        (lambda outputs, y: jnp.square(outputs).sum(-1), X, LABELS),
+        (lambda outputs, y: jnp.square(outputs).sum(-1), X, None),
+        (jax.vmap(lambda o, y: jnp.square(o[0] - y)), X, jnp.ones(BATCH)),
+        (lambda outputs, y: jnp.square(outputs[:, 0] - y), X.astype(int), np.ones(BATCH)),
+    ):
+        tx: Any = TRACED[game](loss)
+        state = tx.init(PARAMS)
+        jax.eval_shape(lambda tx=tx, s=state, b=(x, y): tx.update(None, s, PARAMS, batch=b))
+
+
+def spoiled(tree: Tree, value: float) -> list[tuple[str, Tree]]:
+    """By path: the tree with one number of one floating-point array replaced."""
+    leaves, structure = jax.tree.flatten(tree)
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+    found = []
+    for i, leaf in enumerate(leaves):
+        if jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.size:
+            bad = [*leaves[:i], leaf.at[(0,) * leaf.ndim].set(value), *leaves[i + 1 :]]
+            found.append((jax.tree_util.keystr(paths[i]), jax.tree.unflatten(structure, bad)))
+    return found
+
+
+@pytest.fixture(scope="module")
+def compiled() -> dict[str, tuple[Callable[..., Any], Any]]:
+    """By game: its step and a state after one step."""
+    found = {}
+    for name, (rate, make) in GAMES.items():
+        tx: Any = make(CROSS_ENTROPY, rate)
+        step = step_of(tx)
+        _, state = step(PARAMS, tx.init(PARAMS), (X, LABELS))
+        found[name] = step, state
+    return found
+
+
+def check_skipped(before: Any, updates: Tree, after: Any, label: str) -> None:
+    assert after.report.skipped, label
+    assert after.report.skipped_steps == before.report.skipped_steps + 1, label
+    assert not any(u.any() for u in jax.tree.leaves(updates)), label
+
+
+BAD = {"nan": jnp.nan, "inf": jnp.inf, "-inf": -jnp.inf}
+
+
+@pytest.mark.parametrize("name", GAMES)
+def test_numbers_that_are_not_finite(name: str, compiled: Any) -> None:
+    """In inputs and in each array of the parameters and of the base method's state."""
+    step, state = compiled[name]
+    for label, value in BAD.items():
+        updates, after = step(PARAMS, state, (X.at[1, 0].set(value), LABELS))
+        check_skipped(state, updates, after, f"{label} in the inputs")
+        for path, params in spoiled(PARAMS, value):
+            updates, after = step(params, state, (X, LABELS))
+            check_skipped(state, updates, after, f"{label} in {path}")
+        field = "base" if hasattr(state, "base") else "curvature"
+        for path, bad in spoiled(getattr(state, field), value):
+            updates, after = step(PARAMS, state._replace(**{field: bad}), (X, LABELS))
+            check_skipped(state, updates, after, f"{label} in the state, {path}")
+
+
+@pytest.mark.parametrize("name", GAMES)
+def test_labels(name: str, compiled: Any) -> None:
+    """Beyond the classes optax's loss is NaN, so the step is skipped; -1 is its last class."""
+    step, state = compiled[name]
+    updates, after = step(PARAMS, state, (X, LABELS.at[0].set(3)))
+    check_skipped(state, updates, after, "label 3 of 3 classes")
+    got, _ = step(PARAMS, state, (X, LABELS.at[0].set(-1)))
+    want, _ = step(PARAMS, state, (X, LABELS.at[0].set(2)))
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
+CALM: dict[str, Callable[[], Tree]] = {
+    "equal logits": lambda: jax.tree.map(jnp.zeros_like, PARAMS),
+    "saturated": lambda: PARAMS | {"Dense_2": jax.tree.map(lambda u: 1e4 * u, PARAMS["Dense_2"])},
+}
+
+
+@pytest.mark.parametrize("name", GAMES)
+def test_flat_places_of_the_loss(name: str, compiled: Any) -> None:
+    """All logits equal, or a softmax with ones and zeros only: a finite step is taken."""
+    step, state = compiled[name]
+    for label, make in CALM.items():
+        params = make()
+        updates, after = step(params, state, (X, LABELS))
+        assert not after.report.skipped, label
+        assert finite((updates, after)), label
