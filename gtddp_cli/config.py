@@ -24,12 +24,18 @@ def read_config(path: Path, names: Sequence[str]) -> dict[str, Any]:
     """
     import yaml
 
+    from gtddp_jax.training.files import MIB, read_whole  # needs jax, as all that follows it
+
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not text"
+        text = read_whole(path, MIB)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise UsageError(f"cannot read {path}: {reason}.") from error
-    except yaml.YAMLError as error:
+    try:
+        values = yaml.safe_load(text)
+    except RecursionError as error:
+        raise UsageError(f"{path} is not YAML: it is nested too deeply.") from error
+    except (yaml.YAMLError, ValueError) as error:  # a date such as 2020-99-99 is a ValueError
         raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}.") from error
     if values is None:
         return {}
@@ -39,7 +45,24 @@ def read_config(path: Path, names: Sequence[str]) -> dict[str, Any]:
     for key in values:
         if key not in known:
             raise UsageError(f"{path}: unknown option {key!r}. Known: {', '.join(known)}.")
+        if not _is_plain(values[key]):
+            raise UsageError(
+                f"{path}: {key} must be a number, a word, true, false, null, or a list of numbers "
+                "or words, none of which begins with --."
+            )
     return values
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value can be said on the command line without being taken for an option."""
+    if isinstance(value, list):
+        return all(
+            not isinstance(entry, list) and entry is not None and _is_plain(entry)
+            for entry in value
+        )
+    return isinstance(value, int | float | None) or (
+        isinstance(value, str) and not value.startswith("--")
+    )
 
 
 def as_arguments(values: dict[str, Any]) -> list[str]:

@@ -4,7 +4,7 @@ from gtddp_cli.errors import RunError, UsageError
 from gtddp_cli.options import Plot
 from gtddp_jax.training import results
 from gtddp_jax.training.plots import Curves, curves_of, draw
-from gtddp_jax.training.run_folder import RunFolder
+from gtddp_jax.training.run_folder import RunFolder, RunFolderError, check_links
 
 
 def plot(options: Plot) -> None:
@@ -20,8 +20,9 @@ def plot(options: Plot) -> None:
     curves: list[Curves] = []
     for path in options.runs:
         try:
+            check_links(path)
             experiment, records, _ = results.read(RunFolder(path).results)
-        except results.ResultsError as error:
+        except (results.ResultsError, RunFolderError) as error:
             raise UsageError(str(error)) from error
         curves += curves_of(experiment, records, path.name if len(options.runs) > 1 else "")
     target = options.out or first / "curves"

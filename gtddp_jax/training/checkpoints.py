@@ -9,17 +9,23 @@ import json
 import logging
 import os
 import re
+import zlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from gtddp_jax.training.peers import is_lost_peer
 from gtddp_jax.training.records import EpochRecord
 from gtddp_jax.training.state import TrainState
+from gtddp_jax.training.typed import check, made
 
 ACCURACY = "validation_accuracy"
+
+META = dict[str, dict[str, str] | dict[str, int] | list[str] | float | None]
+"""What stands beside the state: layout and checksums by array, records, numbers."""
 
 
 class CheckpointError(Exception):
@@ -150,7 +156,9 @@ class Checkpoints:
             "records": [json.dumps(asdict(record)) for record in records],
             "seconds": seconds,
             ACCURACY: accuracy,
+            "checksums": checksums(state),
         }
+        meta["checksum"] = _checksum_of(meta)
         with self._told("write a checkpoint to"):
             self._manager.check_for_errors()
             self._manager.save(
@@ -190,6 +198,8 @@ class Checkpoints:
         found = restored.state
         leaves = [found.get(name, x) for name, x in named.items()]
         state = jax.tree.unflatten(jax.tree.structure(like), leaves)
+        with self._readable(step):
+            compare_checksums(checksums(state), meta["checksums"])
         return Saved(state, step, self._records(meta), meta["seconds"])
 
     def _meta(self, step: int) -> dict[str, Any]:
@@ -197,10 +207,14 @@ class Checkpoints:
         with self._readable(step):
             items = args.Composite(meta=args.JsonRestore())
             restored: Any = self._manager.restore(step, args=items)
-        return restored.meta
+            meta = restored.meta
+            check(META, meta, "meta")
+            if meta.get("checksum") != _checksum_of(meta):
+                raise ValueError("the checksum of its records is not theirs")
+            return meta
 
     def _records(self, meta: dict[str, Any]) -> tuple[EpochRecord, ...]:
-        return tuple(EpochRecord(**json.loads(record)) for record in meta["records"])
+        return tuple(made(EpochRecord, json.loads(record)) for record in meta["records"])
 
     def _readable(self, step: int) -> "_Told":
         others = [other for other in self.steps if other != step]
@@ -249,6 +263,37 @@ def _stored(state: TrainState) -> dict[str, jax.Array]:
 def layout(state: TrainState) -> dict[str, str]:
     """Every array's dtype and shape by its path."""
     return {name: f"{x.dtype}{list(x.shape)}" for name, x in _named(state).items()}
+
+
+def checksums(state: TrainState) -> dict[str, int]:
+    """The CRC-32 of every array by its path: neither orbax nor its format notice a flipped bit.
+
+    Waits for the arrays, and copies those that are not in the host's memory.
+    """
+
+    def bits(x: Any) -> np.ndarray:
+        keys = jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+        array = np.asarray(jax.random.key_data(x) if keys else x)
+        return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+    return {name: zlib.crc32(bits(x)) for name, x in _stored(state).items()}
+
+
+def compare_checksums(found: dict[str, int], needed: dict[str, int]) -> None:
+    """Checks that arrays are those that were written.
+
+    Raises:
+        ValueError: If not; names the first array that differs.
+    """
+    wrong = [name for name, crc in found.items() if needed.get(name) != crc]
+    if wrong:
+        raise ValueError(f"{wrong[0]} does not have the checksum that it was written with")
+
+
+def _checksum_of(meta: dict[str, Any]) -> int:
+    """The CRC-32 of what stands beside the state."""
+    rest = {name: value for name, value in meta.items() if name != "checksum"}
+    return zlib.crc32(json.dumps(rest, sort_keys=True).encode())
 
 
 def compare(place: Path, found: dict[str, str], needed: dict[str, str]) -> None:

@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from gtddp_jax.training.experiment import Experiment
-from gtddp_jax.training.files import write_whole
+from gtddp_jax.training.files import MIB, parse_json, read_whole, write_whole
 from gtddp_jax.training.records import EpochRecord
 from gtddp_jax.training.settings import Settings
+from gtddp_jax.training.typed import check, made
 
 FORMAT = 2
 """Raised by one whenever the meaning of a field of the document changes."""
+
+LIMIT = 256 * MIB
+"""Largest results file that is read; thirty seeds of a thousand epochs take a tenth of it."""
 
 STATUSES = ("running", "finished", "interrupted", "failed")
 
@@ -94,10 +98,10 @@ def read(path: Path) -> tuple[Experiment, list[EpochRecord], dict[str, Any]]:
         ResultsError: If there is no such file, or it is not of this format.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(read_whole(path, LIMIT))
     except OSError as error:
         raise ResultsError(f"cannot read {path}: {error.strerror}.") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ResultsError(f"{path} is not a results file: {error}.") from error
     return parse(content, str(path))
 
@@ -110,15 +114,14 @@ def parse(content: Any, path: str) -> tuple[Experiment, list[EpochRecord], dict[
             raise ResultsError(
                 f"{path} has format {content['format']}; this version reads format {FORMAT}."
             )
-        told = content["experiment"]
-        experiment = Experiment(
-            **{
-                **told,
-                "games": tuple(told["games"]),
-                "seeds": tuple(told["seeds"]),
-                "settings": Settings(**told["settings"]),
-            }
-        )
-        return experiment, [EpochRecord(**record) for record in content["epochs"]], content
+        told = dict(content["experiment"])
+        told |= {name: tuple(told[name]) for name in ("games", "seeds")}
+        told["settings"] = made(Settings, told["settings"])
+        experiment = made(Experiment, told)
+        check(dict[str, float], content["compile_seconds"], "compile_seconds")
+        check(list[dict[str, Any]], content["starts"], "starts")
+        check(str, content["status"], "status")
+        records = [made(EpochRecord, record) for record in content["epochs"]]
+        return experiment, records, content
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ResultsError(f"{path} is not a results file: {error}.") from error

@@ -120,4 +120,19 @@ def existing_folder(path: Path) -> RunFolder:
     folder = RunFolder(path)
     if not folder.config.is_file():
         raise RunFolderError(f"{path} is not the folder of a run: it has no config.yaml.")
+    check_links(path)
     return folder
+
+
+def check_links(path: Path) -> None:
+    """Checks that nothing in a run's folder is elsewhere, where it would be read or overwritten.
+
+    Raises:
+        RunFolderError: If a link leads out of it.
+    """
+    inside = path.resolve()
+    for place, folders, files in os.walk(path):  # does not follow links
+        for name in [*folders, *files]:
+            part = Path(place) / name
+            if part.is_symlink() and not part.resolve().is_relative_to(inside):
+                raise RunFolderError(f"{part} is a link out of the run's folder; it is not used.")

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax.errors import FlaxError
 
 import gtddp_jax as gt
 from tests.robustness.games import (
@@ -59,7 +60,7 @@ REFUSED: dict[str, tuple[Any, Tree, Any, str]] = {
         CROSS_ENTROPY,
         PARAMS,
         (jnp.ones((BATCH, 5)), LABELS),
-        r"kernel.*(3, 3).*(5, 3)",
+        r"kernel.* shape \(5, 3\), but.* shape \(3, 3\)",
     ),
     "fewer targets": (squared, PARAMS, (X, X[:3]), r"broadcast.*\(4, 3\).*\(3, 3\)"),
     "targets that are broadcast": (
@@ -95,7 +96,7 @@ REFUSED: dict[str, tuple[Any, Tree, Any, str]] = {
 def test_refused_when_traced(game: str, fault: str) -> None:
     loss, params, batch, message = REFUSED[fault]
     tx: Any = TRACED[game](loss)
-    with pytest.raises((ValueError, TypeError, AssertionError)) as error:
+    with pytest.raises((ValueError, TypeError, FlaxError)) as error:
         state = tx.init(params)
         jax.eval_shape(lambda: tx.update(None, state, params, batch=batch))
     assert error.match(message), error.value

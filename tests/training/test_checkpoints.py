@@ -1,5 +1,6 @@
 """Checkpoints: what is kept, what goes on from them, and what happens when they cannot be used."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,38 @@ def test_a_damaged_checkpoint_is_named(trainer: Trainer, copy: Path) -> None:
     first, *_ = train(trainer, copy)
     assert isinstance(first, Resumed)
     assert first.step == 15
+
+
+def flipped(file: Path, place: float) -> None:
+    """Turns over one bit of a file, so far into it."""
+    content = bytearray(file.read_bytes())
+    content[int(place * len(content))] ^= 4
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("place", [0.3, 0.7])
+def test_a_flipped_bit_is_found(trainer: Trainer, copy: Path, place: float) -> None:
+    """Orbax reads an array with a wrong number as if nothing were."""
+    files = [file for file in (copy / str(STEPS) / "state").rglob("d/*") if file.is_file()]
+    flipped(max(files, key=lambda file: file.stat().st_size), place)
+    message = r"18 is damaged \(remove .* step 15\): .* does not have the checksum"
+    with Checkpoints(copy) as kept, pytest.raises(CheckpointError, match=message):
+        kept.restore(trainer.start((0,)))
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda meta: meta | {"seconds": 1e9}, "the checksum of its records is not theirs"),
+        (lambda meta: meta | {"records": 3}, "meta is dict"),
+        (lambda meta: [meta], "meta is list"),
+    ],
+)
+def test_records_that_were_changed(trainer: Trainer, copy: Path, edit: Any, message: str) -> None:
+    file = copy / str(STEPS) / "meta" / "metadata"
+    file.write_text(json.dumps(edit(json.loads(file.read_text()))))
+    with Checkpoints(copy) as kept, pytest.raises(CheckpointError, match=message):
+        kept.restore(trainer.start((0,)))
 
 
 def test_an_unfinished_checkpoint_is_passed_over(trainer: Trainer, copy: Path) -> None:

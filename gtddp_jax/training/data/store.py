@@ -23,6 +23,8 @@ import numpy as np
 
 from gtddp_jax.training.data.dataset import DataError
 from gtddp_jax.training.data.raw import Examples, RawSet
+from gtddp_jax.training.files import MIB, parse_json, read_whole
+from gtddp_jax.training.typed import check
 
 EXTRA_MODULES = ("tensorflow_datasets", "array_record", "importlib_resources", "PIL", "scipy")
 """What reading and writing needs beside the library: the extra ``data``."""
@@ -92,11 +94,20 @@ def describe(name: str, data_dir: Path) -> str:
     origin = folder / ORIGIN_FILE
     if not origin.is_file():
         state = "prepared by another program"
-    elif json.loads(origin.read_text(encoding="utf-8"))["original"]:
+    elif _is_original(origin):
         state = "the files were the originals"
     else:
         state = "own data in the original's format"
     return f"In {folder} ({megabytes:.1f} MB): {state}"
+
+
+def _is_original(origin: Path) -> bool:
+    try:
+        found = parse_json(read_whole(origin, MIB))
+        check(dict[str, bool], found, "it")
+        return found["original"]
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{origin}: cannot be read ({error}). Prepare the set again.") from error
 
 
 def prepare(name: str, data: RawSet, data_dir: Path, original: bool) -> Path:
