@@ -244,7 +244,8 @@ def _reason(error: Exception) -> str:
         return os.strerror(int(code[1]))
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return text.splitlines()[0] if text else type(error).__name__
+    first = text.partition("[tensorstore_spec")[0].strip()  # what follows is a page of JSON
+    return first.splitlines()[0] if first else type(error).__name__
 
 
 def _named(state: TrainState) -> dict[str, jax.Array]:

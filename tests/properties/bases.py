@@ -48,6 +48,11 @@ class Base(NamedTuple):
     plain: Callable[[Hyper], optax.GradientTransformation] | None = None
     formula: Callable[[Hyper], formulas.Formula] | None = None
 
+    @property
+    def rate(self) -> str:
+        """The name of the learning rate among the numbers."""
+        return "learning_rate" if "learning_rate" in self.hyper else "rate"
+
     def scaled(self, hyper: Hyper, s: float) -> Hyper:
         """The numbers for a loss that is multiplied by s."""
         return {name: value * s ** self.powers[name] for name, value in hyper.items()}

@@ -207,7 +207,7 @@ class World:
                 _, diagonal = method.gains(big.mean(0), states["dense"][t], facts)
                 size = jnp.square(big) @ diagonal
             else:
-                rate = next(iter(hyper.values()))
+                rate = hyper[self.base.rate]
                 size = rate * jnp.square(big).sum(1) * (1 + 1 / hyper.get("gamma", jnp.inf))
             found.append((end.curvature * size).max() / self.batch)
         return jnp.stack(found).max()
@@ -273,7 +273,7 @@ class World:
             for block in formulas.blocks(stage, case.params, states[t], value):
                 for factor in formulas.moments(block, formula.positions):
                     values = jnp.linalg.eigvalsh(factor)
-                    found.append(jnp.diff(values).min() / values.max())
+                    found.append(jnp.diff(values).min(initial=jnp.inf) / values.max())
         return jnp.stack(found).min()
 
     def cases(self, draws: int) -> Iterator[tuple[list[Finding], float]]:
@@ -297,7 +297,7 @@ class World:
 
     def _tamed(self, case: Case, states: Any, hyper: Hyper) -> Hyper:
         """The numbers with the rate at which the largest rho is `RHO`."""
-        rate = next(iter(hyper))
+        rate = self.base.rate
         _, _, facts = self._one(case, states, hyper, 1.0, 1.0)
         factor = RHO / max(float(facts["rho"]), 1e-12)
         return hyper | {rate: min(hyper[rate] * factor, 10.0)}

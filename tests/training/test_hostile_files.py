@@ -165,7 +165,7 @@ def test_the_note_about_a_set_s_origin(
 ) -> None:
     monkeypatch.setattr(store, "folder_of", lambda name, data_dir: data_dir)
     (tmp_path / store.ORIGIN_FILE).write_text(text)
-    with pytest.raises(DataError, match="cannot be read .* Prepare the set again"):
+    with pytest.raises(DataError, match=r"cannot be read .* Prepare the set again"):
         store.describe("mnist", tmp_path)
 
 
@@ -187,7 +187,7 @@ def test_types() -> None:
         (dict[str, list[int]], {"a": [1.0]}),
         (dict[str, int], {1: 1}),
     ):
-        with pytest.raises(ValueError, match="it is .* is needed"):
+        with pytest.raises(ValueError, match=r"it is .* is needed"):
             check(kind, value, "it")
     with pytest.raises(ValueError, match="EpochRecord is list"):
         made(EpochRecord, [])
