@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.docs.provoked import PROVOKED
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "errors.md"
 PACKAGES = ("gtddp_jax", "gtddp_cli")
@@ -29,13 +31,27 @@ SILENT = ("SystemExit", "AssertionError", "NotImplementedError", "KeyboardInterr
 
 HEAD = """# Error messages
 
-Every message that the library and its command raise themselves, and the test with the input that causes it. `…` stands for what a message takes from that
-input. The commonest are on [a page with what to do instead](limits.md). A test compares this page with the code: `python -m tests.docs.errors --write`.
+Every message that the library and its command raise themselves, and the test that gives the input
+for it. `…` stands for what a message takes from that input. The commonest are on
+[a page with what to do instead](limits.md). A test compares this page with the code;
+`python -m tests.docs.errors --write` writes it anew.
 
-Errors of JAX, Flax and optax pass through as they are: shapes that do not fit a layer (`flax.errors.ScopeParamShapeError`), targets that cannot be broadcast (`TypeError`), labels that are no integers.
+Errors of JAX, Flax and optax pass through as they are: shapes that do not fit a layer
+(`flax.errors.ScopeParamShapeError`), targets that cannot be broadcast (`TypeError`), labels that
+are no integers.
 
-**What no message tells.** A loss is a function to the library: it does not know what a label means. Under optax's integer cross entropy a label beyond the last class makes the loss NaN, so the step is
-[skipped and counted](faq.md#a-step-was-skipped); a negative label counts from the end, as in NumPy, and trains on the wrong class: mask such samples in the loss. `gtddp train` checks all labels of a data set before it begins.
+## What no message tells
+
+A loss is a function to the library: it does not know what a label means. Under optax's integer
+cross entropy a label beyond the last class makes the loss NaN, so the step is
+[skipped and counted](faq.md#a-step-was-skipped). A negative label counts from the end, as in
+NumPy, and trains on the wrong class: mask such samples in the loss. `gtddp train` checks all labels
+of a data set before it begins.
+
+## What no test provokes
+
+{missing} of {all} messages: the words of a test must tell a message from the others to count.
+They are marked below.
 """
 
 
@@ -145,21 +161,33 @@ def common(words: str, text: str) -> bool:
     return any(len(part) >= LEAST and part in words for part in parts)
 
 
+def told(module: str, beginning: str) -> Message:
+    """The message with this beginning in the module whose path ends so, the shortest if several."""
+    found = [
+        message
+        for message in messages()
+        if message.module.endswith(module) and message.text.startswith(beginning)
+    ]
+    return min(found, key=lambda message: (len(message.text), message.line))
+
+
 @functools.cache
 def provoked() -> dict[Message, str]:
     """By message: the test that expects it with the most words."""
-    found: dict[Message, str] = {}
+    own = "tests/docs/test_errors_page.py::test_messages"
+    found = {told(module, beginning): own for module, beginning in PROVOKED}
     for words, where in expected():
-        told = [message for message in messages() if common(words, message.text)]
-        if len({message.text for message in told}) <= 2:
-            for message in told:
+        meant = [message for message in messages() if common(words, message.text)]
+        if len({message.text for message in meant}) <= 2:
+            for message in meant:
                 found.setdefault(message, where)
     return found
 
 
 def page() -> str:
     """The page."""
-    lines = [HEAD]
+    missing = [message for message in messages() if message not in provoked()]
+    lines = [HEAD.format(missing=len(missing), all=len(messages()))]
     for module in dict.fromkeys(message.module for message in messages()):
         lines += [f"## {module}", "", "| message | error | provoked in |", "|---|---|---|"]
         for message in messages():

@@ -175,15 +175,20 @@ def flipped(file: Path, place: float) -> None:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_flipped_bit_is_found(trainer: Trainer, copy: Path) -> None:
     """Orbax reads an array with a wrong number as if nothing were; our checksums do not."""
+    right = final(trainer, copy)
     arrays = [file for file in (copy / str(STEPS) / "state").glob("ocdbt*/d/*") if file.is_file()]
     largest = max(arrays, key=lambda file: file.stat().st_size)
     whole, reasons = largest.read_bytes(), []
-    for place in (0.2, 0.4, 0.6, 0.8):
+    for place in (0.05, 0.25, 0.45, 0.65, 0.85, 0.95):
         largest.write_bytes(whole)
         flipped(largest, place)
-        with Checkpoints(copy) as kept, pytest.raises(CheckpointError, match="18 is damaged") as e:
-            kept.restore(trainer.start((0,)))
-        reasons.append(str(e.value))
+        with Checkpoints(copy) as kept:
+            try:
+                saved = kept.restore(trainer.start((0,)))
+            except CheckpointError as error:
+                reasons.append(str(error))
+                continue
+        assert saved is not None and same(saved.state, right)  # a byte that holds no number
     assert any("does not have the checksum that it was written with" in r for r in reasons)
 
 
@@ -191,7 +196,8 @@ def test_a_flipped_bit_is_found(trainer: Trainer, copy: Path) -> None:
     ("edit", "message"),
     [
         (lambda meta: meta | {"seconds": 1e9}, "the checksum of its records is not theirs"),
-        (lambda meta: meta | {"records": 3}, "meta is dict"),
+        (lambda meta: meta | {"records": 3}, "the checksum of its records is not theirs"),
+        (lambda meta: meta | {"seconds": {"a": [1]}}, "meta is dict"),
         (lambda meta: [meta], "meta is list"),
     ],
 )

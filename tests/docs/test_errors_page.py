@@ -1,0 +1,34 @@
+"""docs/errors.md lists every message of the code, and what provokes it."""
+
+import re
+import traceback
+
+import pytest
+
+from tests.docs import errors
+from tests.docs.provoked import ERRORS, PROVOKED
+
+WITHOUT = 24
+"""How many messages no test tells from the others; not to grow."""
+
+
+def test_the_page_is_that_of_the_code() -> None:
+    written = errors.PAGE.read_text(encoding="utf-8")
+    assert written == errors.page(), "python -m tests.docs.errors --write"
+
+
+def test_messages_are_provoked() -> None:
+    left = [message for message in errors.messages() if message not in errors.provoked()]
+    assert len(left) <= WITHOUT, left
+
+
+@pytest.mark.parametrize(("module", "beginning"), PROVOKED)
+def test_messages(module: str, beginning: str) -> None:
+    """The message comes from the module that the page names, word for word."""
+    message = errors.told(module, beginning)
+    pattern = ".*?".join(map(re.escape, message.text.split(errors.GAP)))
+    with pytest.raises(ERRORS) as error:
+        PROVOKED[module, beginning]()
+    assert re.fullmatch(pattern, str(error.value), re.DOTALL), error.value
+    frames = traceback.extract_tb(error.value.__traceback__)
+    assert any(frame.filename.endswith(message.module) for frame in frames)
