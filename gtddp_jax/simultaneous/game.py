@@ -172,10 +172,15 @@ class Game:
         if not self.plain:
             model_state = self.model.learn(context, model_state, q)
         value = linearised.expansion.line.value
-        # Finite squares of the gradient and a finite step leave no room for a state that is not:
-        # one product of arrays that exist already, instead of sums over the state.
+        # Finite squares of the gradient and a finite step leave no room for a new state that is not
+        # finite: one product of arrays that exist already, instead of sums over it. The old one is
+        # looked at, because with a second moment of infinity a step is zero. Scalars may be
+        # infinite: a schedule that has seen no loss yet remembers its best so.
+        old = [leaf for leaf in jax.tree.leaves(state.base) if jnp.ndim(leaf)]
         first_order = guarded_vdot(q, step, context.base.total(q))
-        ok = linearised.samples.all(all_finite(value, w, first_order, model_state, linearised.aux))
+        ok = linearised.samples.all(
+            all_finite(value, w, first_order, model_state, linearised.aux, old)
+        )
         report = common_figures(
             state.report,
             linearised.samples,
