@@ -36,6 +36,7 @@ class Shim(NamedTuple):
 
     stages: Any
     has_batch_stats: bool = False
+    coupled_stages: int = 0
 
     def bind(self, batch_stats: Tree, *, train: bool) -> Any:
         """The stages as they are: they keep no statistics."""
@@ -79,9 +80,14 @@ class World:
         self.terminal = str(rng.choice(list(gt.terminal.TERMINALS)))
         self.rollout = str(rng.choice(list(ROLLOUTS)))
         self.max_shift = [None, 1.0, 0.1][rng.integers(3)] if self.terminal == "line" else None
+        self.bounds = [None, (0.02, 10.0)][rng.integers(2)] if self.terminal == "line" else None
         self.decay = float(rng.choice([0.0, 0.1]))
         if self.terminal == "line" and self.kronecker:
-            self.terminal, self.max_shift = "projected", None  # the formula needs V_x
+            self.terminal, self.max_shift, self.bounds = (
+                "projected",
+                None,
+                None,
+            )  # the formula needs V_x
         spec = zoo.Spec(lambda: plans.layers(self.plan), plans.INPUTS[inputs])
         dtype = getattr(jnp, self.dtype)
         self.problem = zoo.make(spec, batch=self.batch, seed=index, dtype=dtype)
@@ -97,7 +103,17 @@ class World:
         self._twice = functools.partial(jax.jit, compiler_options=oracle.FAST)(self._off)
 
     def __str__(self) -> str:
-        fields = ("dtype", "batch", "loss", "terminal", "max_shift", "rollout", "decay", "flax")
+        fields = (
+            "dtype",
+            "batch",
+            "loss",
+            "terminal",
+            "max_shift",
+            "bounds",
+            "rollout",
+            "decay",
+            "flax",
+        )
         options = ", ".join(f"{name}={getattr(self, name)!r}" for name in fields)
         return f"sequential, {self.base.label}, {options}, {self.plan}"
 
@@ -112,6 +128,7 @@ class World:
             terminal=self.terminal,
             rollout=self.rollout,
             max_shift=self.max_shift,
+            bounds=self.bounds,
             decay=self.decay,
             units=units,
         )
