@@ -182,9 +182,7 @@ def test_a_flipped_bit_is_found(trainer: Trainer, tmp_path: Path) -> None:
         assert saved is not None and same(saved.state, state)
     files = [file for file in (tmp_path / "run" / "1" / "state").rglob("d/*") if file.is_file()]
     flipped(max(files, key=lambda file: file.stat().st_size), 0.5)
-    message = (
-        r"1 is damaged \(it is lost\): params\.a does not have the checksum that it was written"
-    )
+    message = r"1 is damaged .*a does not have the checksum that it was written with"
     with Checkpoints(tmp_path / "run") as kept, pytest.raises(CheckpointError, match=message):
         kept.restore(state)
 
