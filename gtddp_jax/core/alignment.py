@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.interpreters.partial_eval import dce_jaxpr
 
 Loss = Callable[[Any, Any], jax.Array]
 
@@ -43,10 +44,8 @@ def check_alignment(loss: Loss, outputs: Any, targets: Any) -> None:
         traced = jax.make_jaxpr(paired)(fewer, [resized(leaves[i], rows + 1) for i in places])
     except Exception:  # whatever the loss raises when the shapes do not fit
         return
-    wanted = traced.jaxpr.invars[len(jax.tree.leaves(outputs)) :]
-    used = {id(v) for eqn in traced.jaxpr.eqns for v in eqn.invars}
-    used |= {id(v) for v in traced.jaxpr.outvars}
-    if any(id(v) in used for v in wanted):
+    _, used = dce_jaxpr(traced.jaxpr, [True] * len(traced.jaxpr.outvars))
+    if any(used[len(jax.tree.leaves(outputs)) :]):
         shapes = [tuple(leaf.shape) for leaf in jax.tree.leaves(outputs)]
         given = [tuple(jnp.shape(leaves[i])) for i in places]
         raise ValueError(

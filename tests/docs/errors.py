@@ -195,7 +195,8 @@ def page() -> str:
                 text = message.text.replace("|", "\\|")
                 test = provoked().get(message)
                 where = f"`{test}`" if test else "not provoked"
-                lines.append(f"| `{text}` | {message.kind} | {where} |")
+                quoted = f"`` {text} ``" if "`" in text else f"`{text}`"
+                lines.append(f"| {quoted} | {message.kind} | {where} |")
         lines.append("")
     return "\n".join(lines)
 

@@ -19,7 +19,7 @@ def rows(page: str) -> set[tuple[str, str]]:
         if line.startswith("## "):
             module = line.removeprefix("## ")
         if line.startswith("| `"):
-            found.add((module, line.split("` | ")[0].removeprefix("| `")))
+            found.add((module, line.split("` | ")[0].strip("| `")))
     return found
 
 

@@ -114,6 +114,7 @@ def test_what_pairs_outputs_with_targets_passes(game: str) -> None:
         (weighted, X, (LABELS, jnp.ones(3), LABELS)),
         (squared, X[:1], X[:1]),
         (lambda outputs, y: jnp.square(outputs).sum(-1), X, LABELS),
+        (jax.jit(lambda outputs, y: jnp.square(outputs).sum(-1)), X, LABELS),
         (lambda outputs, y: jnp.square(outputs).sum(-1), X, None),
         (jax.vmap(lambda o, y: jnp.square(o[0] - y)), X, jnp.ones(BATCH)),
         (lambda outputs, y: jnp.square(outputs[:, 0] - y), X.astype(int), np.ones(BATCH)),
