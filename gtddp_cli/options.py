@@ -134,7 +134,7 @@ class Train:
     terminal: TerminalName = "line"
     """Sequential game: the model of the loss at the network's outputs."""
 
-    max_shift: float = float("inf")
+    max_shift: float = 1.0
     """Sequential game: how far --terminal line may assume the outputs to move; inf for no limit."""
 
     own_curvature: bool = False

@@ -45,7 +45,7 @@ def gtddp(
         curvature: the base method, from `gtddp_jax.curvature`; the learning rate is in it.
         feedback: False for the base method itself, through the same code.
         terminal: the terminal model, from `gtddp_jax.terminal`; default
-            `line(max_shift=None, bounds=(0.02, 10.0))`, the true loss with bounded weights.
+            `line(max_shift=1.0, bounds=(0.02, 10.0))`, the true loss within reach, weights bounded.
         rollout: "linear" (cheap) or "nonlinear" (the paper's; one more forward pass).
         own_curvature: whether a stage answers to its own step too, `Q_uu = P^-1 + f_u^T V_xx f_u`
             (paper Eq. 25, DESIGN §4); False for the paper's Table 1, `Q_uu = P^-1`. It trains
@@ -79,7 +79,7 @@ def gtddp(
         >>> bool(state.report.skipped)
         False
     """
-    terminal = line(max_shift=None, bounds=BOUNDS) if terminal is None else terminal
+    terminal = line(max_shift=1.0, bounds=BOUNDS) if terminal is None else terminal
     game = Game(net, loss, curvature, feedback, terminal, rollout, axis_name, own_curvature)
     start = net.initial_batch_stats(batch_stats, axis_name)
 

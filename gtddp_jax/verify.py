@@ -249,7 +249,7 @@ def _dense_step(net: Playable, given: _Given, jacobian: Tree, outputs: Tree, los
             loss,
             given.batch[1],
             gains,
-            max_shift=None,
+            max_shift=1.0,
             bounds=BOUNDS,
         )
 

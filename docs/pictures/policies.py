@@ -20,7 +20,7 @@ from sklearn.datasets import load_digits
 import gtddp_jax as gt
 
 RATE, STEPS, BATCH, SHOWN = 0.5, 20, 64, 10
-TERMINAL = gt.terminal.line(max_shift=None, bounds=(0.02, 10.0))
+TERMINAL = gt.terminal.line(max_shift=1.0, bounds=(0.02, 10.0))
 
 
 def loss(outputs: jax.Array, targets: jax.Array) -> jax.Array:

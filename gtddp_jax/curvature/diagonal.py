@@ -22,11 +22,20 @@ def diagonal_form(samples: Mapping[str, SampleGradients], diagonal: Tree) -> Per
 
 @dataclasses.dataclass(frozen=True)
 class DiagonalPolicy(Policy):
-    """`k - P (q_closed - q_open)`: momentum is in k, the feedback term uses P alone (DESIGN §3)."""
+    """The base's update on Q_u is the open gain; its update on the closed gradient is the step.
+
+    Statistics and momentum are then those of the gradient that the step is made of. With
+    `k - P (q_closed - q_open)` instead, P from the open gradient (DESIGN §3), RMSprop trained
+    worse: nothing keeps such a step short where the closed gradient is the larger one
+    (docs/evidence.md).
+    """
 
     open_gain: Tree
     state: State
     diagonal: Tree
+    base: optax.GradientTransformationExtraArgs
+    before: State
+    params: Tree
 
     def quadratic(self, samples: Mapping[str, SampleGradients]) -> PerSample:
         """See `Policy`."""
@@ -34,11 +43,8 @@ class DiagonalPolicy(Policy):
 
     def respond(self, q_open: Tree, q_closed: Tree) -> tuple[Tree, State]:
         """See `Policy`."""
-
-        def step(k: jax.Array, p: jax.Array, before: jax.Array, after: jax.Array) -> jax.Array:
-            return (k - p * (after - before)).astype(k.dtype)
-
-        return jax.tree.map(step, self.open_gain, self.diagonal, q_open, q_closed), self.state
+        del q_open
+        return self.base.update(q_closed, self.before, self.params)
 
 
 class DiagonalCurvature(Curvature):
@@ -81,7 +87,8 @@ class DiagonalCurvature(Curvature):
         """See `Curvature`."""
         del moves, alpha, place, samples
         step, after = self.base.update(q, state, params)
-        return DiagonalPolicy(step, after, self.diagonal(after, self.rate(state), params))
+        diagonal = self.diagonal(after, self.rate(state), params)
+        return DiagonalPolicy(step, after, diagonal, self.base, state, params)
 
 
 def rate_now(learning_rate: Rate, state: State) -> Number:

@@ -42,7 +42,9 @@ VARIANTS: dict[str, Variant] = {
     "sequential-own": Variant(
         "GT-DDP-{} (own curvature)", _game("sequential"), {"own_curvature": True}
     ),
-    "sequential-near": Variant("GT-DDP-{} (radius 1)", _game("sequential"), {"max_shift": 1.0}),
+    "sequential-far": Variant(
+        "GT-DDP-{} (no radius)", _game("sequential"), {"max_shift": float("inf")}
+    ),
     "sequential-gradient": Variant(
         "GT-DDP-{} (gradient)", _game("sequential"), {"terminal": "gradient"}
     ),

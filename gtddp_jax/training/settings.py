@@ -60,7 +60,7 @@ class Settings:
     weight_decay: float = 0.0
     rollout: str = "linear"
     terminal: str = "line"
-    max_shift: float = math.inf
+    max_shift: float = 1.0
     own_curvature: bool = False
     weights: str = "tail"
 

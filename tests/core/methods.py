@@ -37,15 +37,13 @@ class Method(NamedTuple):
         curvature: the same method in the library.
         start: m -> memory before the first step.
         gains: `(q, memory, facts) -> k [m], diagonal of P [m]`.
-        after: `(q_open, q_closed, memory) -> memory` after the step.
-        respond: `(q_closed, memory, facts) -> step [m]`; None for `k - P (q_closed - q_open)`.
+        after: `(q, memory) -> memory` after a step on the gradient q.
     """
 
     curvature: gt.curvature.Curvature
     start: Callable[[int], Memory]
     gains: Callable[[Vector, Memory, Facts], tuple[Vector, Vector]]
-    after: Callable[[Vector, Vector, Memory], Memory]
-    respond: Callable[[Vector, Memory, Facts], Vector] | None = None
+    after: Callable[[Vector, Memory], Memory]
 
 
 def _at(rate: Any, memory: Memory) -> Any:
@@ -69,8 +67,8 @@ def sgd(
         eta = _at(rate, memory)
         return -eta * direction, eta * jnp.ones_like(q)
 
-    def after(q_open: Vector, q_closed: Vector, memory: Memory) -> Memory:
-        return {"trace": q_open + momentum * memory["trace"], "count": memory["count"] + 1}
+    def after(q: Vector, memory: Memory) -> Memory:
+        return {"trace": q + momentum * memory["trace"], "count": memory["count"] + 1}
 
     return Method(curvature, start, gains, after)
 
@@ -102,8 +100,8 @@ def rmsprop(
         _, p, trace = moments(q, memory)
         return (-p * q + momentum * trace if nesterov else trace), p
 
-    def after(q_open: Vector, q_closed: Vector, memory: Memory) -> Memory:
-        nu, _, trace = moments(q_open, memory)
+    def after(q: Vector, memory: Memory) -> Memory:
+        nu, _, trace = moments(q, memory)
         return {"nu": nu, "trace": trace, "count": memory["count"] + 1}
 
     return Method(curvature, start, gains, after)
@@ -137,15 +135,15 @@ def adam(
         p = eta / (jnp.sqrt(nu / (1 - b2**n) + eps_root) + eps)
         return -p * direction - eta * (weight_decay or 0.0) * facts.u, p
 
-    def after(q_open: Vector, q_closed: Vector, memory: Memory) -> Memory:
-        mu, nu = moments(q_open, memory)
+    def after(q: Vector, memory: Memory) -> Memory:
+        mu, nu = moments(q, memory)
         return {"mu": mu, "nu": nu, "count": memory["count"] + 1}
 
     return Method(curvature, start, gains, after)
 
 
 def wrapped(method: Method, curvature: gt.curvature.Curvature) -> Method:
-    """`from_optax` of a method: its step on the closed gradient, P by the Rayleigh quotient."""
+    """`from_optax` of a method: P by the Rayleigh quotient."""
 
     def gains(q: Vector, memory: Memory, facts: Facts) -> tuple[Vector, Vector]:
         k, _ = method.gains(q, memory, facts)
@@ -156,13 +154,7 @@ def wrapped(method: Method, curvature: gt.curvature.Curvature) -> Method:
             quotients.append(mine * jnp.maximum((mine * q) @ (rest - k), 0) / ((mine * q) @ q))
         return k, sum(quotients[1:], quotients[0])
 
-    def after(q_open: Vector, q_closed: Vector, memory: Memory) -> Memory:
-        return method.after(q_closed, q_closed, memory)
-
-    def respond(q_closed: Vector, memory: Memory, facts: Facts) -> Vector:
-        return method.gains(q_closed, memory, facts)[0]
-
-    return Method(curvature, method.start, gains, after, respond)
+    return Method(curvature, method.start, gains, method.after)
 
 
 METHODS: dict[str, Method] = {

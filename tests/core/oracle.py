@@ -81,20 +81,17 @@ def dense_step(
     p: zoo.Problem, game: Game, params: Tree, memories: list[Memory]
 ) -> tuple[Tree, list[Memory]]:
     """One step of the dense reference and the memories after it."""
-    opens: dict[int, Vector] = {}
     closed: dict[int, Vector] = {}
     method, loss = game.method, game.loss_fn
 
     def gains(t: int, q: Vector, own: Any = None, value: Any = None) -> gt.reference.Gains:
         facts = owned(params, p.net.stages[t])
         k, diagonal = method.gains(q, memories[t], facts)
-        opens[t] = closed[t] = q
+        closed[t] = q
 
         def respond(after: Vector) -> Vector:
             closed[t] = after
-            if method.respond is not None:
-                return method.respond(after, memories[t], facts)
-            return k - diagonal * (after - q)
+            return method.gains(after, memories[t], facts)[0]
 
         return gt.reference.Gains(k, jnp.diag(diagonal), respond)
 
@@ -127,7 +124,7 @@ def dense_step(
         steps = gt.reference.ddp_step(
             stages, params, p.x, losses, hessian, gains, running=running, rollout=game.rollout
         ).steps
-    after = [method.after(opens[t], closed[t], memory) for t, memory in enumerate(memories)]
+    after = [method.after(closed[t], memory) for t, memory in enumerate(memories)]
     return steps, after
 
 
@@ -164,9 +161,11 @@ def compare(
     """Asserts that the library and the dense reference agree to 1e-9 for some steps.
 
     The weights of the samples must differ by `spread` in every step, and the feedback must change
-    the open gain somewhere: else the comparison would not tell the game from plain descent. All
-    games are compiled together, which lets them share their forward and backward passes.
+    the open gain somewhere: else the comparison would not tell the game from plain descent. (Not in
+    every step: the first ones of Adam and RMSprop are little more than signs.) All games are
+    compiled together, which lets them share their forward and backward passes.
     """
+    feedback = dict.fromkeys(games, 0.0)
     tables = {label: optimizer(p, game) for label, game in games.items()}
     tuples = {label: (p.params, tx.init(p.params)) for label, tx in tables.items()}
     memories = {
@@ -199,5 +198,6 @@ def compare(
             error = relative_error(got, want)
             assert error < 1e-9, f"{figures}, relative error {error:.1e}"
             assert report.weight_max - report.weight_min > spread, figures
-            assert report.feedback_ratio.max() > 1e-3, figures
+            feedback[label] = max(feedback[label], float(report.feedback_ratio.max()))
             tuples[label] = (jax.tree.map(jnp.add, params[label], got), state)
+    assert min(feedback.values()) > 1e-3, feedback

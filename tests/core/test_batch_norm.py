@@ -169,7 +169,9 @@ def test_with_dropout_equals_the_dense_definition(setting: Setting, rollout: str
         updates, state = tx.update(None, tx.init(s.params), s.params, batch=s.batch, rngs=s.rngs)
         stages = s.net.bind(s.stats, train=True, rngs=s.rngs)
         want = gt.reference.collapsed_step(
-            stages, s.params, s.x[0], lambda o: LOSS(o, s.y[0]), gains, bounds=(0.02, 10.0),
+            stages, s.params, s.x[0], lambda o: LOSS(o, s.y[0]), gains,
+            max_shift=1.0,
+            bounds=(0.02, 10.0),
             coupled=s.net.coupled_stages,
             rollout=rollout,
         )  # fmt: skip
@@ -178,6 +180,42 @@ def test_with_dropout_equals_the_dense_definition(setting: Setting, rollout: str
     got, want, report = both()
     assert report.weight_max - report.weight_min > 0.02
     assert oracle.relative_error(got, want) < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("layers", "coupled"),
+    [
+        ([nn.Dense(3), nn.tanh, nn.Dense(2)], 0),
+        ([nn.Dense(3), nn.BatchNorm(), nn.tanh, nn.Dense(2)], 1),
+        ([nn.Dense(3), nn.BatchNorm(**THIRD), nn.tanh, nn.Dense(2)], 1),
+        ([nn.Dense(3), nn.BatchNorm(), nn.Dense(2), nn.BatchNorm()], 3),
+        ([nn.Dense(3), nn.BatchNorm(use_running_average=True), nn.Dense(2)], 0),
+        ([nn.BatchNorm(), nn.Dense(2)], 0),
+        ([nn.Dense(3), gt.Residual([nn.BatchNorm(), nn.relu, nn.Dense(3)]), nn.Dense(2)], 1),
+    ],
+)
+def test_stages_before_the_last_normalisation(layers: list[Any], coupled: int) -> None:
+    net = gt.Network(layers)
+    net.init_variables(jax.random.key(0), jnp.zeros((2, 4)))
+    assert net.coupled_stages == coupled
+
+
+def test_they_take_the_step_of_the_base(setting: Setting) -> None:
+    """So they move along the gradient of the loss, which keeps what the normalisation forgets."""
+    s = setting
+
+    def step(feedback: bool) -> Any:
+        tx: Any = gt.sgd(s.net, LOSS, 0.3, feedback=feedback, batch_stats=s.stats)
+        found, state = tx.update(None, tx.init(s.params), s.params, batch=s.batch, rngs=s.rngs)
+        return found, state.report
+
+    (ours, report), (base, _) = (jax.jit(step, static_argnums=0)(on) for on in (True, False))
+    early = {n for stage in s.net.stages[: s.net.coupled_stages] for n in stage.players}
+    assert early == {"Conv_0", "BatchNorm_0", "Conv_1", "BatchNorm_1", "Conv_2"}
+    for name in ours:
+        same = largest_difference(ours[name], base[name]) < 1e-14
+        assert same == (name in early), name
+    assert (report.feedback_ratio[: s.net.coupled_stages] == 0).all()
 
 
 def test_apply_is_that_of_flax(setting: Setting) -> None:

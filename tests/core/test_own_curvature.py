@@ -25,7 +25,7 @@ def test_network_equals_the_loops(name: str) -> None:
         terminal: oracle.Game("softmax", method, terminal, own_curvature=True, decay=0.1)
         for terminal in ("line", "projected")
     }
-    oracle.compare(zoo.problem(name), games, steps=2, spread=0.01)
+    oracle.compare(zoo.problem(name), games, steps=2, spread=0.003)
 
 
 @pytest.mark.parametrize("name", ["adamw", "from_optax_adam"])
@@ -72,8 +72,8 @@ def test_default_is_the_true_loss_with_bounded_weights() -> None:
         tx = gt.sgd(p.net, loss, 1.0, **options)
         return tx.update(None, tx.init(p.params), p.params, batch=(p.x, p.y))[0]
 
-    line = gt.terminal.line(max_shift=None, bounds=(0.02, 10.0))
+    line = gt.terminal.line(max_shift=1.0, bounds=(0.02, 10.0))
     default = step()
     assert oracle.relative_error(default, step(terminal=line, own_curvature=False)) < 1e-12
     assert oracle.relative_error(default, step(own_curvature=True)) > 1e-3
-    assert oracle.relative_error(default, step(terminal=gt.terminal.line(1.0))) > 1e-3
+    assert oracle.relative_error(default, step(terminal=gt.terminal.line(None))) > 1e-3
