@@ -55,7 +55,7 @@ def curvatures() -> None:
     trace(gt.adamw(net, loss, optax.linear_schedule(0.1, 0.0, 5), feedback=False), params, x)
     trace(gt.gtddp(net, loss, gt.curvature.from_optax(optax.lion(0.1))), params, x)
     trace(gt.kfac(net, loss, 0.1, cooperative="joint", rollout="nonlinear"), params, x)
-    trace(gt.ekfac(net, loss, 0.1, cooperative="rescale"), params, x)
+    trace(gt.ekfac(net, loss, 0.1), params, x)
 
 
 def layers() -> None:
@@ -80,7 +80,7 @@ def flax_models() -> None:
 def implicit() -> None:
     net, x = dense(), images(5)
     params = net.init(KEY, x)
-    for weights in gt.weights.WEIGHTS:
+    for weights in ("tail", "newton"):
         trace(gt.implicit(optax.adam(0.1), net.apply, loss, weights=weights), params, x)
     look = gt.implicit_weights(optax.sgd(0.1), net.apply, loss, weights="product")
     state = gt.implicit(optax.sgd(0.1), net.apply, loss, weights="product").init(params)
