@@ -115,6 +115,7 @@ class Game:
             observe(rolled.weights)
         ok = samples.all(
             all_finite(
+                own,  # an infinite bias behind tanh leaves everything else finite
                 model.line.value,
                 rolled.weights,
                 first_order_changes(rolled),

@@ -179,7 +179,7 @@ class Game:
         old = [leaf for leaf in jax.tree.leaves(state.base) if jnp.ndim(leaf)]
         first_order = guarded_vdot(q, step, context.base.total(q))
         ok = linearised.samples.all(
-            all_finite(value, w, first_order, model_state, linearised.aux, old)
+            all_finite(value, w, first_order, model_state, linearised.aux, params, old)
         )
         report = common_figures(
             state.report,

@@ -105,7 +105,9 @@ def raised(path: Path) -> Iterator[Message]:
     for node in ast.walk(tree):
         call = node.exc if isinstance(node, ast.Raise) else node
         told = isinstance(node, ast.Call) and getattr(node.func, "id", "") == "_told"
-        if not isinstance(call, ast.Call) or not (isinstance(node, ast.Raise) or told):
+        if not isinstance(call, ast.Call) or not isinstance(node, ast.Raise | ast.Call):
+            continue
+        if isinstance(node, ast.Call) and not told:
             continue
         kind = getattr(call.func, "id", getattr(call.func, "attr", ""))
         text = text_of(call.args[0], names) if call.args else ""

@@ -1,5 +1,6 @@
 """Faults: a clear error when the step is traced, or a step that is not taken and says so."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -136,16 +137,14 @@ def spoiled(tree: Tree, value: float) -> list[tuple[str, Tree]]:
     return found
 
 
-@pytest.fixture(scope="module")
-def compiled() -> dict[str, tuple[Callable[..., Any], Any]]:
-    """By game: its step and a state after one step."""
-    found = {}
-    for name, (rate, make) in GAMES.items():
-        tx: Any = make(CROSS_ENTROPY, rate)
-        step = step_of(tx)
-        _, state = step(PARAMS, tx.init(PARAMS), (X, LABELS))
-        found[name] = step, state
-    return found
+@functools.cache
+def compiled(name: str) -> tuple[Callable[..., Any], Any]:
+    """A game's step and a state after one step."""
+    rate, make = GAMES[name]
+    tx: Any = make(CROSS_ENTROPY, rate)
+    step = step_of(tx)
+    _, state = step(PARAMS, tx.init(PARAMS), (X, LABELS))
+    return step, state
 
 
 def check_skipped(before: Any, updates: Tree, after: Any, label: str) -> None:
@@ -158,9 +157,9 @@ BAD = {"nan": jnp.nan, "inf": jnp.inf, "-inf": -jnp.inf}
 
 
 @pytest.mark.parametrize("name", GAMES)
-def test_numbers_that_are_not_finite(name: str, compiled: Any) -> None:
+def test_numbers_that_are_not_finite(name: str) -> None:
     """In inputs and in each array of the parameters and of the base method's state."""
-    step, state = compiled[name]
+    step, state = compiled(name)
     for label, value in BAD.items():
         updates, after = step(PARAMS, state, (X.at[1, 0].set(value), LABELS))
         check_skipped(state, updates, after, f"{label} in the inputs")
@@ -174,9 +173,9 @@ def test_numbers_that_are_not_finite(name: str, compiled: Any) -> None:
 
 
 @pytest.mark.parametrize("name", GAMES)
-def test_labels(name: str, compiled: Any) -> None:
+def test_labels(name: str) -> None:
     """Beyond the classes optax's loss is NaN, so the step is skipped; -1 is its last class."""
-    step, state = compiled[name]
+    step, state = compiled(name)
     updates, after = step(PARAMS, state, (X, LABELS.at[0].set(3)))
     check_skipped(state, updates, after, "label 3 of 3 classes")
     got, _ = step(PARAMS, state, (X, LABELS.at[0].set(-1)))
@@ -191,9 +190,9 @@ CALM: dict[str, Callable[[], Tree]] = {
 
 
 @pytest.mark.parametrize("name", GAMES)
-def test_flat_places_of_the_loss(name: str, compiled: Any) -> None:
+def test_flat_places_of_the_loss(name: str) -> None:
     """All logits equal, or a softmax with ones and zeros only: a finite step is taken."""
-    step, state = compiled[name]
+    step, state = compiled(name)
     for label, make in CALM.items():
         params = make()
         updates, after = step(params, state, (X, LABELS))
