@@ -273,11 +273,11 @@ def checksums(state: TrainState) -> dict[str, int]:
     """
 
     def bits(x: Any) -> np.ndarray:
-        keys = jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+        keys = jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key)
         array = np.asarray(jax.random.key_data(x) if keys else x)
         return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
-    return {name: zlib.crc32(memoryview(bits(x))) for name, x in _stored(state).items()}
+    return {name: zlib.crc32(bits(x).data) for name, x in _stored(state).items()}
 
 
 def compare_checksums(found: dict[str, int], needed: dict[str, int]) -> None:
