@@ -31,7 +31,10 @@ def _method(name: str, label: str, build: Any, take: Take) -> Method:
     def make(
         net: gt.Network, loss: Loss, tx: optax.GradientTransformation, weight_decay: float = 0.0
     ) -> Step:
-        def step(state: TrainState, batch: Batch, key: jax.Array) -> StepResult:
+        def step(
+            state: TrainState, batch: Batch, key: jax.Array, observe: Any = None
+        ) -> StepResult:
+            del observe  # there are no weights
             inputs, targets = batch
 
             def mean_loss(params: Any) -> tuple[jax.Array, Any]:

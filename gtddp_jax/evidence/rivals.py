@@ -17,6 +17,9 @@ VARIANTS = (
     "schedule-free",
     "prodigy",
 )
+QUICK = ("implicit", "extragradient", "schedule-free")
+"""Those of the quick version."""
+
 RATES = {"sgd": (0.01, 0.03), "adam": (1e-3, 3e-3)}
 PROBLEM = {"network": "residual-mlp", "batch_size": 32, "epochs": 12}
 
@@ -32,7 +35,8 @@ def study(options: Options) -> Section:
         bases = bases[-1:]
     rows = []
     for base in bases:
-        rows += compare(lab(options), grid(base, variant=VARIANTS), seeds(options, "digits"))
+        names = QUICK if options.quick else VARIANTS
+        rows += compare(lab(options), grid(base, variant=names), seeds(options, "digits"))
     pictures = comparison_intervals(
         rows, options.out, "rivals", lambda row: f"{row.cell.label} {row.cell.rate:g}"
     )

@@ -34,7 +34,7 @@ class EpochRecord:
     validation_loss: float
     validation_accuracy: float
     seconds: float
-    report: dict[str, float | list[float]]
+    report: dict[str, Any]
     weights: dict[str, Any] | None = None
 
 

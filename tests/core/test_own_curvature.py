@@ -58,7 +58,7 @@ def test_one_sample_equals_the_recursion_with_the_whole_matrix(name: str) -> Non
     found = {}
     for own in (True, False):
         curvature, terminal = gt.curvature.identity(RATE), gt.terminal.projected()
-        tx = gt.gtddp(p.net, loss, curvature, terminal=terminal, own_curvature=own)
+        tx: Any = gt.gtddp(p.net, loss, curvature, terminal=terminal, own_curvature=own)
         found[own], state = tx.update(None, tx.init(p.params), p.params, batch=(p.x, p.y))
         assert not state.report.skipped
     assert oracle.relative_error(found[True], want) < 1e-9
@@ -69,7 +69,7 @@ def test_default_is_the_true_loss_with_bounded_weights() -> None:
     p, loss = zoo.problem("tiny", batch=4, seed=3), zoo.LOSSES["softmax"]
 
     def step(**options: Any) -> Any:
-        tx = gt.sgd(p.net, loss, 1.0, **options)
+        tx: Any = gt.sgd(p.net, loss, 1.0, **options)
         return tx.update(None, tx.init(p.params), p.params, batch=(p.x, p.y))[0]
 
     line = gt.terminal.line(max_shift=1.0, bounds=(0.02, 10.0))

@@ -1,7 +1,7 @@
 """A step that is not finite is not taken, and what is wrong is said in words (DESIGN §9)."""
 
 import functools
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -174,8 +174,11 @@ def test_wrong_options_name_the_right_ones() -> None:
             lambda: game(nn.Dense(3), LOSS, base),
             r"must be a gtddp_jax\.Network or made by gtddp_jax\.from_flax, got Dense",
         ),
-        (lambda: gt.curvature.from_optax("adam"), r"must be an optax\.GradientTransformation"),
-        (lambda: gt.curvature.adam(1e-3, mask={"Dense_0": True}), r"must be a function"),
+        (
+            lambda: gt.curvature.from_optax(cast(Any, "adam")),
+            r"must be an optax\.GradientTransformation",
+        ),
+        (lambda: gt.curvature.adam(1e-3, mask=cast(Any, {"Dense_0": True})), r"must be a function"),
         (lambda: gt.terminal.line(max_shift=0), r"max_shift=0.*> 0, or None"),
         (lambda: gt.terminal.line(max_shift=-1.0), r"max_shift=-1.0.*> 0, or None"),
     ]

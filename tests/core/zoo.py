@@ -369,7 +369,7 @@ def variable_shapes(net: gt.Network, x: jax.Array | jax.ShapeDtypeStruct) -> tup
 def make(spec: Spec, *, batch: int = 2, seed: int = 0, dtype: Any = jnp.float64) -> Problem:
     """A problem with random parameters (biases too), inputs and real targets."""
     net = gt.Network(spec.layers())
-    x = jax.ShapeDtypeStruct((batch, *spec.shape), dtype)
+    x: Any = jax.ShapeDtypeStruct((batch, *spec.shape), dtype)
     own, kept = variable_shapes(net, x)
 
     def outputs(params: Tree, x: jax.Array, batch_stats: Tree) -> jax.Array:
