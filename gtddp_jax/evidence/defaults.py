@@ -15,12 +15,11 @@ RATES: dict[str, tuple[float, ...]] = {
     "adam": (3e-4, 1e-3, 3e-3, 1e-2),
     "rmsprop": (3e-4, 1e-3, 3e-3, 1e-2),
     "plain_sgd": (0.03, 0.1, 0.3),
-    "ekfac": (0.003, 0.01, 0.03),
+    "ekfac": (0.003, 0.01),
 }
 """About a decade around the best rate of the base on these problems, by base."""
 
 MLP = {"network": "residual-mlp", "batch_size": 32, "epochs": 12}
-CONV = {"network": "residual-conv-stride", "batch_size": 32, "epochs": 8}
 LARGER = {
     "network": "residual-conv-stride",
     "batch_size": 128,
@@ -29,10 +28,7 @@ LARGER = {
 }
 
 PROBLEMS: dict[str, tuple[tuple[dict[str, Any], dict[str, tuple[float, ...]]], ...]] = {
-    "digits": (
-        (MLP, RATES),
-        (CONV, {base: RATES[base][1:3] for base in ("sgd", "adam", "rmsprop", "plain_sgd")}),
-    ),
+    "digits": ((MLP, RATES),),
     "fashion_mnist": ((LARGER, {base: RATES[base][1:3] for base in ("sgd", "adam")}),),
 }
 """Network with its numbers, and rates by base, for each data set."""
