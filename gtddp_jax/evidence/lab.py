@@ -181,7 +181,7 @@ class Lab:
             v: _trainer(dataclasses.replace(group, variant=v), self._data_dir) for v in names
         }
         seconds = interleaved(trainers)
-        ratios = {v: float(np.median(seconds[v] / seconds["base"])) for v in names}
+        ratios = {v: float(np.median(seconds[v] / seconds["base"])) for v in names} | known
         self._say(
             f"step times, {group.dataset}, {group.network}, {group.base}, batch {group.batch_size}:"
             f" {', '.join(f'{v} {r:.2f}' for v, r in ratios.items())}"

@@ -71,12 +71,15 @@ def _terminal(
 def _root(model: _Model, shift: jax.Array, d: jax.Array, b: jax.Array, n: jax.Array) -> jax.Array:
     """The root of `w = psi'(shift + d (b - n w))`; where n < 0 the others keep a weight of 1."""
     fixed, moving = shift + d * (b + jnp.maximum(-n, 0)), d * jnp.maximum(n, 0)
-    low, high = jnp.full_like(shift, -1e3), jnp.full_like(shift, 1e3)
-    for _ in range(80):
+
+    def halve(_: jax.Array, bracket: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        low, high = bracket
         middle = 0.5 * (low + high)
         above = middle > model.slope(fixed - moving * middle)
-        low, high = jnp.where(above, low, middle), jnp.where(above, middle, high)
-    return 0.5 * (low + high)
+        return jnp.where(above, low, middle), jnp.where(above, middle, high)
+
+    wide = (jnp.full_like(shift, -1e3), jnp.full_like(shift, 1e3))
+    return 0.5 * sum(jax.lax.fori_loop(0, 80, halve, wide))
 
 
 def _own_copies(

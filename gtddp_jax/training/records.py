@@ -1,9 +1,15 @@
 """What a run says about itself as it goes: figures between epochs, scores after them."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gtddp_jax.training.totals import Figures
+
+if TYPE_CHECKING:  # which of the two it is, its name says
+    Entry = Any
+else:
+    Entry = float | list[float]
+    """What an optimizer reports by one name: a number, or one for each stage."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,7 @@ class EpochRecord:
     validation_loss: float
     validation_accuracy: float
     seconds: float
-    report: dict[str, Any]
+    report: dict[str, Entry]
     weights: dict[str, Any] | None = None
 
 

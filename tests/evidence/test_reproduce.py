@@ -14,17 +14,17 @@ from gtddp_jax.evidence.studies import STUDIES
 
 
 def test_quick_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["reproduce", "table2", "defaults", "--quick", "--out", str(tmp_path)]
+    command = ["reproduce", "table2", "figure6", "--quick", "--out", str(tmp_path)]
     assert main(command) == 0
     said = capsys.readouterr().out
     assert said.splitlines()[-1] == str(tmp_path / "report.md")
     text = (tmp_path / "report.md").read_text()
     assert "quick version" in text and "0.0182 → 0.0081" in text  # the paper's Adam on DIGITS
     found = json.loads((tmp_path / "report.json").read_text())
-    assert list(found["studies"]) == ["table2", "defaults"]
+    assert list(found["studies"]) == ["table2", "figure6"]
     for row in found["studies"]["table2"]["data"]["rows"]:
         assert row["seeds"] == 3 and row["cell"]["dataset"] == "digits"
-    for name in found["studies"]["defaults"]["pictures"]:
+    for name in found["studies"]["figure6"]["pictures"]:
         assert (tmp_path / name).stat().st_size > 1000
 
     assert main(command) == 0  # everything is kept: nothing is trained

@@ -47,7 +47,7 @@ def test_random_worlds(game: str) -> None:
         pass
     assert not tally.failures, "\n".join(tally.failures)
     assert tally.cases == DRAWS * len(WORLDS[game])
-    assert tally.moved > 0.5 * tally.cases  # else feedback was not looked at
+    assert tally.moved > 0.3 * tally.cases  # else feedback was not looked at
     assert set(tally.checks) >= EVERYWHERE | OWN[game]
 
 

@@ -36,7 +36,7 @@ def cell(options: Options, dataset: str, base: str) -> Cell:
 def cells(options: Options, bases: tuple[str, ...] = BASES) -> Iterator[Cell]:
     """`cell` for every data set and base."""
     for dataset in options.datasets:
-        for base in bases[-2:] if options.quick else bases:
+        for base in ("adam",) if options.quick else bases:
             yield cell(options, dataset, base)
 
 

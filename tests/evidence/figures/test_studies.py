@@ -97,7 +97,7 @@ def test_figure1_says_what_it_sees(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(figure1, "measure", measure)
     section = figure1.study(Options(out=tmp_path, say=lambda line: None))
     assert "GT-DDP does not always need less memory" in section.text
-    assert "at batch 8, 32 it takes longer" in section.text
+    assert "at batch 16 it takes longer" in section.text
     check(section, tmp_path)
 
 
