@@ -79,7 +79,8 @@ def _root(model: _Model, shift: jax.Array, d: jax.Array, b: jax.Array, n: jax.Ar
         return jnp.where(above, low, middle), jnp.where(above, middle, high)
 
     wide = (jnp.full_like(shift, -1e3), jnp.full_like(shift, 1e3))
-    return 0.5 * sum(jax.lax.fori_loop(0, 80, halve, wide))
+    low, high = jax.lax.fori_loop(0, 80, halve, wide)
+    return 0.5 * (low + high)
 
 
 def _own_copies(
