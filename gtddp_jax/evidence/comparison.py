@@ -168,7 +168,9 @@ def table(comparisons: Sequence[Comparison], *columns: str) -> str:
 
 def _loss(result: Result, epochs: int | None = None) -> str:
     value = result.final("train_loss", epochs).mean()
-    return f"{value:.4f}" if math.isfinite(value) else "not finite"
+    if not math.isfinite(value):
+        return "not finite"
+    return f"{value:.4f}" if value < 1e4 else f"{value:.1e}"
 
 
 def _diverged(row: Comparison) -> str:

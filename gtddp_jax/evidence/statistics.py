@@ -39,6 +39,8 @@ class Estimate(NamedTuple):
         """For a table: "-0.12 [-0.20, -0.03]"."""
         if not self.known:
             return "diverged"
+        if not (math.isfinite(self.low) and math.isfinite(self.high)):
+            return f"{self.value:+.{digits}f} [unknown]"
         return f"{self.value:+.{digits}f} [{self.low:+.{digits}f}, {self.high:+.{digits}f}]"
 
     @property

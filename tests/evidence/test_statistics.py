@@ -53,4 +53,5 @@ def test_equal_values_have_an_interval_of_length_zero() -> None:
 
 def test_text_and_sign() -> None:
     assert Estimate(-0.1, -0.2, 0.05).text() == "-0.10 [-0.20, +0.05]"
+    assert Estimate(-0.1, -math.inf, math.inf).text() == "-0.10 [unknown]"
     assert [Estimate(0.1, low, 0.3).sign for low in (-0.1, 0.05)] == [0, 1]
