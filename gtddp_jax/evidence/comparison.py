@@ -195,3 +195,16 @@ COLUMNS: dict[str, Any] = {
     "diverged": _diverged,
 }
 """Columns of `table` by their heading."""
+
+BOTH_TIMES = (
+    "base, rate",
+    "method",
+    "step cost",
+    "training loss",
+    "run average, log-ratio",
+    "final loss, log-ratio",
+    "validation, points",
+    "equal time: final loss",
+    "equal time: validation",
+)
+"""Columns for a comparison at equal epochs and at equal time."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gtddp_jax.evidence.cells import Cell, grid, usual
-from gtddp_jax.evidence.comparison import Comparison, compare, table
+from gtddp_jax.evidence.comparison import BOTH_TIMES, Comparison, compare, table
 from gtddp_jax.evidence.paper.setting import EPOCHS, SMALL, SUBSETS, lab, seeds
 from gtddp_jax.evidence.pictures import comparison_intervals
 from gtddp_jax.evidence.section import Options, Section
@@ -65,15 +65,7 @@ def report(options: Options, name: str, title: str, variants: Sequence[str]) -> 
                 rows,
                 "data",
                 "network",
-                "base, rate",
-                "method",
-                "step cost",
-                "training loss",
-                "run average, log-ratio",
-                "final loss, log-ratio",
-                "validation, points",
-                "equal time: final loss",
-                "equal time: validation",
+                *BOTH_TIMES,
                 "variance, change",
                 "diverged",
             ),

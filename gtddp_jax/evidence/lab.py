@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from gtddp_jax.evidence.cells import Cell
+from gtddp_jax.evidence.timing import interleaved, ratio
 from gtddp_jax.evidence.variants import VARIANTS, fits
 from gtddp_jax.training import data, networks
 from gtddp_jax.training.files import write_whole
@@ -180,8 +181,8 @@ class Lab:
         trainers = {
             v: _trainer(dataclasses.replace(group, variant=v), self._data_dir) for v in names
         }
-        seconds = interleaved(trainers)
-        ratios = {v: float(np.median(seconds[v] / seconds["base"])) for v in names} | known
+        seconds = step_seconds(trainers)
+        ratios = {v: ratio(seconds[v], seconds["base"]) for v in names} | known
         self._say(
             f"step times, {group.dataset}, {group.network}, {group.base}, batch {group.batch_size}:"
             f" {', '.join(f'{v} {r:.2f}' for v, r in ratios.items())}"
@@ -190,21 +191,22 @@ class Lab:
         return ratios
 
 
-def interleaved(trainers: Mapping[str, Trainer]) -> dict[str, np.ndarray]:
+def step_seconds(trainers: Mapping[str, Trainer]) -> dict[str, np.ndarray]:
     """Seconds of a chunk of real training steps of each trainer, in each of `ROUNDS` rounds."""
-    states, rows = {}, {}
-    for name, trainer in trainers.items():
+
+    def chunks(trainer: Trainer) -> Callable[[], None]:
         order = np.concatenate([trainer.rows((0,), 0, trainer.steps_per_epoch)] * WARM_UP)
-        rows[name] = order
-        states[name] = trainer.train(trainer.start((0,)), order[:WARM_UP])
-    seconds: dict[str, list[float]] = {name: [] for name in trainers}
-    for number in range(ROUNDS):
-        for name, trainer in trainers.items():
-            first = (WARM_UP + number * CHUNK) % (len(rows[name]) - CHUNK)
-            start = time.perf_counter()
-            states[name] = trainer.train(states[name], rows[name][first : first + CHUNK])
-            seconds[name].append(time.perf_counter() - start)
-    return {name: np.array(values) for name, values in seconds.items()}
+        state = trainer.train(trainer.start((0,)), order[:WARM_UP])
+        first = WARM_UP
+
+        def advance() -> None:
+            nonlocal state, first
+            state = trainer.train(state, order[first : first + CHUNK])
+            first = (first + CHUNK) % (len(order) - CHUNK)
+
+        return advance
+
+    return interleaved({name: chunks(trainer) for name, trainer in trainers.items()}, ROUNDS)
 
 
 def _costs_like(cell: Cell) -> Cell:

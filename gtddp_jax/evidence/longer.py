@@ -1,7 +1,7 @@
 """Larger batches and longer training, with a cosine schedule and weight decay."""
 
 from gtddp_jax.evidence.cells import grid, usual
-from gtddp_jax.evidence.comparison import compare, table
+from gtddp_jax.evidence.comparison import BOTH_TIMES, compare, table
 from gtddp_jax.evidence.paper.setting import SMALL, lab, seeds
 from gtddp_jax.evidence.pictures import comparison_intervals
 from gtddp_jax.evidence.section import Options, Section
@@ -43,15 +43,7 @@ def study(options: Options) -> Section:
             table(
                 rows,
                 "batch",
-                "base, rate",
-                "method",
-                "step cost",
-                "training loss",
-                "run average, log-ratio",
-                "final loss, log-ratio",
-                "validation, points",
-                "equal time: final loss",
-                "equal time: validation",
+                *BOTH_TIMES,
                 "diverged",
             ),
         ]

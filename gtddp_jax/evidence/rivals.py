@@ -1,7 +1,7 @@
 """Our games beside what users have today: extragradient, SAM, MoMo, schedule-free, Prodigy."""
 
 from gtddp_jax.evidence.cells import grid, usual
-from gtddp_jax.evidence.comparison import compare, table
+from gtddp_jax.evidence.comparison import BOTH_TIMES, compare, table
 from gtddp_jax.evidence.paper.setting import SMALL, lab, seeds
 from gtddp_jax.evidence.pictures import comparison_intervals
 from gtddp_jax.evidence.section import Options, Section
@@ -47,15 +47,7 @@ def study(options: Options) -> Section:
             "![Log-ratios and accuracy differences with intervals](rivals.png)",
             table(
                 rows,
-                "base, rate",
-                "method",
-                "step cost",
-                "training loss",
-                "run average, log-ratio",
-                "final loss, log-ratio",
-                "validation, points",
-                "equal time: final loss",
-                "equal time: validation",
+                *BOTH_TIMES,
                 "diverged",
             ),
         ]
