@@ -13,29 +13,7 @@ from gtddp_jax.core.samples import Samples
 from gtddp_jax.core.trees import vdot
 from gtddp_jax.core.types import PerSample, Tree
 from gtddp_jax.curvature.base import Curvature, Move, Place, Policy, State
-from gtddp_jax.curvature.diagonal import diagonal_form
-from gtddp_jax.players import SampleGradients
-
-
-@dataclasses.dataclass(frozen=True)
-class BasePolicy(Policy):
-    """The base's update on Q_u is the open gain; its update on the closed gradient is the step."""
-
-    open_gain: Tree
-    state: State
-    base: optax.GradientTransformationExtraArgs
-    before: State
-    params: Tree
-    metric: Tree
-
-    def quadratic(self, samples: Mapping[str, SampleGradients]) -> PerSample:
-        """See `Policy`."""
-        return diagonal_form(samples, self.metric)
-
-    def respond(self, q_open: Tree, q_closed: Tree) -> tuple[Tree, State]:
-        """See `Policy`."""
-        del q_open
-        return self.base.update(q_closed, self.before, self.params)
+from gtddp_jax.curvature.diagonal import DiagonalPolicy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +63,7 @@ class from_optax(Curvature):  # noqa: N801  (a constructor, named as optax names
         step, after = base.update(q, state, params)
         rest, _ = base.update(jax.tree.map(jnp.zeros_like, q), state, params)
         metric = {name: _rayleigh(q[name], step[name], rest[name], params[name]) for name in params}
-        return BasePolicy(step, after, base, state, params, metric)
+        return DiagonalPolicy(step, after, metric, base, state, params)
 
 
 def _rayleigh(q: Tree, step: Tree, rest: Tree, params: Tree) -> Tree:

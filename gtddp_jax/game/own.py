@@ -12,19 +12,17 @@ For more, the exact stage is a B x B system; the scalar equation puts `n_i w_i` 
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 
+from gtddp_jax.core.types import PerSample, Tree
 from gtddp_jax.curvature import Move, Policy
 from gtddp_jax.terminal import Expansion
 from gtddp_jax.terminal.solve import scalar_weights
 
-Tree = Any
 
-
-def dot(moves: Mapping[str, Move], step: Tree) -> jax.Array:
+def dot(moves: Mapping[str, Move], step: Tree) -> PerSample:
     """`G_i . step` over the players of a stage, [B]."""
     return jnp.stack([move.samples.dot(step[name]) for name, move in moves.items()]).sum(0)
 
@@ -37,10 +35,10 @@ class Own(NamedTuple):
         influence: n [B].
     """
 
-    drift: jax.Array
-    influence: jax.Array
+    drift: PerSample
+    influence: PerSample
 
-    def weights(self, terminal: Expansion, shift: jax.Array, d: jax.Array) -> jax.Array:
+    def weights(self, terminal: Expansion, shift: PerSample, d: PerSample) -> PerSample:
         """The root w [B] of `w = psi'(shift + d (b - n w))`."""
         s0, n = shift + d * self.drift, d * self.influence
         return scalar_weights(terminal, s0, n, bounds=terminal.bounds)

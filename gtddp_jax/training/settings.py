@@ -8,14 +8,12 @@ from typing import Any
 import optax
 
 import gtddp_jax as gt
+from gtddp_jax.optimizer import BOUNDS
 from gtddp_jax.training.tables import look_up
-
-WEIGHT_BOUNDS = (0.02, 10.0)
-"""Bounds of the weights of ``line``, as by default in ``gt.gtddp``."""
 
 TERMINALS: dict[str, Callable[[float], Any]] = {
     "line": lambda max_shift: gt.terminal.line(
-        None if math.isinf(max_shift) else max_shift, WEIGHT_BOUNDS
+        None if math.isinf(max_shift) else max_shift, BOUNDS
     ),
     "projected": lambda max_shift: gt.terminal.projected(),
     "gradient": lambda max_shift: gt.terminal.gradient(),
