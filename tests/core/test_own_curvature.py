@@ -1,5 +1,6 @@
 """A stage that answers to its own step, exactly (DESIGN §4: `Q_uu = P^-1 + f_u^T V_xx f_u`)."""
 
+import functools
 from typing import Any
 
 import jax
@@ -46,34 +47,58 @@ def test_one_sample_equals_the_recursion_with_the_whole_matrix(name: str) -> Non
     def metric(t: int) -> jax.Array:
         return jnp.eye(oracle.owned(p.params, p.net.stages[t]).u.size) / RATE
 
-    want = gt.reference.ddp_step(
-        p.net.stages,
-        p.params,
-        p.x,
-        lambda outputs: loss(outputs, p.y),
-        gt.reference.HESSIANS["projected"],
-        gt.reference.with_own_curvature(metric),
-        rollout="linear",
-    ).steps
-    found = {}
-    for own in (True, False):
-        curvature, terminal = gt.curvature.identity(RATE), gt.terminal.projected()
-        tx: Any = gt.gtddp(p.net, loss, curvature, terminal=terminal, own_curvature=own)
-        found[own], state = tx.update(None, tx.init(p.params), p.params, batch=(p.x, p.y))
-        assert not state.report.skipped
+    def recursion(params: Any) -> Any:
+        return gt.reference.ddp_step(
+            p.net.stages,
+            params,
+            p.x,
+            lambda outputs: loss(outputs, p.y),
+            gt.reference.HESSIANS["projected"],
+            gt.reference.with_own_curvature(metric),
+            rollout="linear",
+        ).steps
+
+    curvature, terminal = gt.curvature.identity(RATE), gt.terminal.projected()
+    games: dict[bool, Any] = {
+        own: gt.gtddp(p.net, loss, curvature, terminal=terminal, own_curvature=own)
+        for own in (True, False)
+    }
+
+    @functools.partial(jax.jit, compiler_options=oracle.FAST)
+    def step(params: Any, states: Any) -> Any:
+        batch = (p.x, p.y)
+        return {own: tx.update(None, states[own], params, batch=batch) for own, tx in games.items()}
+
+    want = jax.jit(recursion, compiler_options=oracle.FAST)(p.params)
+    ours = step(p.params, {own: tx.init(p.params) for own, tx in games.items()})
+    assert not any(state.report.skipped for _, state in ours.values())
+    found = {own: steps for own, (steps, _) in ours.items()}
     assert oracle.relative_error(found[True], want) < 1e-9
     assert oracle.relative_error(found[False], want) > 1e-3
 
 
 def test_default_is_the_true_loss_with_bounded_weights() -> None:
     p, loss = zoo.problem("tiny", batch=4, seed=3), zoo.LOSSES["softmax"]
-
-    def step(**options: Any) -> Any:
-        tx: Any = gt.sgd(p.net, loss, 1.0, **options)
-        return tx.update(None, tx.init(p.params), p.params, batch=(p.x, p.y))[0]
-
     line = gt.terminal.line(max_shift=1.0, bounds=(0.02, 10.0))
-    default = step()
-    assert oracle.relative_error(default, step(terminal=line, own_curvature=False)) < 1e-12
-    assert oracle.relative_error(default, step(own_curvature=True)) > 1e-3
-    assert oracle.relative_error(default, step(terminal=gt.terminal.line(None))) > 1e-3
+    options: dict[str, dict[str, Any]] = {
+        "default": {},
+        "spelled out": {"terminal": line, "own_curvature": False},
+        "own": {"own_curvature": True},
+        "unbounded": {"terminal": gt.terminal.line(None)},
+    }
+    games: dict[str, Any] = {
+        name: gt.sgd(p.net, loss, 1.0, **given) for name, given in options.items()
+    }
+
+    @functools.partial(jax.jit, compiler_options=oracle.FAST)
+    def step(params: Any, states: Any) -> Any:
+        batch = (p.x, p.y)
+        return {
+            name: tx.update(None, states[name], params, batch=batch)[0]
+            for name, tx in games.items()
+        }
+
+    found = step(p.params, {name: tx.init(p.params) for name, tx in games.items()})
+    assert oracle.relative_error(found["default"], found["spelled out"]) < 1e-12
+    assert oracle.relative_error(found["default"], found["own"]) > 1e-3
+    assert oracle.relative_error(found["default"], found["unbounded"]) > 1e-3
