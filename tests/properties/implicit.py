@@ -15,7 +15,8 @@ from tests.core import oracle, zoo
 from tests.properties import plans
 from tests.properties.bases import Rng
 from tests.properties.findings import BOUNDS, Finding, distance
-from tests.properties.sequential import SMOOTH, Case
+from tests.properties.parts import Case
+from tests.properties.sequential import SMOOTH
 
 Tree = Any
 Build = Callable[[float], optax.GradientTransformation]

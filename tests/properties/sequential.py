@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from tests.core import oracle, zoo
 from tests.kronecker import formulas
 from tests.properties import bases, plans
 from tests.properties.findings import BOUNDS, Finding, distance, figures, upcast
+from tests.properties.parts import Case, Shim, Wrapped
 
 Tree = Any
 Hyper = bases.Hyper
@@ -24,32 +25,17 @@ RHO = 0.2
 
 GAP = 1e-4
 """The smallest relative distance of two eigenvalues of a factor at which EKFAC's basis is still
-known to 1e-12; closer ones leave it to rounding, and the scales in it are not the same in any."""
+known to 1e-12; closer ones leave it to rounding, and the scales in it are not the same in any.
+A factor without full rank has such ones: the samples' order then moves the formula's own step."""
+
+BLUR = 0.25
+"""The largest part of a bound that may be the dtype's rounding of optax's own step, against that
+step in float64. Adam turns a gradient of the wrong sign, and normalisations of three nearly equal
+numbers leave few digits: what then is left of any step is rounding."""
 
 DTYPES = {"float64": 0.7, "float32": 0.2, "bfloat16": 0.1}
 SMOOTH = ("squared", "pseudo_huber", "welsch")
 """Losses that take outputs with positions."""
-
-
-class Shim(NamedTuple):
-    """A Flax model's stages where the oracle looks for a network's."""
-
-    stages: Any
-    has_batch_stats: bool = False
-    coupled_stages: int = 0
-
-    def bind(self, batch_stats: Tree, *, train: bool) -> Any:
-        """The stages as they are: they keep no statistics."""
-        del batch_stats, train
-        return self.stages
-
-
-class Case(NamedTuple):
-    """Parameters and a batch."""
-
-    params: Tree
-    x: jax.Array
-    y: jax.Array
 
 
 class World:
@@ -146,6 +132,7 @@ class World:
         states = {"on": tx.init(params), "off": off.init(params)}
         if self.base.plain is not None:
             states["optax"] = self.base.plain(hyper).init(params)
+            states["wide"] = self.base.plain(hyper).init(upcast(params))
         if self.base.method is not None:
             own, method = self.net.split(upcast(params)), self.base.method(hyper)
             states["dense"] = [
@@ -168,6 +155,7 @@ class World:
     ) -> tuple[dict[str, Tree], dict[str, Any], dict[str, jax.Array]]:
         """Steps, states after them and figures of the case, for a loss times `scale`."""
         params, x, y = case
+        wide = Case(*upcast(tuple(case)))
         running = self._running(params, scale)
         steps, after = {}, {}
         for label in ("on", "off"):
@@ -175,12 +163,9 @@ class World:
             step, after[label] = tx.update(running, states[label], params, batch=(x, y))
             steps[label] = self.net.split(step)
         if self.base.plain is not None:
-            gradient = jax.grad(functools.partial(self._mean_loss, x=x, y=y, scale=scale))(params)
-            gradient = jax.tree.map(jnp.add, gradient, running)
-            base = self.base.plain(hyper)
-            step, after["optax"] = base.update(gradient, states["optax"], params)
-            steps["optax"] = self.net.split(step)
-        wide = Case(*upcast(tuple(case)))
+            for label, own in {"optax": case, "wide": wide}.items():
+                step, after[label] = self._plain(own, states[label], hyper, scale)
+                steps[label] = self.net.split(step)
         game = self.game(hyper, scale, units)._replace(decay=scale * self.decay)
         if self.base.method is not None:
             p = zoo.Problem(self.stages, wide.params, wide.x, wide.y, self.problem.batch_stats)
@@ -193,6 +178,14 @@ class World:
         if self.kronecker and self.eigenbases:
             facts["gap"] = self._gap(wide, game)
         return steps, after, facts
+
+    def _plain(self, case: Case, state: Any, hyper: Hyper, scale: Any) -> tuple[Tree, Any]:
+        """The step of the optax optimizer in the dtype of the case, and its state after it."""
+        assert self.base.plain is not None
+        loss = functools.partial(self._mean_loss, x=case.x, y=case.y, scale=scale)
+        gradient = jax.grad(loss)(case.params)
+        gradient = jax.tree.map(jnp.add, gradient, self._running(case.params, scale))
+        return self.base.plain(hyper).update(gradient, state, case.params)
 
     def _mean_loss(self, params: Tree, x: jax.Array, y: jax.Array, scale: Any) -> jax.Array:
         if not self.coupled:
@@ -305,10 +298,13 @@ class World:
             fresh = start if self.kronecker else states
             hyper = self._tamed(case, fresh, hyper)
             steps, after, facts = self._one(case, fresh, hyper, 1.0, 1.0)
-            findings = list(self._exact(steps, after, float(facts["gap"])))
-            findings += self._permuted(case, fresh, hyper, steps, after)
-            findings += self._duplicated(case, fresh, hyper, steps)
-            findings += self._scaled(case, start, hyper, seed)
+            findings = list(self._taken(steps, after))
+            if float(facts["gap"]) >= GAP:
+                findings += self._exact(steps)
+                if self._sharp(steps):
+                    findings += self._permuted(case, fresh, hyper, steps, after)
+                    findings += self._duplicated(case, fresh, hyper, steps)
+                findings += self._scaled(case, start, hyper, seed)
             report = after["on"].report
             yield findings, max(abs(report.weight_max - 1), abs(report.weight_min - 1))
             states = after
@@ -323,14 +319,20 @@ class World:
     def _found(self, name: str, error: float, *, factor: float = 1.0) -> Finding:
         return Finding(name, error, factor * BOUNDS[self.dtype])
 
-    def _exact(self, steps: Any, after: Any, gap: float) -> Iterator[Finding]:
+    def _sharp(self, steps: Any) -> bool:
+        """Whether rounding leaves enough of optax's step to compare more than that with it."""
+        if "wide" not in steps:
+            return True
+        return distance(steps["optax"], steps["wide"]) <= BLUR * BOUNDS[self.dtype]
+
+    def _taken(self, steps: Any, after: Any) -> Iterator[Finding]:
         report = after["on"].report
         yield Finding("the step is taken", float(report.skipped), 0.0)
         kinds = {leaf.dtype.name for leaf in jax.tree.leaves(steps["on"])}
         yield Finding("dtypes stay", float(kinds != {self.dtype}), 0.0)
-        if gap < GAP:
-            return
-        if "dense" in steps:
+
+    def _exact(self, steps: Any) -> Iterator[Finding]:
+        if "dense" in steps and self._sharp(steps):
             yield self._found("fast equals dense", distance(steps["on"], steps["dense"]))
         if "optax" in steps:
             name = "feedback off equals the base"
@@ -364,6 +366,7 @@ class World:
         model = self.terminal != "gradient"
         most = 4 if model else 1  # rho of the gradient model grows with the scale
         s = float(2.0 ** np.random.default_rng(seed).integers(-3, most))
+        hyper = self._tamed(case, start, hyper)  # it was for the states after other steps
         other = self.base.scaled(hyper, s)
         now, then = start, self.init(other) if "initial_scale" in hyper else start
         for _ in range(1 if self.kronecker else 2):
@@ -374,14 +377,8 @@ class World:
                 yield self._found("scaled loss, same step", distance(got["on"], want["on"]))
                 error = distance(figures(then["on"].report), figures(now["on"].report))
                 yield self._figures("scaled loss, same weights", error)
-            elif "dense" in want and not self.coupled:
+            elif "dense" in want and not self.coupled and self._sharp(want):
                 name = "scaled loss, scaled gradient model"
                 yield self._found(name, distance(got["on"], want["dense"]))
                 if self.base.method is not None:
                     then["dense"] = now["dense"]
-
-
-class Wrapped(NamedTuple):
-    """A curvature without a formula, where the oracle looks for a method."""
-
-    curvature: gt.curvature.Curvature
