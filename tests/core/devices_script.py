@@ -165,12 +165,10 @@ def compare_keys() -> None:
 
 def main() -> None:
     jax.config.update("jax_enable_x64", True)
+    jax.config.update("jax_disable_most_optimizations", True)  # all runs a few times only
     p = zoo.problem("tiny", batch=2 * DEVICES)
-    for method, alias in ALIASES.items():
-        for rollout in ROLLOUTS:
-            compare(
-                f"{method}, {rollout}", p, functools.partial(alias, p.net, LOSS, rollout=rollout)
-            )
+    for (method, alias), rollout in zip(ALIASES.items(), ROLLOUTS, strict=True):
+        compare(f"{method}, {rollout}", p, functools.partial(alias, p.net, LOSS, rollout=rollout))
     compare_local_copies(p, functools.partial(gt.sgd, p.net, LOSS, learning_rate=0.1))
     rules.keep_limit = lambda x, g: 0
     p = zoo.problem("conv_1d", batch=DEVICES)

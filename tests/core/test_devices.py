@@ -3,9 +3,12 @@
 from gtddp_jax.game.rollout import ROLLOUTS
 from tests.conftest import RunPython
 
+METHODS = ("sgd", "adam")
+"""Each with one of the rollouts: how a batch is spread does not know the other choice."""
+
 
 def test_many_devices_equal_one(run_python: RunPython) -> None:
-    cases = [f"{method}, {rollout}" for method in ("sgd", "adam") for rollout in ROLLOUTS]
+    cases = [f"{method}, {rollout}" for method, rollout in zip(METHODS, ROLLOUTS, strict=True)]
     cases += ["recomputed gradients of convolutions", "batch normalisation"]
     ways = ("pmap", "shard_map", "sharded_jit")
     result = run_python("-W", "error", "-m", "tests.core.devices_script", devices=4, timeout=300)

@@ -91,6 +91,7 @@ def refuse_gram(p: zoo.Problem) -> None:
 
 def main() -> None:
     jax.config.update("jax_enable_x64", True)
+    jax.config.update("jax_disable_most_optimizations", True)  # all runs a few times only
     p = zoo.problem("tiny", batch=2 * DEVICES)
     compare(p)
     refuse_gram(p)

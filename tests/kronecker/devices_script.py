@@ -27,6 +27,7 @@ def compare(label: str, p: zoo.Problem, build: Build) -> None:
 
 def main() -> None:
     jax.config.update("jax_enable_x64", True)
+    jax.config.update("jax_disable_most_optimizations", True)  # all runs a few times only
     p = zoo.problem("tiny", batch=2 * DEVICES)
     common = {"learning_rate": 0.1, "damping": 0.1, **PERIODS}
     pair = functools.partial(gt.kfac, p.net, LOSS, cooperative="joint", **common)
