@@ -314,7 +314,9 @@ class World:
         rate = self.base.rate
         _, _, facts = self._one(case, states, hyper, 1.0, 1.0)
         factor = RHO / max(float(facts["rho"]), 1e-12)
-        return hyper | {rate: min(hyper[rate] * factor, 10.0)}
+        # Where rho is 0 nothing else bounds the step, and far from the outputs rounding grows.
+        most = 10.0 if self.dtype == "float64" else 1.0
+        return hyper | {rate: min(hyper[rate] * factor, most)}
 
     def _found(self, name: str, error: float, *, factor: float = 1.0) -> Finding:
         return Finding(name, error, factor * BOUNDS[self.dtype])
