@@ -18,6 +18,7 @@ at run time where jaxtyping's import hook is installed (`tests/package/test_shap
 | `Outputs`   | a network's outputs: an array [B, ...] or a tree of such                    |
 | `Batch`     | inputs or targets, as they come: an array [B, ...] or a tree of such        |
 | `Inputs`    | one array of inputs [B, ...], of JAX or NumPy, of any dtype                 |
+| `InputsLike` | `Inputs`, or only their shape and dtype, as `jax.ShapeDtypeStruct`           |
 | `Loss`      | `loss(outputs, targets) -> [B]`                                             |
 | `PerSample` | one number a sample                                                         |
 | `Scalar`, `Flag`, `Count` | an array of shape (): floating point, boolean, integer        |
@@ -27,8 +28,9 @@ at run time where jaxtyping's import hook is installed (`tests/package/test_shap
 """
 
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+import jax
 import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
@@ -43,6 +45,25 @@ else:
     Batch = PyTree
 
 Inputs: TypeAlias = Shaped[Array, "B ..."] | Shaped[np.ndarray, "B ..."]
+
+if TYPE_CHECKING:  # to static checkers, jax.ShapeDtypeStruct is partly unknown
+
+    class InputsLike(Protocol):
+        """What has the shape and the dtype of inputs."""
+
+        @property
+        def shape(self) -> tuple[int, ...]:
+            """[B, ...]."""
+            ...
+
+        @property
+        def dtype(self) -> Any:
+            """Of the numbers."""
+            ...
+
+else:
+    InputsLike = Inputs | jax.ShapeDtypeStruct
+
 PerSample: TypeAlias = Float[Array, " B"]
 Scalar: TypeAlias = Float[Array, ""]
 Flag: TypeAlias = Bool[Array, ""]

@@ -1,5 +1,7 @@
 """Curvatures: what stands for Q_uu (DESIGN §5)."""
 
+from collections.abc import Callable
+
 from gtddp_jax.curvature.adam import adam
 from gtddp_jax.curvature.base import Curvature, Move, Place, Policy
 from gtddp_jax.curvature.ekfac import ekfac
@@ -8,7 +10,7 @@ from gtddp_jax.curvature.identity import identity
 from gtddp_jax.curvature.kfac import kfac
 from gtddp_jax.curvature.rmsprop import rmsprop
 
-CURVATURES = {
+CURVATURES: dict[str, Callable[..., Curvature]] = {
     "identity": identity,
     "rmsprop": rmsprop,
     "adam": adam,

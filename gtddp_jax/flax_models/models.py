@@ -160,14 +160,14 @@ class LinenModel(Model):
     ) -> None:
         self._module, self._method = module, method
         self._train, self._eval = dict(apply_kwargs), dict(eval_kwargs)
-        self.rng_collections = tuple(sorted(streams))
+        self.rng_collections: tuple[str, ...] = tuple(sorted(streams))
         with _naming_streams():
             variables = jax.eval_shape(self._init, jax.random.key(0), example)
         if "params" not in variables:
             raise NetworkError(f"from_flax: {type(module).__name__} has no parameters.")
-        self.collections = tuple(sorted(set(variables) - {"params"}))
+        self.collections: tuple[str, ...] = tuple(sorted(set(variables) - {"params"}))
         self._describe(variables["params"])
-        self.state = self._pack(variables)
+        self.state: Tree = self._pack(variables)
 
     def _init(self, key: jax.Array, inputs: Any) -> Any:
         names = ("params", *self.rng_collections)

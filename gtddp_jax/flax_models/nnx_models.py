@@ -34,7 +34,7 @@ class NnxModel(Model):
             raise NetworkError(f"from_flax: {type(module).__name__} has no parameters.")
         self._describe(params)
         self._initial = nnx.as_pure(params), nnx.as_pure(rest)
-        self.state = jax.tree.map(
+        self.state: Any = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self._initial[1]
         )
         self._rest = jax.tree.structure(rest)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from gtddp_jax.core.samples import Samples, varying
 from gtddp_jax.core.trees import inner, wide
-from gtddp_jax.core.types import Tree
+from gtddp_jax.core.types import Outputs, Tree
 from gtddp_jax.curvature.base import Move
 from gtddp_jax.flax_models.forms import matrix_data
 from gtddp_jax.flax_models.gradients import Idle, Joint, Part, Seen
@@ -64,7 +64,8 @@ class FlaxPass(Pass):
                 "were traced outside. Pass jax.shard_map(..., check_vma=False), or use jit with a "
                 "sharded batch, which needs nothing."
             )
-        self.reading, self.params = reading, list(params)
+        self.reading: Reading = reading
+        self.params: list[Any] = list(params)
         program = reading.traced.program
         start = program.start(params=params, state=state, rngs=rngs, inputs=inputs)
         self._fixed = fixed_values(reading.traced, reading.plan, start)
@@ -81,8 +82,9 @@ class FlaxPass(Pass):
         shifts = samples.local_copy((uses, live))
         flat, self._pull, aux = jax.vjp(self._run, shifts, has_aux=True)
         rest, self._read, self._constants, self._old = aux
-        self.outputs, after = jax.tree.unflatten(program.structure, [*flat, *rest])
-        self.batch_stats = _common(after, samples)
+        outputs, after = jax.tree.unflatten(program.structure, [*flat, *rest])
+        self.outputs: Outputs = outputs
+        self.batch_stats: Tree = _common(after, samples)
         self._replay: Replay | None = None
 
     def _zeros(self, value: Value) -> jax.Array:

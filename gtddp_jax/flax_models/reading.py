@@ -35,7 +35,7 @@ class Reading:
 
     traced: Traced
     uses: tuple[Use, ...]
-    owners: Sequence[frozenset]
+    owners: Sequence[frozenset[int]]
     members: tuple[Member, ...]
     forms: dict[str, Form]
     plan: Schedule

@@ -36,7 +36,7 @@ class Schedule:
 
 
 def schedule(
-    traced: Traced, uses: Sequence[Use], owners: Sequence[frozenset], members: Sequence[Member]
+    traced: Traced, uses: Sequence[Use], owners: Sequence[frozenset[int]], members: Sequence[Member]
 ) -> Schedule:
     """Distributes the equations that the outputs need over the stages.
 
@@ -130,7 +130,7 @@ class Evaluation:
 
     def __init__(self, traced: Traced, plan: Schedule, values: dict[Value, Any]) -> None:
         self._equations, self._plan = traced.program.equations, plan
-        self.values = dict(values)
+        self.values: dict[Value, Any] = dict(values)
 
     def forget(self) -> None:
         """Drops the values of parameters and of the batch, to be made anew when read."""

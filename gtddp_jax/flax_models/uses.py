@@ -103,7 +103,9 @@ def _checked(
     return tuple(outputs)
 
 
-def find_uses(traced: Traced, paths: Sequence[Path]) -> tuple[tuple[Use, ...], list[frozenset]]:
+def find_uses(
+    traced: Traced, paths: Sequence[Path]
+) -> tuple[tuple[Use, ...], list[frozenset[int]]]:
     """All uses in order, and for each value the parameters that it is made of.
 
     Args:

@@ -2,9 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-import jax
-
-from gtddp_jax.core.types import Inputs
+from gtddp_jax.core.types import InputsLike
 from gtddp_jax.network.facts import facts
 from gtddp_jax.network.program import Params
 from gtddp_jax.network.table import aligned
@@ -19,7 +17,7 @@ HEADER = ("stage", "player", "layer", "input", "output", "parameters", "rule", "
 def explain(
     net: "Network",
     params: Params,
-    x: Inputs | jax.ShapeDtypeStruct,
+    x: InputsLike,
     curvature: "Curvature | None" = None,
 ) -> str:
     """Stage by stage: players, shapes, cost rule at this batch size, live states, sizes."""

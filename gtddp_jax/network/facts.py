@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 
-from gtddp_jax.core.types import Inputs
+from gtddp_jax.core.types import InputsLike
 from gtddp_jax.network.modes import FRESH, bind
 from gtddp_jax.network.naming import layer_label
 from gtddp_jax.network.program import Params, Stage, Value
@@ -59,9 +59,7 @@ class StageFacts(NamedTuple):
     live: tuple[Shape, ...]
 
 
-def facts(
-    net: "Network", params: Params, x: Inputs | jax.ShapeDtypeStruct
-) -> tuple[StageFacts, ...]:
+def facts(net: "Network", params: Params, x: InputsLike) -> tuple[StageFacts, ...]:
     """Describes the game at a batch's shape; nothing is computed.
 
     Args:

@@ -19,7 +19,8 @@ class Lowering:
         self._namer = Namer()
         self._values = 0
         source = self._values
-        self.steps, target = self._sequence(layers, source, "Network")
+        steps, target = self._sequence(layers, source, "Network")
+        self.steps: list[list[Op]] = steps
         if not any(isinstance(op, Act) for step in self.steps for op in step):
             raise NetworkError("Network: no layer has parameters; there is nothing to train.")
         self.stages: tuple[Stage, ...] = close_stages(self.steps, source, target)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
 from gtddp_jax.core.samples import Samples
-from gtddp_jax.core.types import AxisName, Inputs, Tree
+from gtddp_jax.core.types import AxisName, Inputs, InputsLike, Tree
 from gtddp_jax.network.blocks import Layer, as_layers
 from gtddp_jax.network.errors import NetworkError
 from gtddp_jax.network.lowering import lower
@@ -150,7 +150,7 @@ class Network(Playable):
                 values[op.target] = ready(params, *xs)
         return {"params": params, "batch_stats": statistics}
 
-    def check(self, x: Inputs | jax.ShapeDtypeStruct) -> None:
+    def check(self, x: InputsLike) -> None:
         """Probes every layer with two random samples of the shape of `x` [B, ...].
 
         Raises:
@@ -310,7 +310,7 @@ class Network(Playable):
     def explain(
         self,
         params: Params,
-        x: Inputs | jax.ShapeDtypeStruct,
+        x: InputsLike,
         curvature: "Curvature | None" = None,
     ) -> str:
         """The game as a table: stages, players, shapes, live states, cost rules, sizes.

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gtddp_jax.core.types import Inputs
+from gtddp_jax.core.types import InputsLike
 from gtddp_jax.network.errors import NetworkError
 from gtddp_jax.network.naming import layer_label
 from gtddp_jax.network.program import Act, Add, Map, Op, Params, Stage
@@ -114,7 +114,7 @@ def _keeps_samples_apart(op: Op, x: jax.ShapeDtypeStruct) -> bool:
     return isinstance(op, Add)
 
 
-def check_stages(stages: tuple[Stage, ...], x: Inputs | jax.ShapeDtypeStruct) -> None:
+def check_stages(stages: tuple[Stage, ...], x: InputsLike) -> None:
     """Checks the shapes of freshly made layers, and by random samples that they are separate.
 
     Raises:

@@ -89,11 +89,12 @@ class ByAutodiff(Linearised):
     ) -> None:
         self._apply = apply_fn
         self._params = own = Samples(0, axis_name).local_copy(params)
-        outputs, self._pull_outputs, self.aux = jax.vjp(apply_fn, own, has_aux=True)
-        self.expansion = terminal.expand(loss, outputs)
+        outputs, self._pull_outputs, aux = jax.vjp(apply_fn, own, has_aux=True)
+        self.aux: Tree = aux
+        self.expansion: Expansion = terminal.expand(loss, outputs)
         value, self._pull_loss = jax.vjp(loss, outputs)
         self._dtype = value.dtype
-        self.samples = Samples(value.shape[0], axis_name)
+        self.samples: Samples = Samples(value.shape[0], axis_name)
 
     def _pull(self, cotangent: jax.Array) -> Tree:
         """`sum_i cotangent_i G_i` over this device's samples."""
@@ -165,12 +166,12 @@ class ByPlayers(Linearised):
         terminal: Terminal,
         axis_name: AxisName,
     ) -> None:
-        self.samples = Samples(inputs.shape[0], axis_name)
+        self.samples: Samples = Samples(inputs.shape[0], axis_name)
         params = self.samples.local_copy(params)
         self._net, self._inputs, self._params = net, inputs, params
         stages = net.bind()
         trajectory = adjoints.forward(stages, params, inputs)
-        self.expansion = terminal.expand(loss, trajectory.outputs)
+        self.expansion: Expansion = terminal.expand(loss, trajectory.outputs)
         back = adjoints.backward(stages, trajectory, self.expansion.line.gradient)
         self._gradients: dict[str, SampleGradients] = {}
         done: jax.Array | None = None

@@ -82,7 +82,7 @@ class Checkpoints:
         from orbax.checkpoint import checkpoint_managers as managers
 
         check_kept(keep, keep_best)
-        self.folder = folder.absolute()
+        self.folder: Path = folder.absolute()
         best = managers.BestN(
             get_metric_fn=lambda metrics: metrics[ACCURACY],
             n=keep_best,

@@ -93,7 +93,7 @@ class Steps:
             self._way.program(step), donate_argnums=0, out_shardings=placement.whole
         )
         self._compiled: dict[tuple[int, ...], Callable[..., TrainState]] = {}
-        self.compile_seconds = 0.0
+        self.compile_seconds: float = 0.0
 
     def compile(self, state: TrainState, part: Any, rows: np.ndarray) -> None:
         """Compiles what `__call__` with the same arguments will need."""

@@ -75,8 +75,9 @@ class Trainer:
             ValueError: If a batch is larger than the training part, or cannot be divided among the
                 devices.
         """
-        self.method, self.batch_size = method, batch_size
-        self.steps_per_epoch = steps_per_epoch(feed.samples, batch_size)
+        self.method: Method = method
+        self.batch_size: int = batch_size
+        self.steps_per_epoch: int = steps_per_epoch(feed.samples, batch_size)
         placement.check_batch(batch_size)
         self._net, self._feed, self._placement, self._dispatch = net, feed, placement, dispatch
         first = initial_variables(net, feed, seed=0)

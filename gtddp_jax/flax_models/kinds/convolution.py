@@ -19,7 +19,7 @@ class Conv(UseSums):
 
     def __init__(self, site: Site, layer: ConvLayer) -> None:
         super().__init__(site)
-        self.act = Act("", layer, 0, 1)
+        self.act: Act = Act("", layer, 0, 1)
 
     def _data(self) -> tuple[jax.Array, jax.Array]:
         return self.site.inputs[0], self.site.adjoints[0]

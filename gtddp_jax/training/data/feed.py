@@ -69,9 +69,9 @@ class Feed:
         self._augment = look_up(AUGMENTATIONS, augmentation, "augmentation")
         self._seed = seed
         self._scale = (dataset.channel_mean, dataset.channel_std) if normalise else None
-        self.samples = len(dataset.train_labels)
-        self.train = _put(dataset.train_images, dataset.train_labels, sharding)
-        self.validation = _put(dataset.validation_images, dataset.validation_labels, sharding)
+        self.samples: int = len(dataset.train_labels)
+        self.train: Part = _put(dataset.train_images, dataset.train_labels, sharding)
+        self.validation: Part = _put(dataset.validation_images, dataset.validation_labels, sharding)
 
     def batch(
         self,
