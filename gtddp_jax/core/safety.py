@@ -1,5 +1,7 @@
 """A step that is not finite is not taken (DESIGN §9)."""
 
+from collections import Counter
+
 import jax
 import jax.numpy as jnp
 
@@ -18,19 +20,51 @@ def all_finite(*trees: Tree) -> Flag:
     return jnp.isfinite(jnp.stack([s.astype(jnp.float32) for s in sums])).all()
 
 
-def guarded_vdot(a: Tree, b: Tree, guard: Tree) -> Scalar:
-    """The inner product of `a` and `b`, not finite if the square of a number in `guard` is not.
+def guarded_vdot(a: Tree, b: Tree, guard: Tree, riders: Tree = ()) -> Scalar:
+    """The inner product of `a` and `b`; not finite if something it looks at on the way is not.
 
-    In at least float32. One pass over the arrays for both; small arrays are laid end to end.
+    One pass over the arrays for all of it; small arrays are laid end to end. In at least float32.
+
+    Args:
+        a: a tree of arrays.
+        b: a tree like `a`.
+        guard: a tree like `a`; the squares of its numbers must be finite.
+        riders: any arrays, whose numbers must be finite. Each is looked at together with an array
+            of `a` of its shape (the n-th with the n-th), if there is one.
     """
+    leaves = [jax.tree.leaves(tree) for tree in (a, b, guard)]
+    seats, alone = _seated([x.shape for x in leaves[0]], riders)
 
-    def products(a: jax.Array, b: jax.Array, g: jax.Array) -> jax.Array:
-        return jnp.where(jnp.isfinite(jnp.square(wide(g))), wide(a) * wide(b), jnp.nan).ravel()
+    def products(a: jax.Array, b: jax.Array, g: jax.Array, others: list[jax.Array]) -> jax.Array:
+        fine = jnp.isfinite(jnp.square(wide(g)))
+        for other in others:
+            fine &= jnp.isfinite(other)
+        return jnp.where(fine, wide(a) * wide(b), jnp.nan).ravel()
 
-    parts = jax.tree.leaves(jax.tree.map(products, a, b, guard))
+    parts = [products(*row) for row in zip(*leaves, seats, strict=True)]
     small = [x for x in parts if x.size <= PACKED]
     large = [x for x in parts if x.size > PACKED]
-    return jnp.stack([x.sum() for x in large + ([jnp.concatenate(small)] if small else [])]).sum()
+    total = jnp.stack([x.sum() for x in large + ([jnp.concatenate(small)] if small else [])]).sum()
+    return jnp.where(all_finite(alone), total, jnp.nan) if alone else total
+
+
+def _seated(
+    shapes: list[tuple[int, ...]], riders: Tree
+) -> tuple[list[list[jax.Array]], list[jax.Array]]:
+    """Riders for each array of these shapes, and those that found none."""
+    places: dict[tuple[int, ...], list[int]] = {}
+    for place, shape in enumerate(shapes):
+        places.setdefault(shape, []).append(place)
+    seats: list[list[jax.Array]] = [[] for _ in shapes]
+    alone: list[jax.Array] = []
+    seen: Counter[tuple[int, ...]] = Counter()
+    for rider in map(jnp.asarray, jax.tree.leaves(riders)):
+        if not jnp.issubdtype(rider.dtype, jnp.inexact):
+            continue
+        own = places.get(rider.shape)
+        (seats[own[seen[rider.shape] % len(own)]] if own else alone).append(rider)
+        seen[rider.shape] += 1
+    return seats, alone
 
 
 def choose(ok: Flag, new: Tree, old: Tree) -> Tree:

@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from gtddp_jax.evidence.cells import Cell
@@ -37,8 +38,8 @@ TOGETHER = ("residual-mlp",)
 filter for each seed they are many times slower on a CPU. Not with Kronecker curvature either, whose
 eigenvectors would be computed at every step."""
 
-WARM_UP, CHUNK, ROUNDS = 12, 4, 9
-"""Of the timing: steps before it, steps in a chunk, chunks of each method."""
+WARM_UP, CHUNK, ROUNDS, LEAST = 16, 8, 11, 0.05
+"""Of the timing: steps before it, steps in a call, rounds, seconds of a method in each round."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,7 +193,7 @@ class Lab:
 
 
 def step_seconds(trainers: Mapping[str, Trainer]) -> dict[str, np.ndarray]:
-    """Seconds of a chunk of real training steps of each trainer, in each of `ROUNDS` rounds."""
+    """Seconds of `CHUNK` real training steps of each trainer, in each of `ROUNDS` rounds."""
 
     def chunks(trainer: Trainer) -> Callable[[], None]:
         order = np.concatenate([trainer.rows((0,), 0, trainer.steps_per_epoch)] * WARM_UP)
@@ -201,12 +202,12 @@ def step_seconds(trainers: Mapping[str, Trainer]) -> dict[str, np.ndarray]:
 
         def advance() -> None:
             nonlocal state, first
-            state = trainer.train(state, order[first : first + CHUNK])
+            state = jax.block_until_ready(trainer.train(state, order[first : first + CHUNK]))
             first = (first + CHUNK) % (len(order) - CHUNK)
 
         return advance
 
-    return interleaved({name: chunks(trainer) for name, trainer in trainers.items()}, ROUNDS)
+    return interleaved({name: chunks(trainer) for name, trainer in trainers.items()}, ROUNDS, LEAST)
 
 
 def _costs_like(cell: Cell) -> Cell:

@@ -1,5 +1,6 @@
 """Interleaved timing of jitted steps: ratios from one run, medians over rounds."""
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -33,16 +34,30 @@ def compiled(step: Callable[..., Any], *arguments: Any) -> tuple[Callable[[], An
     return lambda: jax.block_until_ready(program(*arguments)), peak / 2**20
 
 
-def interleaved(steps: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, np.ndarray]:
-    """Seconds of each step in each round; all steps run once in every round."""
-    for step in steps.values():
+def interleaved(
+    steps: Mapping[str, Callable[[], Any]], rounds: int, least: float = 0.0
+) -> dict[str, np.ndarray]:
+    """Seconds of each step in each round; all steps have their turn in every round.
+
+    Args:
+        steps: what is timed, by name.
+        rounds: how many turns each has.
+        least: seconds that a turn takes at least; a step that is shorter runs so many times in a
+            row (what was in caches belongs to the step before it), and a call's mean is returned.
+    """
+    turns = {}
+    for name, step in steps.items():
         step()
+        start = time.perf_counter()
+        step()
+        turns[name] = max(1, math.ceil(least / (time.perf_counter() - start)))
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(rounds):
         for name, step in steps.items():
             start = time.perf_counter()
-            step()
-            seconds[name].append(time.perf_counter() - start)
+            for _ in range(turns[name]):
+                step()
+            seconds[name].append((time.perf_counter() - start) / turns[name])
     return {name: np.array(values) for name, values in seconds.items()}
 
 

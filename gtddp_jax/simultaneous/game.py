@@ -177,10 +177,8 @@ class Game:
         # looked at, because with a second moment of infinity a step is zero. Scalars may be
         # infinite: a schedule that has seen no loss yet remembers its best so.
         old = [leaf for leaf in jax.tree.leaves(state.base) if jnp.ndim(leaf)]
-        first_order = guarded_vdot(q, step, context.base.total(q))
-        ok = linearised.samples.all(
-            all_finite(value, w, first_order, model_state, linearised.aux, params, old)
-        )
+        first_order = guarded_vdot(q, step, context.base.total(q), riders=(params, old))
+        ok = linearised.samples.all(all_finite(value, w, first_order, model_state, linearised.aux))
         report = common_figures(
             state.report,
             linearised.samples,

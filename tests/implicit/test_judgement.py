@@ -81,6 +81,28 @@ def test_a_product_with_a_guard(dtype: Any) -> None:
             assert not jnp.isfinite(guarded_vdot(a, b, spoiled)), (name, bad)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32, jnp.bfloat16])
+def test_arrays_that_ride_along(dtype: Any) -> None:
+    """One number that is not finite spoils the product, wherever it stands; others do nothing."""
+    rng = np.random.default_rng(0)
+    shapes = [(3, 2), (3, 2), (PACKED // 8, 10), (4,), ()]
+
+    def arrays(*shapes: tuple[int, ...]) -> list[jax.Array]:
+        return [jnp.asarray(rng.normal(size=shape), dtype) for shape in shapes]
+
+    a, b, guard = arrays(*shapes), arrays(*shapes), arrays(*shapes)
+    # Three for two seats, one for each other shape but one, and a shape without a seat.
+    riders = [*arrays((3, 2), (3, 2), (3, 2), (PACKED // 8, 10), (), (7,)), jnp.arange(4)]
+    want = guarded_vdot(a, b, guard)
+    assert jnp.isfinite(want)
+    np.testing.assert_array_equal(guarded_vdot(a, b, guard, riders), want)
+    for place, rider in enumerate(riders[:-1]):
+        for bad in (jnp.nan, jnp.inf, -jnp.inf):
+            spoiled = [*riders]
+            spoiled[place] = rider.at[(-1,) * rider.ndim].set(bad)
+            assert not jnp.isfinite(guarded_vdot(a, b, guard, spoiled)), (place, bad)
+
+
 def test_finished_numbers_are_the_same() -> None:
     x = jnp.array([0.0, -0.0, 1.5, jnp.inf, -jnp.inf, jnp.nan])
     for dtype in (jnp.float64, jnp.bfloat16):
