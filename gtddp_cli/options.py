@@ -38,6 +38,7 @@ StudyName = Literal[
     "defaults",
     "rivals",
     "longer",
+    "prediction",
 ]
 CheckpointName = Literal["latest", "best"]
 

@@ -1,7 +1,8 @@
 """What the default settings do over a grid of rates: does it help, can it hurt?"""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Any, NamedTuple
 
 from gtddp_jax.evidence.cells import Cell, grid, usual
 from gtddp_jax.evidence.comparison import BOTH_TIMES, Comparison, compare, table
@@ -19,43 +20,64 @@ RATES: dict[str, tuple[float, ...]] = {
 }
 """About a decade around the best rate of the base on these problems, by base."""
 
-MLP = {"network": "residual-mlp", "batch_size": 32, "epochs": 12}
-LARGER = {
-    "network": "residual-conv-stride",
-    "batch_size": 128,
-    "epochs": EPOCHS["fashion_mnist"],
-    "subset": SUBSETS["fashion_mnist"],
+
+class Problem(NamedTuple):
+    """A network with the numbers of its training, and what is compared on it.
+
+    Attributes:
+        changes: Fields of `Cell` that are not as usual.
+        rates: Learning rates, by base.
+        variants: What the base is compared with.
+    """
+
+    changes: dict[str, Any]
+    rates: dict[str, tuple[float, ...]]
+    variants: tuple[str, ...] = VARIANTS
+
+
+MIDDLE = {"sgd": (0.01, 0.03), "adam": (1e-3, 3e-3), "rmsprop": (1e-3, 3e-3)}
+"""The rates of `RATES` in the middle, for networks whose runs take longer."""
+
+PROBLEMS: dict[str, tuple[Problem, ...]] = {
+    "digits": (
+        Problem({"network": "residual-mlp", "batch_size": 32, "epochs": 12}, RATES),
+        Problem({"network": "residual-conv", "epochs": EPOCHS["digits"]}, MIDDLE, ("implicit",)),
+    ),
+    "fashion_mnist": (
+        Problem(
+            {
+                "network": "residual-conv-stride",
+                "batch_size": 128,
+                "epochs": EPOCHS["fashion_mnist"],
+                "subset": SUBSETS["fashion_mnist"],
+            },
+            MIDDLE,
+            ("implicit", "sequential"),
+        ),
+    ),
 }
-
-PROBLEMS: dict[str, tuple[tuple[dict[str, Any], dict[str, tuple[float, ...]]], ...]] = {
-    "digits": ((MLP, RATES),),
-    "fashion_mnist": ((LARGER, {base: RATES[base][1:3] for base in ("sgd", "adam")}),),
-}
-"""Network with its numbers, and rates by base, for each data set."""
+"""What is trained, for each data set."""
 
 
-def problems(options: Options) -> list[Cell]:
-    """The base optimizers at all their rates."""
+def problems(options: Options) -> Iterator[Cell]:
+    """All cells but those of the bases."""
     if options.quick:
-        return list(grid(usual("digits", "adam", **SMALL), rate=(1e-3, 1e-2)))
-    found = []
+        yield from grid(usual("digits", "adam", **SMALL), rate=(1e-3, 1e-2), variant=VARIANTS)
+        return
     for dataset in options.datasets:
-        for changes, all_rates in PROBLEMS.get(dataset, ()):
-            for base, rates in all_rates.items():
-                found += list(grid(usual(dataset, base, **changes), rate=rates))
-    return found
+        for problem in PROBLEMS.get(dataset, ()):
+            for base, rates in problem.rates.items():
+                cell = usual(dataset, base, **problem.changes)
+                yield from grid(cell, rate=rates, variant=problem.variants)
 
 
 def study(options: Options) -> Section:
     """Trains every base at every rate, alone and in both games with their defaults."""
-    return report(options, "defaults", "Default settings over a decade of rates", VARIANTS)
-
-
-def report(options: Options, name: str, title: str, variants: Sequence[str]) -> Section:
-    """A section with table, picture and verdicts for some variants on `problems`."""
+    name, title = "defaults", "Default settings over a decade of rates"
     rows: list[Comparison] = []
-    for base in problems(options):
-        rows += compare(lab(options), grid(base, variant=variants), seeds(options, base.dataset))
+    for _, cells in groupby(problems(options), lambda cell: cell.setting):
+        own = list(cells)
+        rows += compare(lab(options), own, seeds(options, own[0].dataset))
     pictures = comparison_intervals(rows, options.out, name, _label)
     text = "\n\n".join(
         [
@@ -81,26 +103,36 @@ def _label(row: Comparison) -> str:
 def verdicts(rows: Sequence[Comparison]) -> str:
     """How often each variant is better, worse, or neither, beyond the 95 % interval."""
     lines = [
-        "| method | cells | diverges where the base does not | trains where the base diverges | "
-        "run average: better / worse | final loss: better / worse | validation: better / worse | "
-        "equal time, final loss: better / worse | variance: lower / higher |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| network | method | cells | diverges where the base does not | "
+        "trains where the base diverges | run average: better / worse | "
+        "final loss: better / worse | validation: better / worse | "
+        "equal time, final loss: better / worse | equal time, validation: better / worse | "
+        "variance: lower / higher |",
+        "|" + "---|" * 11,
     ]
-    groups: dict[tuple[str, str], list[Comparison]] = {}
+    groups: dict[tuple[str, str, str], list[Comparison]] = {}
     for row in rows:
         kind = "without momentum" if row.cell.base in ("plain_sgd", "rmsprop") else "with momentum"
-        groups.setdefault((row.cell.variant, kind), []).append(row)
-    for (variant, kind), own in groups.items():
+        groups.setdefault((row.cell.network, row.cell.variant, kind), []).append(row)
+    for (network, variant, kind), own in groups.items():
         counts = [_count(own, name, lower) for name, lower in _FIGURES.items()]
         fails = sum(bool((row.ours.diverged & ~row.base_diverged).any()) for row in own)
         saves = sum(bool((~row.ours.diverged & row.base_diverged).any()) for row in own)
         lines.append(
-            f"| {variant}, {kind} | {len(own)} | {fails} | {saves} | {' | '.join(counts)} |"
+            f"| {network} | {variant}, {kind} | {len(own)} | {fails} | {saves} | "
+            f"{' | '.join(counts)} |"
         )
     return "\n".join(lines)
 
 
-_FIGURES = {"average": -1, "final": -1, "accuracy": 1, "later_final": -1, "variance": -1}
+_FIGURES = {
+    "average": -1,
+    "final": -1,
+    "accuracy": 1,
+    "later_final": -1,
+    "later_accuracy": 1,
+    "variance": -1,
+}
 """Estimates by name, with the sign that is better."""
 
 

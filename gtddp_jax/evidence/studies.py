@@ -5,6 +5,7 @@ from collections.abc import Callable
 from gtddp_jax.evidence import defaults, longer, rivals
 from gtddp_jax.evidence.figures import figure1, figure4, figure6c, figure7b
 from gtddp_jax.evidence.paper import figure6, figure8, table2
+from gtddp_jax.evidence.prediction import study as prediction
 from gtddp_jax.evidence.section import Options, Section
 
 STUDIES: dict[str, Callable[[Options], Section]] = {
@@ -18,5 +19,6 @@ STUDIES: dict[str, Callable[[Options], Section]] = {
     "defaults": defaults.study,
     "rivals": rivals.study,
     "longer": longer.study,
+    "prediction": prediction.study,
 }
 """What `gtddp reproduce` can do."""

@@ -1,0 +1,1 @@
+"""How well a part of the network predicts for all of it, and how much of that is needed."""
