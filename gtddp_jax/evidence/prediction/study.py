@@ -135,15 +135,22 @@ def _watched(
     }
 
 
-def _correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Mean over seeds and batches of the correlation over samples; arrays [seeds, batches, B]."""
+def _correlation(a: np.ndarray, b: np.ndarray) -> float | None:
+    """Mean over seeds and batches of the correlation over samples; arrays [seeds, batches, B].
+
+    None if a run was not finite.
+    """
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return None
     a, b = (x - x.mean(-1, keepdims=True) for x in (a, b))
     size = np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
     return float(((a * b).sum(-1) / np.where(size > 0, size, np.inf)).mean())
 
 
-def _slope(y: np.ndarray, x: np.ndarray) -> float:
-    """Median over seeds and batches of the regression of y on x through the origin."""
+def _slope(y: np.ndarray, x: np.ndarray) -> float | None:
+    """Median over seeds and batches of the regression of y on x through the origin, or None."""
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        return None
     square = (x * x).sum(-1)
     return float(np.median((x * y).sum(-1) / np.where(square > 0, square, np.inf)))
 
@@ -192,8 +199,8 @@ def _text(rows: list[dict[str, Any]], benefit: list[dict[str, Any]]) -> str:
     ]
     for row in rows:
         cells = [str(row[name]) for name in ("base", "blocks", "width", "norm", "batch")]
-        cells += [" / ".join(f"{x:.2f}" for x in row["correlation"][n].values()) for n in names]
-        cells += [" / ".join(f"{x:.1f}" for x in kappa.values()) for kappa in row["kappa"].values()]
+        cells += [_course(row["correlation"][name], 2) for name in names]
+        cells += [_course(kappa, 1) for kappa in row["kappa"].values()]
         lines.append(f"| {' | '.join(cells)} |")
     lines += [
         "",
@@ -210,6 +217,11 @@ def _text(rows: list[dict[str, Any]], benefit: list[dict[str, Any]]) -> str:
         for row in benefit
     ]
     return "\n".join(lines)
+
+
+def _course(figures: dict[str, float | None], digits: int) -> str:
+    shown = ("not finite" if x is None else f"{x:.{digits}f}" for x in figures.values())
+    return " / ".join(shown)
 
 
 def _ratio(estimate: list[float | None]) -> str:
