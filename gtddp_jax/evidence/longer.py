@@ -10,7 +10,7 @@ VARIANTS = ("implicit", "sequential")
 EPOCHS = {32: 30, 128: 60, 512: 120}
 """Epochs by batch size."""
 
-RATES = {"sgd": (0.03, 0.1), "adam": (1e-3, 3e-3, 1e-2)}
+RATES: dict[str, tuple[float, ...]] = {"sgd": (0.03, 0.1), "adam": (1e-3, 3e-3, 1e-2)}
 DECAY = 1e-4
 
 

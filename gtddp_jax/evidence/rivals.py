@@ -1,5 +1,7 @@
 """Our games beside what users have today: extragradient, SAM, MoMo, schedule-free, Prodigy."""
 
+from typing import Any
+
 from gtddp_jax.evidence.cells import grid, usual
 from gtddp_jax.evidence.comparison import BOTH_TIMES, compare, table
 from gtddp_jax.evidence.paper.setting import SMALL, lab, seeds
@@ -21,7 +23,7 @@ QUICK = ("implicit", "extragradient", "schedule-free")
 """Those of the quick version."""
 
 RATES = {"sgd": (0.01, 0.03), "adam": (1e-3, 3e-3)}
-PROBLEM = {"network": "residual-mlp", "batch_size": 32, "epochs": 12}
+PROBLEM: dict[str, Any] = {"network": "residual-mlp", "batch_size": 32, "epochs": 12}
 
 
 def study(options: Options) -> Section:

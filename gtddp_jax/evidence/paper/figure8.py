@@ -1,6 +1,7 @@
 """Fig. 8: variance over seeds at three learning rates for each variant."""
 
 import dataclasses
+from typing import Any
 
 from gtddp_jax.evidence.cells import Cell, usual
 from gtddp_jax.evidence.lab import Result
@@ -14,7 +15,7 @@ FIRST_ORDER = BASES[:3]
 """Without EKFAC, a run of which takes ten times as long."""
 
 FACTORS = (0.3, 1.0, 3.0)
-NETWORK = {"network": "residual-mlp", "batch_size": 32, "epochs": 12}
+NETWORK: dict[str, Any] = {"network": "residual-mlp", "batch_size": 32, "epochs": 12}
 
 
 def study(options: Options) -> Section:

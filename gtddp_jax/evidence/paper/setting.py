@@ -1,6 +1,7 @@
 """The paper's setting on the data that is there: networks, batch sizes, sizes of subsets."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from gtddp_jax.evidence.cells import Cell, usual
 from gtddp_jax.evidence.lab import Lab
@@ -16,7 +17,7 @@ EPOCHS = {"digits": 6, "fashion_mnist": 3}
 SUBSETS = {"fashion_mnist": 5000}
 """Training images, where time requires fewer than all."""
 
-SMALL = {"network": "residual-mlp", "batch_size": 32, "epochs": 2, "subset": 200}
+SMALL: dict[str, Any] = {"network": "residual-mlp", "batch_size": 32, "epochs": 2, "subset": 200}
 """What the quick version of any study trains."""
 
 

@@ -1,5 +1,6 @@
 """How κ and the correlation of a tail behave, and how much correlation the benefit needs."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -25,7 +26,11 @@ EPOCHS, SEEDS, BATCHES = 6, 3, 8
 """Of the first part: epochs, seeds, and batches over which a figure is averaged."""
 
 CORRELATIONS = (1.0, 0.9, 0.7, 0.5, 0.25, 0.0)
-NORMS = {"none": lambda: [], "layer": lambda: [nn.LayerNorm()], "batch": lambda: [nn.BatchNorm()]}
+NORMS: dict[str, Callable[[], list[Any]]] = {
+    "none": lambda: [],
+    "layer": lambda: [nn.LayerNorm()],
+    "batch": lambda: [nn.BatchNorm()],
+}
 
 
 class Shape(NamedTuple):
