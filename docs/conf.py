@@ -17,9 +17,10 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.mathjax",
+    "quick_evidence",
     "sources",
 ]
-exclude_patterns = ["pictures", "extensions"]
+exclude_patterns = ["pictures", "extensions", "quick/runs"]
 html_theme = "furo"
 html_title = f"gtddp_jax {release}"
 

@@ -62,10 +62,10 @@ def _facts(options: Options) -> dict[str, Any]:
 def _text(sections: list[Section], seconds: dict[str, float], options: Options) -> str:
     facts = _facts(options)
     head = [
-        "# Evidence",
+        "# Evidence, quick version" if options.quick else "# Evidence",
         f"gtddp_jax {facts['gtddp_jax']}, jax {facts['jax']}, {facts['device']}"
         + (
-            ", quick version: too few seeds and steps to conclude anything."
+            ": too few seeds and steps to conclude anything."
             if options.quick
             else "."
         ),
