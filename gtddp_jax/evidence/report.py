@@ -64,11 +64,7 @@ def _text(sections: list[Section], seconds: dict[str, float], options: Options) 
     head = [
         "# Evidence, quick version" if options.quick else "# Evidence",
         f"gtddp_jax {facts['gtddp_jax']}, jax {facts['jax']}, {facts['device']}"
-        + (
-            ": too few seeds and steps to conclude anything."
-            if options.quick
-            else "."
-        ),
+        + (": too few seeds and steps to conclude anything." if options.quick else "."),
     ]
     parts = [
         f"## {section.title}\n\n{section.text}\n\n(`gtddp reproduce {section.name}`, "

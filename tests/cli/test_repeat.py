@@ -63,7 +63,7 @@ def test_a_command_repeats_its_run(tmp_path: Path) -> None:
         assert (one / name).read_bytes() == (two / name).read_bytes()
     lines = [(run / "metrics.jsonl").read_text().splitlines() for run in (one, two)]
     rows = [[without_times(json.loads(line)) for line in file] for file in lines]
-    assert rows[0] == rows[1] and len(rows[0]) >= 3
-    for method in ("adam", "gtddp-adam", "implicit-adam"):
+    assert rows[0] == rows[1] and len(rows[0]) >= 2
+    for method in ("adam", "implicit-adam"):
         sums = [checksums(run / "checkpoints" / method / "seed-0") for run in (one, two)]
         assert sums[0] == sums[1] and len(sums[0]) > 20

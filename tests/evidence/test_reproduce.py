@@ -13,6 +13,18 @@ from gtddp_jax.evidence.statistics import Estimate
 from gtddp_jax.evidence.studies import STUDIES
 
 
+def test_a_report_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Text, numbers and pictures; the build of the site makes the quick version of all studies."""
+    assert main(["reproduce", "figure1", "--quick", "--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "report.md")
+    text = (tmp_path / "report.md").read_text()
+    assert text.startswith("# Evidence, quick version") and "](figure1.png)" in text
+    found = json.loads((tmp_path / "report.json").read_text())
+    assert found["quick"] and found["studies"]["figure1"]["data"]["cases"]
+    assert (tmp_path / "figure1.png").stat().st_size > 1000
+
+
+@pytest.mark.slow
 def test_quick_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["reproduce", "table2", "figure6", "--quick", "--out", str(tmp_path)]
     assert main(command) == 0
