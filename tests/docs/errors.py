@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.docs.provoked import PROVOKED
+from tests.docs.provoked import ELSEWHERE, PROVOKED
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "errors.md"
@@ -177,7 +177,8 @@ def told(module: str, beginning: str) -> Message:
 def provoked() -> dict[Message, str]:
     """By message: the test that expects it with the most words."""
     own = "tests/docs/test_errors_page.py::test_messages"
-    found = {told(module, beginning): own for module, beginning in PROVOKED}
+    found = {told(*place): own for place in PROVOKED}
+    found |= {told(*place): test for place, test in ELSEWHERE.items()}
     for words, where in expected():
         meant = [message for message in messages() if common(words, message.text)]
         if len({message.text for message in meant}) <= 2:

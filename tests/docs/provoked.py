@@ -211,5 +211,24 @@ PROVOKED: dict[tuple[str, str], Callable[[], Any]] = {
 }
 """By the end of the module's path and the beginning of the message."""
 
+FILES = "tests/training/test_messages.py::"
+ELSEWHERE = {
+    ("raw/cifar.py", "…: its entry 'data'"): f"{FILES}test_entries_of_cifar",
+    ("raw/files.py", "…: holds"): f"{FILES}test_an_archive_with_a_file_twice",
+    ("raw/files.py", "…: cannot be read"): f"{FILES}test_reading_fails_in_its_own_words",
+    ("raw/pickles.py", "refused, because it asks for memory"): (
+        "tests/training/test_raw.py::test_hostile_pickles"
+    ),
+    ("raw/svhn.py", "…: refused, because it claims"): (
+        f"{FILES}test_matlab_files_with_other_numbers"
+    ),
+    ("gtddp_cli/train.py", "cannot write to"): f"{FILES}test_a_disk_that_is_full",
+    ("data/store.py", "cannot write to"): f"{FILES}test_places_that_cannot_be_written_or_read",
+    ("report/sources.py", "… cannot be read"): (
+        f"{FILES}test_places_that_cannot_be_written_or_read"
+    ),
+}
+"""Tests of messages whose words alone do not tell them from others; by module and beginning."""
+
 ERRORS = (ValueError, UsageError, pickle.UnpicklingError, run_folder.RunFolderError)
 """What they raise; network and data errors are kinds of `ValueError`."""

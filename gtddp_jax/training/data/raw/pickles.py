@@ -105,8 +105,6 @@ def load(content: bytes, label: object) -> dict[bytes, Any]:
         found = _Unpickler(io.BytesIO(content), encoding="bytes").load()
     except DataError as error:
         raise DataError(f"{label}: {error}.") from error
-    except RecursionError as error:
-        raise DataError(f"{label}: refused, because it is nested too deeply.") from error
     except Exception as error:  # a damaged program may fail in any way
         raise DataError(f"{label}: is cut off or corrupt ({error}).") from error
     if not isinstance(found, dict):
