@@ -48,10 +48,7 @@ cross entropy a label beyond the last class makes the loss NaN, so the step is
 NumPy, and trains on the wrong class: mask such samples in the loss. `gtddp train` checks all labels
 of a data set before it begins.
 
-## What no test provokes
-
-{missing} of {all} messages: the words of a test must tell a message from the others to count.
-They are marked below.
+There are {all} messages; {missing} of them are provoked by no test.
 """
 
 
