@@ -17,6 +17,7 @@ def hostile() -> Iterator[None]:
 
 @pytest.fixture
 def float32() -> Iterator[None]:
-    """The precision that users have."""
+    """What users have: its precision, and programs that are optimised as usual."""
+    jax.config.update("jax_disable_most_optimizations", False)  # until `hostile` ends
     with jax.enable_x64(False):
         yield
