@@ -1,6 +1,7 @@
 """Version, changes and citation say the same."""
 
 import re
+import tomllib
 from importlib.metadata import version
 from pathlib import Path
 
@@ -38,3 +39,12 @@ def test_the_citation_names_this_version_and_the_paper() -> None:
     assert citation["license"] == "Apache-2.0"
     (paper,) = citation["references"]
     assert [author["family-names"] for author in paper["authors"]] == ["Liu", "Chen", "Theodorou"]
+
+
+def test_the_sdist_has_all_that_tests_read() -> None:
+    """What stands at the top of the repository; README, LICENSE and pyproject.toml come anyway."""
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        target = tomllib.load(file)["tool"]["hatch"]["build"]["targets"]["sdist"]
+    tops = {f"/{path.name}" for pattern in ("*.md", "*.cff") for path in ROOT.glob(pattern)}
+    folders = {"/.ci", "/benchmarks", "/docs", "/examples", "/gtddp_cli", "/gtddp_jax", "/tests"}
+    assert set(target["include"]) == (tops - {"/README.md"}) | folders
