@@ -2,14 +2,12 @@
 
 from collections.abc import Iterator
 
-import jax
 import pytest
+
+from tests.exactness import exact
 
 
 @pytest.fixture(autouse=True)
 def hostile() -> Iterator[None]:
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)  # what is compiled runs a few times
-    with jax.enable_x64(True), jax.numpy_rank_promotion("raise"):
+    with exact():
         yield
-    jax.config.update("jax_disable_most_optimizations", before)

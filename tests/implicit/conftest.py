@@ -5,19 +5,18 @@ from collections.abc import Iterator
 import jax
 import pytest
 
+from tests.exactness import FEW_PASSES, exact
+
 
 @pytest.fixture(autouse=True)
 def hostile() -> Iterator[None]:
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)  # what is compiled runs a few times
-    with jax.enable_x64(True), jax.numpy_rank_promotion("raise"):
+    with exact():
         yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture
 def float32() -> Iterator[None]:
     """What users have: its precision, and programs that are optimised as usual."""
-    jax.config.update("jax_disable_most_optimizations", False)  # until `hostile` ends
+    jax.config.update(FEW_PASSES, False)  # until `hostile` ends
     with jax.enable_x64(False):
         yield
