@@ -1,9 +1,7 @@
 """How κ and the correlation of a tail behave, and how much correlation the benefit needs."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,8 +13,8 @@ from gtddp_jax.evidence.prediction.degraded import Degraded
 from gtddp_jax.evidence.prediction.influence import influences, player_sets
 from gtddp_jax.evidence.section import Options, Section
 from gtddp_jax.evidence.statistics import log_ratio
+from gtddp_jax.training import networks
 from gtddp_jax.training.data import load
-from gtddp_jax.training.networks.blocks import flatten
 
 BASES = {"SGD": optax.sgd(0.01, momentum=0.9), "Adam": optax.adam(1e-3)}
 BOLD = {"SGD": optax.sgd(0.03, momentum=0.9), "Adam": optax.adam(3e-3)}
@@ -26,11 +24,6 @@ EPOCHS, SEEDS, BATCHES = 6, 3, 8
 """Of the first part: epochs, seeds, and batches over which a figure is averaged."""
 
 CORRELATIONS = (1.0, 0.9, 0.7, 0.5, 0.25, 0.0)
-NORMS: dict[str, Callable[[], list[Any]]] = {
-    "none": lambda: [],
-    "layer": lambda: [nn.LayerNorm()],
-    "batch": lambda: [nn.BatchNorm()],
-}
 
 
 class Shape(NamedTuple):
@@ -39,7 +32,7 @@ class Shape(NamedTuple):
     Attributes:
         blocks: number of blocks of two layers.
         width: features of every layer but the last.
-        norm: key of `NORMS`; at the head of every block.
+        norm: normalisation at the head of every block.
         batch: samples in a step.
     """
 
@@ -51,11 +44,7 @@ class Shape(NamedTuple):
     @property
     def network(self) -> gt.Network:
         """The network."""
-        layers: list[Any] = [flatten, nn.Dense(self.width)]
-        for _ in range(self.blocks):
-            body = [*NORMS[self.norm](), nn.Dense(self.width), nn.relu, nn.Dense(self.width)]
-            layers.append(gt.Residual(body))
-        return gt.Network([*layers, nn.Dense(10)])
+        return networks.residual_mlp(10, self.width, self.blocks, self.norm)
 
 
 SHAPES = (

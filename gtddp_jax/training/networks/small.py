@@ -5,7 +5,8 @@ from typing import Any
 import flax.linen as nn
 
 import gtddp_jax as gt
-from gtddp_jax.training.networks.blocks import Layers, Style, flatten, pool
+from gtddp_jax.training.networks.blocks import NORMS, Layers, Style, flatten, pool
+from gtddp_jax.training.tables import look_up
 
 
 def residual_conv(
@@ -48,17 +49,20 @@ def four_blocks(classes: int, width: int = 16, norm: str = "batch", **style: Any
     return gt.Network([*layers, *made.end(), pool, nn.Dense(classes)])
 
 
-def residual_mlp(classes: int, width: int = 64, blocks: int = 4) -> gt.Network:
-    """Builds a residual multilayer perceptron: dense blocks of two layers, no normalisation.
+def residual_mlp(classes: int, width: int = 64, blocks: int = 4, norm: str = "none") -> gt.Network:
+    """Builds a residual multilayer perceptron: dense blocks of two layers.
 
     Args:
         classes: Number of outputs.
         width: Features of every layer but the last.
         blocks: Number of blocks.
+        norm: Normalisation at the head of every block, key in ``blocks.NORMS``.
     """
+    normalised = look_up(NORMS, norm, "norm")
     layers: Layers = [flatten, nn.Dense(width)]
     for _ in range(blocks):
-        layers.append(gt.Residual([nn.Dense(width), nn.relu, nn.Dense(width)]))
+        body = [*normalised(None), nn.Dense(width), nn.relu, nn.Dense(width)]
+        layers.append(gt.Residual(body))
     return gt.Network([*layers, nn.Dense(classes)])
 
 
