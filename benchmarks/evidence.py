@@ -1,13 +1,13 @@
-"""Paired training runs on the digits: base against implicit weights and same-cost competitors.
+"""Paired training runs on the digits: a base against the implicit game and competitors.
 
     python benchmarks/evidence.py --net mlp --out docs/evidence/mlp.json
     python benchmarks/evidence.py --net conv --bases sgd_momentum adam --out docs/evidence/conv.json
     python benchmarks/evidence.py --table docs/evidence/mlp.json docs/evidence/conv.json
-    python benchmarks/evidence.py --retime docs/evidence/conv.json      (on a quiet machine)
+    python benchmarks/evidence.py --retime docs/evidence/conv.json      (on an idle machine)
 
-Same seeds, initial parameters, batches and hyper-parameters for every method. The base runs longer
-than the others, so that it can also be compared at equal time: with as many more epochs as a
-method's step is dearer, which is measured here in an interleaved run.
+All methods share seeds, initial parameters, batches and hyperparameters. The base trains for more
+epochs, so that it can also be compared at equal wall-clock time. For this, the script measures step
+times in one interleaved run.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import json
 import pathlib
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -26,8 +26,9 @@ from optax import contrib
 from scipy import stats
 
 import gtddp_jax as gt
-from gtddp_jax.evidence.timing import compiled, interleaved, ratio
-from gtddp_jax.training.data import load
+from gtddp_lab.data import Dataset, load_dataset
+from gtddp_lab.networks import residual_conv
+from gtddp_lab.studies.step_timing import compile_step, median_ratio, time_interleaved
 
 LOSS = optax.softmax_cross_entropy_with_integer_labels
 
@@ -37,9 +38,26 @@ BASES: dict[str, tuple[Callable[[Any], Any], tuple[float, ...]]] = {
     "rmsprop": (optax.rmsprop, (3e-4, 1e-3, 3e-3)),
     "sgd": (optax.sgd, (0.03, 0.1, 0.3)),
 }
-WEIGHTS = ("tail", "head", "product", "trial")
+"""Base optimizers by name, with the learning rates of the grid."""
+
+WEIGHTINGS = ("tail", "head", "product")
+"""Weightings of the implicit game; "head" is the tail of the last layer alone."""
+
 COMPETITORS = ("extragradient", "sam")
-Step = Callable[..., Any]
+FIGURES = ("steps", "train", "validation")
+"""Stored per seed and epoch: mean loss of the steps, training loss, validation accuracy."""
+
+
+class Method(NamedTuple):
+    """A training method.
+
+    Attributes:
+        init: Maps (rate, params) to the initial optimizer state.
+        step: Maps (rate, params, state, batch) to (params, state, loss).
+    """
+
+    init: Callable[[Any, Any], Any]
+    step: Callable[[Any, Any, Any, Any], Any]
 
 
 class Residual(nn.Module):
@@ -53,243 +71,271 @@ class Residual(nn.Module):
         return x + nn.Dense(self.width)(nn.relu(nn.Dense(self.width)(x)))
 
 
-def mlp() -> Any:
-    """A residual multilayer perceptron (64 wide, four blocks) on 8x8 images."""
-    flat = lambda x: x.reshape(x.shape[0], -1)  # noqa: E731
-    return nn.Sequential([flat, nn.Dense(64), *[Residual(64) for _ in range(4)], nn.Dense(10)])
+def flatten_images(x: jax.Array) -> jax.Array:
+    """[B, height, width, channels] to [B, features]."""
+    return x.reshape(x.shape[0], -1)
 
 
-def conv() -> Any:
-    """The paper's one-block network for DIGITS as a `gt.Network`."""
-    from gtddp_jax.training.networks import residual_conv
+def build_net(name: str) -> Any:
+    """Build the residual MLP (64 wide, four blocks) or the paper's network for DIGITS."""
+    if name == "conv":
+        return residual_conv(10)
+    blocks = [Residual(64) for _ in range(4)]
+    return nn.Sequential([flatten_images, nn.Dense(64), *blocks, nn.Dense(10)])
 
-    return residual_conv(10)
 
+def build_methods(
+    net: Any, base: Callable[[Any], Any], names: tuple[str, ...]
+) -> dict[str, Method]:
+    """Build the methods with the given names around a base optimizer."""
 
-def methods(net: Any, base: Callable[[Any], Any], names: tuple[str, ...]) -> dict[str, Step]:
-    """Steps `(rate, params, state, batch) -> (params, state, loss)` and `init` by method name."""
-
-    def mean(params: Any, batch: Any) -> jax.Array:
+    def mean_loss(params: Any, batch: Any) -> jax.Array:
         return LOSS(net.apply(params, batch[0]), batch[1]).mean()
 
-    def plain(rate: Any, params: Any, state: Any, batch: Any) -> Any:
-        value, gradient = jax.value_and_grad(mean)(params, batch)
+    def plain_step(rate: Any, params: Any, state: Any, batch: Any) -> Any:
+        value, gradient = jax.value_and_grad(mean_loss)(params, batch)
         updates, state = base(rate).update(gradient, state, params)
         return optax.apply_updates(params, updates), state, value
 
-    def extragradient(rate: Any, params: Any, state: Any, batch: Any) -> Any:
-        value, first = jax.value_and_grad(mean)(params, batch)
+    def extragradient_step(rate: Any, params: Any, state: Any, batch: Any) -> Any:
+        value, first = jax.value_and_grad(mean_loss)(params, batch)
         ahead = optax.apply_updates(params, base(rate).update(first, state, params)[0])
-        second = jax.grad(mean)(ahead, batch)
+        second = jax.grad(mean_loss)(ahead, batch)
         average = jax.tree.map(lambda a, b: 0.5 * (a + b), first, second)
         updates, state = base(rate).update(average, state, params)
         return optax.apply_updates(params, updates), state, value
 
-    def sam_tx(rate: Any) -> Any:
+    def sam_optimizer(rate: Any) -> Any:
         adversary = optax.chain(contrib.normalize(), optax.sgd(0.05))
         return contrib.sam(base(rate), adversary, opaque_mode=True)
 
-    def sam(rate: Any, params: Any, state: Any, batch: Any) -> Any:
-        value, gradient = jax.value_and_grad(mean)(params, batch)
-        updates, state = sam_tx(rate).update(
-            gradient, state, params, grad_fn=lambda p, _: jax.grad(mean)(p, batch)
+    def sam_step(rate: Any, params: Any, state: Any, batch: Any) -> Any:
+        value, gradient = jax.value_and_grad(mean_loss)(params, batch)
+        updates, state = sam_optimizer(rate).update(
+            gradient, state, params, grad_fn=lambda params, _: jax.grad(mean_loss)(params, batch)
         )
         return optax.apply_updates(params, updates), state, value
 
-    def implicit_tx(rate: Any, name: str) -> Any:
-        options: dict[str, Any] = {"tail": "head"} if name == "head" else {"weights": name}
-        return gt.implicit(base(rate), net.apply, LOSS, **options)
+    def implicit_method(name: str) -> Method:
+        options: dict[str, Any] = {"tail": "head"} if name == "head" else {"weighting": name}
 
-    def implicit(name: str) -> Step:
+        def optimizer(rate: Any) -> Any:
+            model = net if isinstance(net, gt.Network) else net.apply
+            return gt.implicit(base(rate), model, LOSS, **options)
+
         def step(rate: Any, params: Any, state: Any, batch: Any) -> Any:
-            updates, state = implicit_tx(rate, name).update(None, state, params, batch=batch)
+            updates, state = optimizer(rate).update(None, state, params, batch=batch)
             return optax.apply_updates(params, updates), state, state.report.loss
 
-        return step
+        return Method(lambda rate, params: optimizer(rate).init(params), step)
 
-    steps: dict[str, Step] = {}
-    for name in names:
-        if name in WEIGHTS:
-            steps[name] = implicit(name)
-            steps[name].init = lambda rate, p, name=name: implicit_tx(rate, name).init(p)  # type: ignore
-        else:
-            steps[name] = {"base": plain, "extragradient": extragradient, "sam": sam}[name]
-            make = sam_tx if name == "sam" else base
-            steps[name].init = lambda rate, p, make=make: make(rate).init(p)  # type: ignore
-    return steps
+    def init_base(rate: Any, params: Any) -> Any:
+        return base(rate).init(params)
+
+    others = {
+        "base": Method(init_base, plain_step),
+        "extragradient": Method(init_base, extragradient_step),
+        "sam": Method(lambda rate, params: sam_optimizer(rate).init(params), sam_step),
+    }
+    return {name: implicit_method(name) if name in WEIGHTINGS else others[name] for name in names}
 
 
 class Runner:
-    """Trains many seeds of one method; compiled once for all learning rates."""
+    """Trains all seeds of one method; compiled once for all learning rates."""
 
-    def __init__(self, net: Any, step: Step, data: Any, batch: int, together: bool) -> None:
-        self._net, self._together = net, together
-        self._x, self._y = jnp.asarray(data.train_images), jnp.asarray(data.train_labels)
-        self._vx, self._vy = (
-            jnp.asarray(data.validation_images),
-            jnp.asarray(data.validation_labels),
-        )
-        self._batch = batch
+    def __init__(
+        self, net: Any, method: Method, dataset: Dataset, batch_size: int, together: bool
+    ) -> None:
+        self._net, self._init, self._together = net, method.init, together
+        self._inputs = jnp.asarray(dataset.train_images)
+        self._labels = jnp.asarray(dataset.train_labels)
+        self._validation_inputs = jnp.asarray(dataset.validation_images)
+        self._validation_labels = jnp.asarray(dataset.validation_labels)
+        self._batch_size = batch_size
 
-        def one(rate: Any, params: Any, state: Any, index: Any) -> Any:
-            return step(rate, params, state, (self._x[index], self._y[index]))
+        def run_step(rate: Any, params: Any, state: Any, rows: Any) -> Any:
+            return method.step(rate, params, state, (self._inputs[rows], self._labels[rows]))
 
-        def epoch(rate: Any, params: Any, state: Any, order: Any) -> Any:
-            def body(carry: Any, index: Any) -> Any:
-                params, state, value = one(rate, carry[0], carry[1], index)
+        def run_epoch(rate: Any, params: Any, state: Any, order: Any) -> Any:
+            def body(carry: Any, rows: Any) -> Any:
+                params, state, value = run_step(rate, carry[0], carry[1], rows)
                 return (params, state), value
 
             carry, values = jax.lax.scan(body, (params, state), order)
             return *carry, values
 
-        self._step = jax.jit(one)
-        self._epoch = jax.jit(jax.vmap(epoch, in_axes=(None, 0, 0, 0)))
-        self._init = step.init  # type: ignore[attr-defined]
-        score = jax.vmap(self._score) if together else self._score
-        self._judge = jax.jit(score)
+        self._step = jax.jit(run_step)
+        self._epoch = jax.jit(jax.vmap(run_epoch, in_axes=(None, 0, 0, 0)))
+        self._scores = jax.jit(jax.vmap(self._score_params) if together else self._score_params)
 
-    def _score(self, params: Any) -> Any:
-        train = LOSS(self._net.apply(params, self._x), self._y).mean()
-        right = self._net.apply(params, self._vx).argmax(-1) == self._vy
-        return train, right.mean()
+    def _score_params(self, params: Any) -> Any:
+        train = LOSS(self._net.apply(params, self._inputs), self._labels).mean()
+        outputs = self._net.apply(params, self._validation_inputs)
+        return train, (outputs.argmax(-1) == self._validation_labels).mean()
 
-    def orders(self, seed: int, epoch: int) -> np.ndarray:
-        """The batches of one epoch, [steps, batch]."""
-        order = np.random.default_rng((seed, epoch)).permutation(len(self._x))
-        steps = len(order) // self._batch
-        return order[: steps * self._batch].reshape(steps, self._batch)
+    def epoch_order(self, seed: int, epoch: int) -> np.ndarray:
+        """Return the batches of one epoch, [steps, batch]."""
+        order = np.random.default_rng((seed, epoch)).permutation(len(self._inputs))
+        steps = len(order) // self._batch_size
+        return order[: steps * self._batch_size].reshape(steps, self._batch_size)
 
-    def run(self, rate: float, starts: list[Any], epochs: int) -> dict[str, list[list[float]]]:
-        """Per seed and epoch: mean loss of the steps, training loss, validation accuracy."""
-        rate_ = jnp.asarray(rate, jnp.float32)
-        out: dict[str, list[list[float]]] = {"steps": [], "train": [], "validation": []}
-        if self._together:
-            params = jax.tree.map(lambda *xs: jnp.stack(xs), *starts)
-            state = jax.vmap(lambda p: self._init(rate_, p))(params)
-            for e in range(epochs):
-                order = jnp.asarray(np.stack([self.orders(s, e) for s in range(len(starts))]))
-                params, state, values = self._epoch(rate_, params, state, order)
-                train, right = self._judge(params)
-                out["steps"].append(np.asarray(values.mean(1)).tolist())
-                out["train"].append(np.asarray(train).tolist())
-                out["validation"].append(np.asarray(right).tolist())
-            return {k: np.array(v).T.tolist() for k, v in out.items()}
+    def train_seeds(
+        self, rate: float, starts: list[Any], epochs: int
+    ) -> dict[str, list[list[float]]]:
+        """Train from the given parameters, and return the figures [seeds, epochs]."""
+        traced_rate = jnp.asarray(rate, jnp.float32)  # one program for all rates
+        train = self._train_together if self._together else self._train_in_turn
+        return train(traced_rate, starts, epochs)
+
+    def _train_together(
+        self, rate: jax.Array, starts: list[Any], epochs: int
+    ) -> dict[str, list[list[float]]]:
+        figures: dict[str, list[Any]] = {name: [] for name in FIGURES}
+        params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
+        state = jax.vmap(lambda params: self._init(rate, params))(params)
+        for epoch in range(epochs):
+            orders = [self.epoch_order(seed, epoch) for seed in range(len(starts))]
+            params, state, values = self._epoch(rate, params, state, jnp.asarray(np.stack(orders)))
+            train, validation = self._scores(params)
+            for name, value in zip(FIGURES, (values.mean(1), train, validation), strict=True):
+                figures[name].append(np.asarray(value).tolist())
+        return {name: np.array(rows).T.tolist() for name, rows in figures.items()}
+
+    def _train_in_turn(
+        self, rate: jax.Array, starts: list[Any], epochs: int
+    ) -> dict[str, list[list[float]]]:
+        figures: dict[str, list[list[float]]] = {name: [] for name in FIGURES}
         for seed, params in enumerate(starts):
-            state = self._init(rate_, params)
-            rows: dict[str, list[float]] = {k: [] for k in out}
-            for e in range(epochs):
+            state = self._init(rate, params)
+            course: dict[str, list[float]] = {name: [] for name in FIGURES}
+            for epoch in range(epochs):
                 values = []
-                for index in self.orders(seed, e):
-                    params, state, value = self._step(rate_, params, state, index)
+                for rows in self.epoch_order(seed, epoch):
+                    params, state, value = self._step(rate, params, state, rows)
                     values.append(value)
-                train, right = self._judge(params)
-                rows["steps"].append(float(np.mean(jax.device_get(values))))
-                rows["train"].append(float(train))
-                rows["validation"].append(float(right))
-            for k, row in rows.items():
-                out[k].append(row)
-        return out
+                train, validation = self._scores(params)
+                mean_value = np.mean(jax.device_get(values))
+                for name, figure in zip(FIGURES, (mean_value, train, validation), strict=True):
+                    course[name].append(float(figure))
+            for name in FIGURES:
+                figures[name].append(course[name])
+        return figures
 
 
-def step_ratios(net: Any, steps: dict[str, Step], data: Any, batch: int) -> dict[str, float]:
-    """Step time of each method as a multiple of the base's, interleaved, one seed."""
-    x, y = jnp.asarray(data.train_images[:batch]), jnp.asarray(data.train_labels[:batch])
-    params = net.init(jax.random.key(0), x[:1])
+def step_ratios(
+    net: Any, methods: dict[str, Method], dataset: Dataset, batch_size: int
+) -> dict[str, float]:
+    """Measure the step time of each method as a multiple of the base's, interleaved, one seed."""
+    inputs = jnp.asarray(dataset.train_images[:batch_size])
+    batch = (inputs, jnp.asarray(dataset.train_labels[:batch_size]))
+    params = net.init(jax.random.key(0), inputs[:1])
     rate = jnp.asarray(1e-3, jnp.float32)
-    bound = {}
-    for name, step in steps.items():
-        state = step.init(rate, params)  # type: ignore[attr-defined]
+    steps = {}
+    for name, method in methods.items():
+        state = method.init(rate, params)
         if name in ("tail", "head"):
-            # Calibrated once, and at a step that does not calibrate.
-            state = jax.jit(step)(rate, params, state, (x, y))[1]
+            # After its calibration, at a step (3) that does not calibrate.
+            state = jax.jit(method.step)(rate, params, state, batch)[1]
             state = state._replace(step=jnp.asarray(3, jnp.int32))
-        bound[name], _ = compiled(step, rate, params, state, (x, y))
-    seconds = interleaved(bound, 101)
-    return {name: ratio(seconds[name], seconds["base"]) for name in steps}
+        steps[name], _ = compile_step(method.step, rate, params, state, batch)
+    seconds = time_interleaved(steps, 101)
+    return {name: median_ratio(seconds[name], seconds["base"]) for name in methods}
 
 
-def retime(path: pathlib.Path) -> None:
-    """Measures the step costs of a file of results again, all methods of a cell in one run."""
-    cells, data = json.loads(path.read_text()), load("digits")
-    groups = dict.fromkeys((c["net"], c["base"], c["batch"]) for c in cells)
-    for net_name, base, batch in groups:
-        mine = [c for c in cells if (c["net"], c["base"], c["batch"]) == (net_name, base, batch)]
-        net = mlp() if net_name == "mlp" else conv()
-        steps = methods(net, BASES[base][0], tuple(dict.fromkeys(c["method"] for c in mine)))
-        ratios = step_ratios(net, steps, data, batch)
-        for cell in mine:
+def retime_file(path: pathlib.Path) -> None:
+    """Measure the step times of a file of results again, all methods of a cell in one run."""
+    cells, dataset = json.loads(path.read_text()), load_dataset("digits")
+    groups = dict.fromkeys((cell["net"], cell["base"], cell["batch"]) for cell in cells)
+    for net_name, base, batch_size in groups:
+        members = [
+            cell
+            for cell in cells
+            if (cell["net"], cell["base"], cell["batch"]) == (net_name, base, batch_size)
+        ]
+        net = build_net(net_name)
+        names = tuple(dict.fromkeys(cell["method"] for cell in members))
+        ratios = step_ratios(net, build_methods(net, BASES[base][0], names), dataset, batch_size)
+        for cell in members:
             cell["step_ratio"] = ratios[cell["method"]]
-        print(net_name, base, batch, {k: round(v, 2) for k, v in ratios.items()}, flush=True)
+        shown = {name: round(ratio, 2) for name, ratio in ratios.items()}
+        print(net_name, base, batch_size, shown, flush=True)
     path.write_text(json.dumps(cells))
 
 
-def train(options: argparse.Namespace) -> None:
-    """Runs the grid and writes it as JSON, cell by cell."""
-    data = load("digits")
-    net = mlp() if options.net == "mlp" else conv()
+def train_grid(options: argparse.Namespace) -> None:
+    """Train the grid, and write the results as JSON after each cell."""
+    dataset, net = load_dataset("digits"), build_net(options.net)
     starts = [
-        net.init(jax.random.key(s), jnp.asarray(data.train_images[:1]))
-        for s in range(options.seeds)
+        net.init(jax.random.key(seed), jnp.asarray(dataset.train_images[:1]))
+        for seed in range(options.seeds)
     ]
     names = ("base", *options.methods)
     cells: list[dict[str, Any]] = []
-    for name in options.bases:
-        base, rates = BASES[name]
-        for batch, epochs in zip(options.batches, options.epochs, strict=True):
-            steps = methods(net, base, names)
-            ratios = step_ratios(net, steps, data, batch)
-            for method, step in steps.items():
-                runner = Runner(net, step, data, batch, together=options.net == "mlp")
-                length = int(np.ceil(options.longest * epochs)) if method == "base" else epochs
+    for base_name in options.bases:
+        base, rates = BASES[base_name]
+        for batch_size, epochs in zip(options.batches, options.epochs, strict=True):
+            methods = build_methods(net, base, names)
+            ratios = step_ratios(net, methods, dataset, batch_size)
+            for name, method in methods.items():
+                runner = Runner(net, method, dataset, batch_size, together=options.net == "mlp")
+                length = int(np.ceil(options.longest * epochs)) if name == "base" else epochs
                 for rate in options.rates or rates:
                     start = time.perf_counter()
                     cell = {
                         "net": options.net,
-                        "base": name,
+                        "base": base_name,
                         "rate": rate,
-                        "batch": batch,
+                        "batch": batch_size,
                         "epochs": epochs,
-                        "method": method,
-                        "step_ratio": ratios[method],
-                        **runner.run(rate, starts, length),
+                        "method": name,
+                        "step_ratio": ratios[name],
+                        **runner.train_seeds(rate, starts, length),
                     }
                     cell["seconds"] = time.perf_counter() - start
                     cells.append(cell)
                     options.out.parent.mkdir(parents=True, exist_ok=True)
                     options.out.write_text(json.dumps(cells))
-                    print(name, batch, method, rate, f"{cell['seconds']:.0f} s", flush=True)
+                    print(base_name, batch_size, name, rate, f"{cell['seconds']:.0f} s", flush=True)
 
 
-def interval(values: np.ndarray) -> str:
-    """Mean and half-width of the 95 % confidence interval (Student's t) over seeds."""
+def interval_text(values: np.ndarray) -> str:
+    """Mean over seeds and half-width of its 95 % confidence interval (Student's t)."""
     if not np.isfinite(values).all():
         return "diverged"
-    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    return f"{values.mean():+.2f} ± {half:.2f}"
+    half_width = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    return f"{values.mean():+.2f} ± {half_width:.2f}"
 
 
-def rows(cells: list[dict[str, Any]]) -> list[str]:
-    """A Markdown row a cell and method, against the base of its cell."""
-    key = ("net", "base", "rate", "batch")
-    bases = {tuple(c[k] for k in key): c for c in cells if c["method"] == "base"}
+def table_rows(cells: list[dict[str, Any]]) -> list[str]:
+    """Return one Markdown row per cell and method, compared with the base of its cell."""
+    fields = ("net", "base", "rate", "batch")
+    bases = {
+        tuple(cell[field] for field in fields): cell for cell in cells if cell["method"] == "base"
+    }
     lines = []
     for cell in cells:
         if cell["method"] == "base":
             continue
-        base, last = bases[tuple(cell[k] for k in key)], cell["epochs"] - 1
-        same = min(round(cell["epochs"] * cell["step_ratio"]), len(base["train"][0])) - 1
-        ours = {k: np.array(cell[k]) for k in ("steps", "train", "validation")}
-        theirs = {k: np.array(base[k]) for k in ours}
+        base, last = bases[tuple(cell[field] for field in fields)], cell["epochs"] - 1
+        # The epoch of the base after the time of the method, as far as the base was trained.
+        after = min(round(cell["epochs"] * cell["step_ratio"]), len(base["train"][0])) - 1
+        equal_time = max(after, 0)
+        ours = {name: np.array(cell[name]) for name in FIGURES}
+        theirs = {name: np.array(base[name]) for name in FIGURES}
+        loss, accuracy = ours["train"][:, last], 100 * ours["validation"][:, last]
         average = np.log(ours["steps"].mean(1) / theirs["steps"][:, : last + 1].mean(1))
-        final = np.log(ours["train"][:, last] / theirs["train"][:, last])
-        accuracy = 100 * (ours["validation"][:, last] - theirs["validation"][:, last])
-        later = np.log(ours["train"][:, last] / theirs["train"][:, max(same, 0)])
-        accuracy_later = 100 * (ours["validation"][:, last] - theirs["validation"][:, max(same, 0)])
+        columns = (
+            average,
+            np.log(loss / theirs["train"][:, last]),
+            accuracy - 100 * theirs["validation"][:, last],
+            np.log(loss / theirs["train"][:, equal_time]),
+            accuracy - 100 * theirs["validation"][:, equal_time],
+        )
         lines.append(
             f"| {cell['net']} | {cell['base']} {cell['rate']:g} | {cell['batch']} | "
-            f"{cell['method']} | {cell['step_ratio']:.2f} | {theirs['train'][:, last].mean():.4f} "
-            f"→ {ours['train'][:, last].mean():.4f} | {interval(average)} | {interval(final)} | "
-            f"{interval(accuracy)} | {interval(later)} | {interval(accuracy_later)} |"
+            f"{cell['method']} | {cell['step_ratio']:.2f} | "
+            f"{theirs['train'][:, last].mean():.4f} → {loss.mean():.4f} | "
+            f"{' | '.join(map(interval_text, columns))} |"
         )
     return lines
 
@@ -301,27 +347,29 @@ equal time: validation, points |
 
 
 def main() -> None:
-    """Trains, or prints the table of earlier runs."""
+    """Train, or print the table of stored results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--net", choices=("mlp", "conv"), default="mlp")
     parser.add_argument("--bases", nargs="+", choices=tuple(BASES), default=tuple(BASES))
-    parser.add_argument("--methods", nargs="+", default=(*WEIGHTS, *COMPETITORS))
+    parser.add_argument("--methods", nargs="+", default=(*WEIGHTINGS, *COMPETITORS))
     parser.add_argument("--batches", nargs="+", type=int, default=(8, 64))
     parser.add_argument("--epochs", nargs="+", type=int, default=(8, 12))
     parser.add_argument("--seeds", type=int, default=12)
     parser.add_argument("--rates", nargs="+", type=float, default=None)
-    parser.add_argument("--longest", type=float, default=2.6, help="epochs of the base, relative")
+    parser.add_argument(
+        "--longest", type=float, default=2.6, help="epochs of the base relative to the methods'"
+    )
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("evidence.json"))
     parser.add_argument("--table", nargs="+", type=pathlib.Path, default=None)
     parser.add_argument("--retime", type=pathlib.Path, default=None)
     options = parser.parse_args()
     if options.retime is not None:
-        retime(options.retime)
+        retime_file(options.retime)
     elif options.table is None:
-        train(options)
+        train_grid(options)
     else:
         cells = [cell for path in options.table for cell in json.loads(path.read_text())]
-        print("\n".join([HEADER, *rows(cells)]))
+        print("\n".join([HEADER, *table_rows(cells)]))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Cost of the sequential game on existing Flax models against plain optax, interleaved.
+"""Cost of the sequential game on existing Flax models, relative to plain optax.
 
 python benchmarks/flax_models.py [--rounds N] [--only TEXT]
 
-Step time and memory are ratios to a plain `value_and_grad` step with optax.adam; so is what it
-takes from nothing to the first step (tracing and compiling), in processor seconds.
+Step time, memory and start are ratios to a plain `value_and_grad` step with optax.adam. The start
+is the processor time of tracing and compiling. Steps are timed in turns, so that other work on the
+machine affects all of them alike.
 """
 
 import argparse
@@ -18,19 +19,24 @@ import numpy as np
 import optax
 
 import gtddp_jax as gt
-from gtddp_jax.evidence.timing import compiled, game_step, interleaved, ratio
+from gtddp_lab.studies.step_timing import (
+    batch_update_step,
+    compile_step,
+    median_ratio,
+    time_interleaved,
+)
 
 RATE = 1e-3
 VARIANTS: dict[str, dict[str, Any]] = {
     "off": {"feedback": False},
-    "line": {},
-    "projected": {"terminal": gt.terminal.projected()},
+    "exact_loss": {},
+    "projected": {"terminal": gt.terminal.ProjectedHessian()},
 }
-"""Feedback off, the default terminal model, the one that does not evaluate the loss again."""
+"""Feedback off, the default terminal model, and the one that does not evaluate the loss again."""
 
 
 class ResNet18(nn.Module):
-    """The CIFAR form: no pooling at the stem."""
+    """ResNet-18 for CIFAR, without pooling after the first convolution."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -69,7 +75,7 @@ class Block(nn.Module):
 
 
 class ViT(nn.Module):
-    """Six layers on 8 x 8 patches of 4 x 4 pixels."""
+    """A vision transformer of six layers on 8 x 8 patches of 4 x 4 pixels."""
 
     width: int = 128
 
@@ -84,7 +90,7 @@ class ViT(nn.Module):
 
 
 class GPT(nn.Module):
-    """Six layers with a tied embedding."""
+    """A language model of six layers with a tied embedding."""
 
     vocabulary: int = 8192
     width: int = 128
@@ -104,75 +110,77 @@ class Case(NamedTuple):
     """A model and a batch."""
 
     model: nn.Module
-    x: np.ndarray
-    y: np.ndarray
+    inputs: np.ndarray
+    targets: np.ndarray
 
 
-def _images(batch: int) -> tuple[np.ndarray, np.ndarray]:
+def _image_batch(batch: int) -> tuple[np.ndarray, np.ndarray]:
     draw = np.random.default_rng(0)
-    x = draw.normal(size=(batch, 32, 32, 3)).astype("float32")
-    return x, draw.integers(0, 10, size=batch)
+    images = draw.normal(size=(batch, 32, 32, 3)).astype("float32")
+    return images, draw.integers(0, 10, size=batch)
 
 
-def _text(batch: int, length: int, vocabulary: int) -> tuple[np.ndarray, np.ndarray]:
+def _text_batch(batch: int, length: int, vocabulary: int) -> tuple[np.ndarray, np.ndarray]:
     draw = np.random.default_rng(0)
     text = draw.integers(0, vocabulary, size=(batch, length + 1))
     return text[:, :-1], text[:, 1:]
 
 
 CASES: dict[str, Callable[[], Case]] = {
-    "ResNet-18, 32x32, B = 8": lambda: Case(ResNet18(), *_images(8)),
-    "ViT, 6 x 128, 64 tokens, B = 16": lambda: Case(ViT(), *_images(16)),
-    "GPT, 6 x 128, 64 tokens, V = 8192, B = 8": lambda: Case(GPT(), *_text(8, 64, 8192)),
+    "ResNet-18, 32x32, B = 8": lambda: Case(ResNet18(), *_image_batch(8)),
+    "ViT, 6 x 128, 64 tokens, B = 16": lambda: Case(ViT(), *_image_batch(16)),
+    "GPT, 6 x 128, 64 tokens, V = 8192, B = 8": lambda: Case(GPT(), *_text_batch(8, 64, 8192)),
 }
 
 
-def loss(outputs: jax.Array, y: jax.Array) -> jax.Array:
-    """Cross-entropy, the mean over positions where there are any, [B]."""
-    each = optax.softmax_cross_entropy_with_integer_labels(outputs, y)
-    return each.reshape(each.shape[0], -1).mean(1)
+def mean_cross_entropy(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    """The cross-entropy of each sample, [B], averaged over its positions."""
+    entropies = optax.softmax_cross_entropy_with_integer_labels(outputs, targets)
+    return entropies.reshape(entropies.shape[0], -1).mean(1)
 
 
 def plain_step(model: nn.Module, tx: Any) -> Callable[..., Any]:
     """A plain optax training step that keeps running statistics."""
 
     def step(params: Any, state: Any, stats: Any, batch: Any) -> Any:
-        def mean(params: Any) -> Any:
+        def mean_loss(params: Any) -> Any:
             outputs, after = model.apply(
                 {"params": params, **stats}, batch[0], mutable=["batch_stats"]
             )
-            return loss(outputs, batch[1]).mean(), after
+            return mean_cross_entropy(outputs, batch[1]).mean(), after
 
-        (value, after), gradient = jax.value_and_grad(mean, has_aux=True)(params)
+        (value, after), gradient = jax.value_and_grad(mean_loss, has_aux=True)(params)
         updates, state = tx.update(gradient, state, params)
         return optax.apply_updates(params, updates), state, after, value
 
     return step
 
 
-def measure(case: Case, rounds: int) -> str:
-    """One line of figures."""
-    batch = (jnp.asarray(case.x), jnp.asarray(case.y))
+def measure_case(case: Case, rounds: int) -> str:
+    """The figures of one model, separated by bars."""
+    batch = (jnp.asarray(case.inputs), jnp.asarray(case.targets))
     variables = jax.jit(case.model.init)(jax.random.key(0), batch[0])
     params = variables["params"]
-    stats = {k: v for k, v in variables.items() if k != "params"}
+    stats = {name: tree for name, tree in variables.items() if name != "params"}
     base = optax.adam(RATE)
     steps, memory, start = {}, {}, {}
     clock = time.process_time()
     step = plain_step(case.model, base)
-    steps["plain"], memory["plain"] = compiled(step, params, base.init(params), stats, batch)
+    steps["plain"], memory["plain"] = compile_step(step, params, base.init(params), stats, batch)
     start["plain"] = time.process_time() - clock
     for name, options in VARIANTS.items():
         clock = time.process_time()
         net = gt.from_flax(case.model, batch[0])
-        tx = gt.adam(net, loss, RATE, batch_stats=stats.get("batch_stats"), **options)
-        steps[name], memory[name] = compiled(game_step(tx), params, tx.init(params), batch)
+        tx = gt.adam(net, mean_cross_entropy, RATE, batch_stats=stats.get("batch_stats"), **options)
+        steps[name], memory[name] = compile_step(
+            batch_update_step(tx), params, tx.init(params), batch
+        )
         start[name] = time.process_time() - clock
-    seconds = interleaved(steps, rounds)
+    seconds = time_interleaved(steps, rounds)
     cells = [f"{np.median(seconds['plain']) * 1e3:.0f} ms", f"{start['plain']:.1f} s"]
     for name in VARIANTS:
         cells += [
-            f"{ratio(seconds[name], seconds['plain']):.2f}x",
+            f"{median_ratio(seconds[name], seconds['plain']):.2f}x",
             f"{memory[name] / memory['plain']:.2f}x",
             f"{start[name] / start['plain']:.2f}x",
         ]
@@ -180,7 +188,7 @@ def measure(case: Case, rounds: int) -> str:
 
 
 def main() -> None:
-    """Prints one line a model."""
+    """Prints one line per model."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--only", default="", help="models whose name contains this text")
@@ -190,7 +198,7 @@ def main() -> None:
     print(f"model | plain step | plain start | {titles}")
     for name, make in CASES.items():
         if options.only in name:
-            print(f"{name} | {measure(make(), options.rounds)}", flush=True)
+            print(f"{name} | {measure_case(make(), options.rounds)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python benchmarks/implicit.py [--rounds N] [--only TEXT] [--base NAME]
 
-`tail` figures are for steps between calibrations ("use"), at a calibration, and amortised.
+Figures of `Tail` are for steps between calibrations, for steps with one, and amortized.
 """
 
 import argparse
@@ -15,20 +15,34 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from nets import block, mlp, one_block
+from nets import conv_block, mlp_case, one_block_case
 
 import gtddp_jax as gt
-from gtddp_jax.evidence.timing import compiled, game_step, interleaved, ratio
-from gtddp_jax.training.networks import pool
+from gtddp_lab.networks import pool
+from gtddp_lab.studies.step_timing import (
+    batch_update_step,
+    compile_step,
+    median_ratio,
+    time_interleaved,
+)
 
 LOSS = optax.softmax_cross_entropy_with_integer_labels
 BASES = {"sgd": lambda: optax.sgd(1e-2, 0.9), "adam": lambda: optax.adam(1e-3)}
-EVERY = gt.weights.tail().calibrate_every
+EVERY = gt.weighting.Tail().calibrate_every
 
 
 class Model(NamedTuple):
-    """A model, its parameters and a batch."""
+    """A model, its parameters and a batch.
 
+    Attributes:
+        model: as `gt.implicit` takes it.
+        apply_fn: `apply_fn(params, inputs) -> outputs`.
+        params: its parameters.
+        batch: inputs and targets.
+        loss: `loss(outputs, targets) -> [B]`.
+    """
+
+    model: Any
     apply_fn: Callable[..., Any]
     params: Any
     batch: Any
@@ -40,14 +54,14 @@ def of_network(net: gt.Network, shape: tuple[int, ...]) -> Model:
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=shape), jnp.float32)
     batch = x, jnp.asarray(rng.integers(0, 10, shape[0]))
-    return Model(net.apply, net.init(jax.random.key(0), x[:1]), batch)
+    return Model(net, net.apply, net.init(jax.random.key(0), x[:1]), batch)
 
 
 def pooled(blocks: int, batch: int = 32) -> Model:
     """A residual net with a pooled head on 28x28 images."""
     layers: list[Any] = [nn.Conv(16, (3, 3), 2), nn.relu]
     for _ in range(blocks):
-        layers += block(16)
+        layers += conv_block(16)
     return of_network(gt.Network([*layers, pool, nn.Dense(10)]), (batch, 28, 28, 1))
 
 
@@ -70,21 +84,20 @@ class Transformer(nn.Module):
 
 
 def transformer(batch: int = 16, length: int = 64) -> Model:
-    """A 4-layer transformer with a loss for each sequence."""
+    """A 4-layer transformer with one loss per sequence."""
     model = Transformer()
     tokens = jnp.asarray(np.random.default_rng(0).integers(0, 256, (batch, length + 1)))
     params = model.init(jax.random.key(0), tokens[:1, :-1])
-    return Model(
-        model.apply, params, (tokens[:, :-1], tokens[:, 1:]), lambda o, t: LOSS(o, t).mean(-1)
-    )
+    shifted = (tokens[:, :-1], tokens[:, 1:])
+    return Model(model.apply, model.apply, params, shifted, lambda o, t: LOSS(o, t).mean(-1))
 
 
 CASES: dict[str, Callable[[], Model]] = {
-    "digits 8x8x16, B=8": lambda: of_network(*one_block(16, 8, 1, 8)),
-    "digits 8x8x16, B=128": lambda: of_network(*one_block(16, 8, 1, 128)),
-    "mlp 784-512, B=8": lambda: of_network(*mlp(8)),
-    "mlp 784-512, B=128": lambda: of_network(*mlp(128)),
-    "1 block 28x28x16, B=128": lambda: of_network(*one_block(16, 28, 1, 128)),
+    "digits 8x8x16, B=8": lambda: of_network(*one_block_case(16, 8, 1, 8)),
+    "digits 8x8x16, B=128": lambda: of_network(*one_block_case(16, 8, 1, 128)),
+    "mlp 784-512, B=8": lambda: of_network(*mlp_case(8)),
+    "mlp 784-512, B=128": lambda: of_network(*mlp_case(128)),
+    "1 block 28x28x16, B=128": lambda: of_network(*one_block_case(16, 28, 1, 128)),
     "8 blocks pooled, B=32": lambda: pooled(8),
     "16 blocks pooled, B=32": lambda: pooled(16),
     "transformer, B=16": transformer,
@@ -92,15 +105,13 @@ CASES: dict[str, Callable[[], Model]] = {
 
 
 def variants(model: Model) -> dict[str, dict[str, Any]]:
-    """Options of `gt.implicit` by column name."""
-    generic = lambda params, x: model.apply_fn(params, x)  # noqa: E731  (hides the Network)
-    own = {"apply_fn": model.apply_fn}
+    """Model and options of `gt.implicit` by column name."""
+    any_model, network = {"model": model.apply_fn}, {"model": model.model}
     return {
-        "head": own | {"apply_fn": generic, "weights": gt.weights.tail("head")},
-        "auto": own | {"apply_fn": generic, "weights": gt.weights.tail("auto")},
-        "product": own | {"weights": "product"},
-        "product, generic": {"apply_fn": generic, "weights": "product"},
-        "trial": own | {"weights": "trial"},
+        "head": any_model | {"weighting": gt.weighting.Tail("head")},
+        "auto": any_model | {"weighting": gt.weighting.Tail("auto")},
+        "product": network | {"weighting": "product"},
+        "product, generic": any_model | {"weighting": "product"},
     }
 
 
@@ -123,25 +134,25 @@ def measure(model: Model, base: str, rounds: int) -> dict[str, tuple[float, floa
     make = BASES[base]
     plain = make()
     steps, memory = {}, {}
-    steps["base"], memory["base"] = compiled(
+    steps["base"], memory["base"] = compile_step(
         plain_step(model, plain), model.params, plain.init(model.params), model.batch
     )
     for name, options in variants(model).items():
-        tx = gt.implicit(make(), options.pop("apply_fn"), model.loss, **options)
+        tx = gt.implicit(make(), options.pop("model"), model.loss, **options)
         state = tx.init(model.params)
-        step = game_step(tx)
+        step = batch_update_step(tx)
         if name in ("head", "auto"):
             state = jax.jit(step)(model.params, state, model.batch)[1]
             used = state._replace(step=jnp.asarray(3, jnp.int32))
-            steps[name], memory[name] = compiled(step, model.params, used, model.batch)
+            steps[name], memory[name] = compile_step(step, model.params, used, model.batch)
             calibration = state._replace(step=jnp.asarray(EVERY, jnp.int32))
-            steps[f"{name}, calibration"], _ = compiled(
+            steps[f"{name}, calibration"], _ = compile_step(
                 step, model.params, calibration, model.batch
             )
         else:
-            steps[name], memory[name] = compiled(step, model.params, state, model.batch)
-    seconds = interleaved(steps, rounds)
-    times = {name: ratio(seconds[name], seconds["base"]) for name in steps}
+            steps[name], memory[name] = compile_step(step, model.params, state, model.batch)
+    seconds = time_interleaved(steps, rounds)
+    times = {name: median_ratio(seconds[name], seconds["base"]) for name in steps}
     for name in ("head", "auto"):
         times[f"{name}, amortised"] = (
             times[name] * (EVERY - 1) + times[f"{name}, calibration"]
@@ -151,7 +162,7 @@ def measure(model: Model, base: str, rounds: int) -> dict[str, tuple[float, floa
 
 
 def main() -> None:
-    """Prints one block a network and base, then geometric means."""
+    """Print one block per network and base, then geometric means."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--only", default="", help="networks whose name contains this text")

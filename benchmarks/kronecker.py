@@ -2,8 +2,8 @@
 
     python benchmarks/kronecker.py [--rounds N] [--only TEXT] [--period N] [--out FILE.json]
 
-Every method takes whole periods of steps, interleaved, so that refreshes are in the figures. For
-kfac-jax (its release does not run on current JAX; the repository does):
+All methods take whole periods of steps in turns, so that the times include refreshes. For kfac-jax
+(its release does not run on current JAX, its repository does):
 
     pip install git+https://github.com/google-deepmind/kfac-jax
 """
@@ -21,15 +21,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from nets import Case, batch_of, four_blocks, one_block
+from nets import Case, four_blocks_case, one_block_case, random_batch
+from typing_extensions import override
 
 import gtddp_jax as gt
-from gtddp_jax.training.networks import flatten
+from gtddp_lab.networks import flatten
 
 LOSS = optax.softmax_cross_entropy_with_integer_labels
 RATE, DAMPING = 1e-3, 1e-2
 FACTORS_EVERY = 10
-"""Steps between updates of the factors, at most a period."""
+"""Steps between updates of the factors, but at most one period."""
 WIDEST = 8192
 """kfac-jax inverts full factors: beyond this width one inverse takes minutes."""
 
@@ -49,22 +50,22 @@ def wide_head(batch: int) -> Case:
 
 
 CASES: dict[str, Callable[[], Case]] = {
-    "digits 8x8x16": lambda: one_block(16, 8, 1, 128),
-    "1 block 28x28x16": lambda: one_block(16, 28, 1, 128),
+    "digits 8x8x16": lambda: one_block_case(16, 8, 1, 128),
+    "1 block 28x28x16": lambda: one_block_case(16, 28, 1, 128),
     "mlp, 3136 inputs": lambda: wide_mlp(128),
     "convs, dense 3136-128": lambda: wide_head(128),
-    "4 blocks 32x32": lambda: four_blocks(128),
+    "4 blocks 32x32": lambda: four_blocks_case(128),
 }
 
 
 class Runner:
-    """A method in the middle of training: `run(n)` takes n more steps."""
+    """A method in the middle of training."""
 
     compile_seconds = 0.0
     megabytes = 0.0
 
     def run(self, steps: int) -> None:
-        """Takes steps."""
+        """Takes this number of further steps."""
         raise NotImplementedError
 
 
@@ -81,8 +82,8 @@ class Optax(Runner):
         self.megabytes = peak / 2**20
         self._now = params, state
 
+    @override
     def run(self, steps: int) -> None:
-        """See `Runner`."""
         for _ in range(steps):
             self._now = self._step(*self._now, self._batch)
         jax.block_until_ready(self._now)
@@ -114,7 +115,7 @@ def ours(case: Case, params: Any, batch: Any, make: Any, period: int, feedback: 
 
 
 class KfacJax(Runner):
-    """kfac-jax with the same refresh period and its factors updated as often as ours."""
+    """kfac-jax with the same periods as this library."""
 
     def __init__(self, case: Case, params: Any, batch: Any, period: int, factors: int) -> None:
         import kfac_jax
@@ -143,8 +144,8 @@ class KfacJax(Runner):
         self.run(1)
         self.compile_seconds = time.perf_counter() - start
 
+    @override
     def run(self, steps: int) -> None:
-        """See `Runner`."""
         for _ in range(steps):
             params, state, _ = self._optimizer.step(
                 *self._now, self._key, batch=self._batch, global_step_int=self._count
@@ -155,7 +156,7 @@ class KfacJax(Runner):
 
 def runners(case: Case, period: int) -> dict[str, Runner]:
     """All methods on one network."""
-    batch = batch_of(case)
+    batch = random_batch(case)
     params = case.net.init(jax.random.key(0), batch[0][:1])
     found: dict[str, Runner] = {
         "sgd": plain(case, params, batch, optax.sgd(RATE)),
@@ -172,7 +173,7 @@ def runners(case: Case, period: int) -> dict[str, Runner]:
 
 
 def measure(case: Case, period: int, rounds: int) -> dict[str, dict[str, float]]:
-    """Milliseconds a step (amortised), ratio to SGD, compile time and memory by method."""
+    """Milliseconds per step (amortized), ratio to SGD, compile time and memory of each method."""
     methods = runners(case, period)
     for runner in methods.values():
         runner.run(period)
@@ -195,7 +196,7 @@ def measure(case: Case, period: int, rounds: int) -> dict[str, dict[str, float]]
 
 
 def main() -> None:
-    """Prints a Markdown table a network."""
+    """Prints a Markdown table for each network."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--period", type=int, default=20)
@@ -209,7 +210,7 @@ def main() -> None:
         results[name] = measure(make(), options.period, options.rounds)
         print(f"\n{name}, B = 128, refresh every {options.period}\n")
         print(
-            "| method | ms a step | ratio to SGD | compile, s | memory, MiB |\n"
+            "| method | ms per step | ratio to SGD | compile, s | memory, MiB |\n"
             "|---|---|---|---|---|"
         )
         for method, row in results[name].items():

@@ -27,24 +27,24 @@ html_title = f"gtddp_jax {release}"
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3  # links to headings: page.md#heading
 
-autodoc_typehints = "none"  # the signatures show them where they say something
+autodoc_typehints = "none"  # signatures show them where they are informative
 napoleon_numpy_docstring = False
 
 
 def plain_markup(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Turns what docstrings write plainly into reStructuredText.
+    """Convert the plain markup of docstrings to reStructuredText.
 
-    Code stands in single backticks there, as in Markdown, and a bar is a bar.
+    Docstrings write code in single backticks, as in Markdown, and do not escape bars.
     """
     for i, line in enumerate(lines):
         if line.lstrip().startswith((">>>", "...")):
             continue
-        parts = re.split(r"(`+[^`]+`+)", line)  # code at the odd places
+        parts = re.split(r"(`+[^`]+`+)", line)  # code at odd indices
         parts[::2] = [text.replace("|", r"\|") for text in parts[::2]]
         parts[1::2] = [f"``{code.strip('`')}``" for code in parts[1::2]]
         lines[i] = "".join(parts)
 
 
 def setup(app: Any) -> None:
-    """Registers the hook before napoleon's own."""
+    """Register the hook before napoleon's own."""
     app.connect("autodoc-process-docstring", plain_markup, priority=400)

@@ -1,7 +1,7 @@
-"""The implicit game on models that know nothing of it: a plain JAX one and a Flax one.
+"""The implicit game on unmodified models: one in plain JAX and one in Flax.
 
-Each is trained twice, from the same start on the same batches. The lines that differ from ordinary
-optax training are marked `game:` and, for the base, `base:`.
+Each model is trained twice, with the base optimizer and with the game, from the same initial
+parameters on the same batches. Lines marked `game:` replace the lines marked `base:`.
 """
 
 import flax.linen as nn
@@ -19,15 +19,15 @@ images, labels = map(np.asarray, load_digits(return_X_y=True))
 train_x, test_x, train_y, test_y = map(
     np.asarray, train_test_split((images / 16).astype("float32"), labels, random_state=0)
 )
-loss = optax.softmax_cross_entropy_with_integer_labels  # game: one loss a sample, no mean
+loss = optax.softmax_cross_entropy_with_integer_labels  # game: one loss per sample, no mean
 
 
 def plain_model():
-    """A residual network in plain JAX: parameters and a function of them."""
+    """Return a residual network in plain JAX, as a function and its parameters."""
     sizes = {"in": (64, 64), "block": (64, 64), "out": (64, 10)}
     keys = jax.random.split(jax.random.key(0), len(sizes))
-    draw = nn.initializers.lecun_normal()
-    params = {name: draw(key, size) for key, (name, size) in zip(keys, sizes.items(), strict=True)}
+    init = nn.initializers.lecun_normal()
+    params = {name: init(key, size) for key, (name, size) in zip(keys, sizes.items(), strict=True)}
 
     def apply_fn(params, x):
         h = jnp.tanh(x @ params["in"])
@@ -49,14 +49,14 @@ class Net(nn.Module):
 
 
 def flax_model():
-    """The Flax network: the same pair."""
+    """Return the Flax network, as a function and its parameters."""
     net = Net()
     params = net.init(jax.random.key(0), train_x[:1])["params"]
     return lambda params, x: net.apply({"params": params}, x), params
 
 
 def train(apply_fn, params, base, game):
-    """Trains with the base optimizer or, with `game`, with the implicit game on top of it."""
+    """Train with the base optimizer or, if `game`, with the implicit game around it."""
 
     @jax.jit
     def base_step(params, state, batch):
@@ -69,29 +69,34 @@ def train(apply_fn, params, base, game):
 
     @jax.jit
     def game_step(params, state, batch):
-        updates, state = tx.update(None, state, params, batch=batch)  # game: it takes the gradient
-        return optax.apply_updates(params, updates), state, state.report.loss  # game: and reports
+        updates, state = tx.update(None, state, params, batch=batch)  # game: computes the gradient
+        return (
+            optax.apply_updates(params, updates),
+            state,
+            state.report.loss,
+        )  # game: reports the loss
 
     tx = gt.implicit(base, apply_fn, loss) if game else base  # game: wraps any optax optimizer
     step = game_step if game else base_step
     state = tx.init(params)
-    draw = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     steps = len(train_x) // BATCH
     for _ in range(EPOCHS):
         losses = []
-        for rows in draw.permutation(len(train_x))[: steps * BATCH].reshape(steps, BATCH):
+        for rows in rng.permutation(len(train_x))[: steps * BATCH].reshape(steps, BATCH):
             params, state, value = step(params, state, (train_x[rows], train_y[rows]))
             losses.append(value)
     accuracy = np.mean(np.argmax(apply_fn(params, test_x), -1) == test_y)
     return np.mean(losses), accuracy, state
 
 
-for name, make in {"plain JAX": plain_model, "Flax": flax_model}.items():
+for name, make_model in {"plain JAX": plain_model, "Flax": flax_model}.items():
     for game in (False, True):
-        average, accuracy, state = train(*make(), base=optax.adam(3e-3), game=game)
+        average, accuracy, state = train(*make_model(), base=optax.adam(3e-3), game=game)
         label = "implicit" if game else "base"
         print(f"{name:9}  {label:8}  last epoch's loss {average:.4f}  test accuracy {accuracy:.1%}")
     tail = state.prediction
     print(
-        f"{name:9}  the tail: {tail.fraction:.1%} of the work, correlation {tail.correlation:.2f}"
+        f"{name:9}  the tail: {tail.fraction:.1%} of the multiply-adds, "
+        f"correlation {tail.correlation:.2f}"
     )

@@ -1,16 +1,16 @@
-"""Data-parallel training on four devices, two ways, compared with one device.
+"""Data-parallel training on four devices, in two ways, compared with one device.
 
-Here the devices are virtual ones of the CPU; on a machine with several accelerators leave out the
-three lines that set them.
+The devices here are virtual CPU devices. On a machine with several accelerators, remove the three
+lines that set them up.
 """
-# ruff: noqa: E402  (the devices must be set before jax starts)
+# ruff: noqa: E402  (JAX reads the number of devices when it is imported)
 
 import os
 
 DEVICES = 4
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={DEVICES}"
-os.environ["NPROC"] = str(2 * DEVICES)  # with fewer threads a collective may wait for ever
+os.environ["NPROC"] = str(2 * DEVICES)  # with fewer threads a collective may deadlock
 
 from functools import partial
 
@@ -38,30 +38,32 @@ mesh = jax.make_mesh((DEVICES,), ("data",), axis_types=(AxisType.Auto,))
 everywhere, spread = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
 
 
-def train(tx, step, on_all=None, samples=None):
-    """Ten steps from the same start; parameters lie `on_all` devices, the samples are spread."""
-    params, state = jax.device_put((start, tx.init(start)), on_all)
+def train(tx, step, params_sharding=None, batch_sharding=None):
+    """Make ten steps from the same start, with shardings of parameters and of samples."""
+    params, state = jax.device_put((start, tx.init(start)), params_sharding)
     for rows in batches:
-        batch = jax.device_put((images[rows], labels[rows]), samples)
-        params, state = jax.block_until_ready(step(params, state, batch))  # virtual devices need it
+        batch = jax.device_put((images[rows], labels[rows]), batch_sharding)
+        params, state = jax.block_until_ready(
+            step(params, state, batch)
+        )  # required by virtual devices
     return params, state
 
 
-def one_device(make):
-    """What the others must equal."""
-    tx = make()
+def one_device(make_optimizer):
+    """Train on one device; the other ways must give the same result."""
+    tx = make_optimizer()
     return train(tx, gt.make_update(tx))
 
 
-def sharded_batch(make):
-    """Under jit nothing is needed but a batch whose samples are spread over the devices."""
-    tx = make()
+def sharded_batch(make_optimizer):
+    """Under jit, it suffices to split the samples of the batch over the devices."""
+    tx = make_optimizer()
     return train(tx, gt.make_update(tx), everywhere, spread)
 
 
-def mapped(make):
-    """Under shard_map (or pmap) the optimizer is told the name of the axis."""
-    tx = make(axis_name="data")
+def mapped(make_optimizer):
+    """Under shard_map (or pmap), the optimizer needs the name of the axis."""
+    tx = make_optimizer(axis_name="data")
     whole, part = P(), P("data")
     step = jax.shard_map(
         gt.make_update(tx), mesh=mesh, in_specs=(whole, whole, part), out_specs=(whole, whole)
@@ -69,19 +71,19 @@ def mapped(make):
     return train(tx, jax.jit(step), everywhere, spread)
 
 
-# SGD, because Adam turns rounding errors of vanishing gradients into whole steps.
+# SGD, because Adam amplifies rounding errors of vanishing gradients to full steps.
 GAMES = {
     "sequential": partial(gt.sgd, net, loss, 0.05, momentum=0.9),
-    "implicit": partial(gt.implicit, optax.sgd(0.05, 0.9), net.apply, loss, weights="product"),
+    "implicit": partial(gt.implicit, optax.sgd(0.05, 0.9), net, loss, weighting="product"),
 }
 
-for name, make in GAMES.items():
-    want, state = one_device(make)
+for name, make_optimizer in GAMES.items():
+    expected, state = one_device(make_optimizer)
     print(f"{name:10}  one device     loss {state.report.loss:.6f}")
     for way in (sharded_batch, mapped):
-        params, state = way(make)
+        params, state = way(make_optimizer)
         apart = max(
-            jax.tree.leaves(jax.tree.map(lambda a, b: float(abs(a - b).max()), params, want))
+            jax.tree.leaves(jax.tree.map(lambda a, b: float(abs(a - b).max()), params, expected))
         )
         print(f"{'':10}  {way.__name__:13}  loss {state.report.loss:.6f}  apart by {apart:.1e}")
-        assert apart < 1e-4, "several devices must equal one"
+        assert apart < 1e-4, "several devices must give the result of one"

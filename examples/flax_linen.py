@@ -1,7 +1,8 @@
-"""An existing linen model under GT-DDP-Adam, in an ordinary `TrainState` loop.
+"""An existing linen model trained with GT-DDP-Adam, in an ordinary `TrainState` loop.
 
-A small ResNet with BatchNorm and dropout on scikit-learn's 8x8 digits, with Adam and with the game
-beside it, from the same start on the same batches. The lines of the game are marked `game:`.
+A small ResNet with BatchNorm and dropout on scikit-learn's 8x8 digits, trained with Adam and with
+the game, from the same initial parameters on the same batches. Lines of the game are marked
+`game:`.
 
 python examples/flax_linen.py [--epochs N]
 """
@@ -29,11 +30,11 @@ loss = optax.softmax_cross_entropy_with_integer_labels
 
 
 class ResNet(nn.Module):
-    """Two residual blocks, the second strided, with a projection on its shortcut."""
+    """Two residual blocks; the second one is strided and has a projection on its shortcut."""
 
     @nn.compact
     def __call__(self, x, train):
-        """Maps images [B, 8, 8, 1] to class scores [B, 10]."""
+        """Map images [B, 8, 8, 1] to class scores [B, 10]."""
 
         def norm(x):
             return nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
@@ -54,16 +55,16 @@ variables = model.init(jax.random.key(0), train_x[:1], train=False)
 
 
 class State(TrainState):
-    """A train state with running statistics."""
+    """A train state with batch statistics."""
 
     batch_stats: Any
 
 
 @jax.jit
 def base_step(state, x, y, key):
-    """The usual step."""
+    """Make an ordinary step."""
 
-    def mean(params):
+    def mean_loss(params):
         outputs, after = model.apply(
             {"params": params, "batch_stats": state.batch_stats},
             x,
@@ -73,13 +74,13 @@ def base_step(state, x, y, key):
         )
         return loss(outputs, y).mean(), after["batch_stats"]
 
-    (value, stats), gradient = jax.value_and_grad(mean, has_aux=True)(state.params)
+    (value, stats), gradient = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
     return state.apply_gradients(grads=gradient, batch_stats=stats), value
 
 
 @jax.jit
 def game_step(state, x, y, key):
-    """The game takes the gradient itself and keeps the statistics in its own state."""
+    """Make a step. The game computes the gradient and keeps the batch statistics in its state."""
     updates, opt_state = state.tx.update(  # game:
         None, state.opt_state, state.params, batch=(x, y), rngs={"dropout": key}
     )
@@ -92,13 +93,13 @@ def game_step(state, x, y, key):
 
 
 def train(name, tx, step, epochs):
-    """Trains one copy of the model."""
+    """Train one copy of the model."""
     state = State.create(apply_fn=model.apply, tx=tx, **variables)
-    order = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     for epoch in range(epochs):
         whole = len(train_x) // BATCH * BATCH
         values = []
-        for batch in order.permutation(len(train_x))[:whole].reshape(-1, BATCH):
+        for batch in rng.permutation(len(train_x))[:whole].reshape(-1, BATCH):
             key = jax.random.key(int(state.step))
             state, value = step(state, train_x[batch], train_y[batch], key)
             values.append(value)
@@ -110,14 +111,14 @@ def train(name, tx, step, epochs):
 
 
 def main():
-    """Prints both runs."""
+    """Train with both optimizers."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=8)
     epochs = parser.parse_args().epochs
     net = gt.from_flax(  # game:
         model, train_x[:BATCH], apply_kwargs={"train": True}, eval_kwargs={"train": False}
     )
-    print(net.explain())
+    print(gt.explain(net))
     tx = gt.adam(net, loss, RATE, batch_stats=variables["batch_stats"])  # game:
     train("Adam", optax.adam(RATE), base_step, epochs)
     train("GT-DDP", tx, game_step, epochs)

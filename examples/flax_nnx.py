@@ -1,7 +1,7 @@
-"""An existing nnx model under GT-DDP-Adam, through `nnx.Optimizer`.
+"""An existing nnx model trained with GT-DDP-Adam, through `nnx.Optimizer`.
 
-A small transformer on the rows of scikit-learn's 8x8 digits, with Adam and with the game beside
-it, from the same start on the same batches. The lines of the game are marked `game:`.
+A small transformer on the rows of scikit-learn's 8x8 digits, trained with Adam and with the game,
+from the same initial parameters on the same batches. Lines of the game are marked `game:`.
 
 python examples/flax_nnx.py [--epochs N]
 """
@@ -28,7 +28,7 @@ loss = optax.softmax_cross_entropy_with_integer_labels
 
 
 class Transformer(nnx.Module):
-    """Two blocks of attention and perceptron over the eight rows of an image."""
+    """Two transformer blocks over the eight rows of an image."""
 
     def __init__(self, rngs):
         self.embed = nnx.Linear(8, WIDTH, rngs=rngs)
@@ -37,7 +37,7 @@ class Transformer(nnx.Module):
         self.head = nnx.Linear(WIDTH, 10, rngs=rngs)
 
     def __call__(self, x):
-        """Maps images [B, 8, 8] to class scores [B, 10]."""
+        """Map images [B, 8, 8] to class scores [B, 10]."""
         x = self.embed(x) + self.positions[...]
         for block in self.blocks:
             x = block(x)
@@ -54,38 +54,38 @@ class Block(nnx.Module):
         self.dropout = nnx.Dropout(0.05, rngs=rngs)
 
     def __call__(self, x):
-        """Maps [B, 8, WIDTH] to the same shape."""
+        """Map [B, 8, WIDTH] to the same shape."""
         x = x + self.attention(self.norms[0](x))
         return x + self.dropout(self.down(nnx.gelu(self.up(self.norms[1](x)))))
 
 
 @nnx.jit
 def base_step(model, optimizer, x, y):
-    """The usual step."""
-    value, gradient = nnx.value_and_grad(lambda m: loss(m(x), y).mean())(model)
+    """Make an ordinary step."""
+    value, gradient = nnx.value_and_grad(lambda model: loss(model(x), y).mean())(model)
     optimizer.update(model, gradient)
     return value
 
 
 @nnx.jit
 def game_step(model, optimizer, x, y):
-    """The game takes the gradient itself; random streams and statistics are in its state."""
+    """Make a step. The game computes the gradient and keeps random streams and statistics."""
     no_running_cost = jax.tree.map(jnp.zeros_like, nnx.state(model, nnx.Param))
     optimizer.update(model, no_running_cost, batch=(x, y))  # game:
     nnx.update(model, nnx.as_pure(optimizer.opt_state.batch_stats))  # game:
     return optimizer.opt_state.report.loss[...]
 
 
-def train(name, make, step, epochs):
-    """Trains one copy of the model."""
+def train(name, make_optimizer, step, epochs):
+    """Train one copy of the model."""
     model = Transformer(nnx.Rngs(0))
-    optimizer = nnx.Optimizer(model, make(model), wrt=nnx.Param)
-    order = np.random.default_rng(0)
+    optimizer = nnx.Optimizer(model, make_optimizer(model), wrt=nnx.Param)
+    rng = np.random.default_rng(0)
     for epoch in range(epochs):
         whole = len(train_x) // BATCH * BATCH
         values = [
             step(model, optimizer, train_x[batch], train_y[batch])
-            for batch in order.permutation(len(train_x))[:whole].reshape(-1, BATCH)
+            for batch in rng.permutation(len(train_x))[:whole].reshape(-1, BATCH)
         ]
         print(f"{name:7} epoch {epoch + 1:2}  mean loss {np.mean(values):.4f}")
     model.eval()
@@ -93,14 +93,14 @@ def train(name, make, step, epochs):
 
 
 def main():
-    """Prints both runs."""
+    """Train with both optimizers."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=8)
     epochs = parser.parse_args().epochs
 
     def game(model):
         net = gt.from_flax(model, train_x[:BATCH])  # game:
-        print(net.explain())
+        print(gt.explain(net))
         return gt.adam(net, loss, RATE)  # game:
 
     train("Adam", lambda model: optax.adam(RATE), base_step, epochs)

@@ -23,18 +23,19 @@ state = tx.init(params)
 
 @jax.jit
 def step(params, state, batch):
-    """The game takes the gradient itself, from the batch; None: no running cost."""
+    """Make a step. The game computes the gradient itself; None: there is no running cost."""
     updates, state = tx.update(None, state, params, batch=batch)
     return optax.apply_updates(params, updates), state
 
 
-order = np.random.default_rng(0)
+rng = np.random.default_rng(0)
 for epoch in range(1, 11):
-    for batch in order.permutation(len(train_x))[:1344].reshape(-1, 32):
+    for batch in rng.permutation(len(train_x))[:1344].reshape(-1, 32):
         params, state = step(params, state, (train_x[batch], train_y[batch]))
     accuracy = np.mean(np.argmax(net.apply(params, test_x), -1) == test_y)
     report = state.report
     print(
-        f"epoch {epoch:2}  last batch: loss {report.loss:.4f}, weights {report.weight_min:.2f} to "
-        f"{report.weight_max:.2f}  test accuracy {accuracy:.1%}"
+        f"epoch {epoch:2}  last batch: loss {report.loss:.4f}, sample weights "
+        f"{report.sample_weight_min:.2f} to {report.sample_weight_max:.2f}  "
+        f"test accuracy {accuracy:.1%}"
     )

@@ -1,4 +1,4 @@
-"""The implicit game through `nnx.Optimizer`; batch statistics and dropout keys included."""
+"""The implicit game through `nnx.Optimizer`, including batch statistics and dropout keys."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ import gtddp_jax as gt
 
 
 def optimizer_for(model, base, loss, **options):
-    """The game on an optax optimizer; `loss(outputs, targets)` is one number a sample."""
+    """Wrap an optax optimizer in the game; `loss(outputs, targets)` is one number per sample."""
     graph, _, rest = nnx.split(model, nnx.Param, ...)
 
     def apply_fn(params, inputs):
@@ -24,7 +24,7 @@ def optimizer_for(model, base, loss, **options):
 
 @nnx.jit
 def train_step(model, optimizer, x, y):
-    """Makes a step and returns the mean loss before it."""
+    """Make a step and return the mean loss before it."""
     _, params, rest = nnx.split(model, nnx.Param, ...)
     no_running_cost = jax.tree.map(jnp.zeros_like, params)
     optimizer.update(model, no_running_cost, batch=((x, nnx.as_pure(rest)), y))
@@ -33,25 +33,25 @@ def train_step(model, optimizer, x, y):
 
 
 class Net(nnx.Module):
-    """A network with both kinds of state that are no parameters."""
+    """A network with both kinds of state besides parameters: statistics and random streams."""
 
     def __init__(self, rngs):
         self.first, self.last = nnx.Linear(4, 32, rngs=rngs), nnx.Linear(32, 3, rngs=rngs)
         self.norm, self.dropout = nnx.BatchNorm(32, rngs=rngs), nnx.Dropout(0.1, rngs=rngs)
 
     def __call__(self, x):
-        """Maps [B, 4] to class scores [B, 3]."""
+        """Map [B, 4] to class scores [B, 3]."""
         return self.last(self.dropout(nnx.relu(self.norm(self.first(x)))))
 
 
 def main():
-    """Learns which third of a line a point lies in."""
+    """Learn in which third of an interval the first coordinate lies."""
     model = Net(nnx.Rngs(0))
     loss = optax.softmax_cross_entropy_with_integer_labels
     optimizer = optimizer_for(model, optax.adam(1e-2), loss)
-    draw = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     for step in range(201):
-        x = draw.uniform(-1, 1, size=(32, 4)).astype("float32")
+        x = rng.uniform(-1, 1, size=(32, 4)).astype("float32")
         value = train_step(model, optimizer, x, np.digitize(x[:, 0], [-1 / 3, 1 / 3]))
         if step % 50 == 0:
             print(f"step {step:3}  loss {value:.3f}")

@@ -1,6 +1,6 @@
 """The implicit game in `flax.training.train_state.TrainState`.
 
-`state.apply_gradients` has no place for the batch, so the step calls `tx.update` itself.
+`state.apply_gradients` cannot pass the batch, so the step calls `tx.update` itself.
 """
 
 import flax.linen as nn
@@ -13,7 +13,7 @@ import gtddp_jax as gt
 
 
 def state_for(module, params, base, loss, **options):
-    """A `TrainState` with the game on an optax optimizer; `loss` is one number a sample."""
+    """Make a `TrainState` with the game around an optax optimizer; `loss` is per sample."""
 
     def apply_fn(params, x):
         return module.apply({"params": params}, x)
@@ -24,21 +24,21 @@ def state_for(module, params, base, loss, **options):
 
 @jax.jit
 def train_step(state, x, y):
-    """The state after a step; `state.opt_state.report` tells about it."""
+    """Return the state after a step; `state.opt_state.report` describes the step."""
     updates, opt_state = state.tx.update(None, state.opt_state, state.params, batch=(x, y))
     params = optax.apply_updates(state.params, updates)
     return state.replace(step=state.step + 1, params=params, opt_state=opt_state)
 
 
 def main():
-    """Learns which third of a line a point lies in."""
+    """Learn in which third of an interval the first coordinate lies."""
     module = nn.Sequential([nn.Dense(32), nn.relu, nn.Dense(3)])
     params = module.init(jax.random.key(0), np.zeros((1, 4), "float32"))["params"]
     loss = optax.softmax_cross_entropy_with_integer_labels
     state = state_for(module, params, optax.adam(1e-2), loss)
-    draw = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     for step in range(201):
-        x = draw.uniform(-1, 1, size=(32, 4)).astype("float32")
+        x = rng.uniform(-1, 1, size=(32, 4)).astype("float32")
         state = train_step(state, x, np.digitize(x[:, 0], [-1 / 3, 1 / 3]))
         if step % 50 == 0:
             print(f"step {step:3}  loss {state.opt_state.report.loss:.3f}")

@@ -1,20 +1,21 @@
 """GT-DDP, the game-theoretic differential dynamic programming optimizer, in optax style."""
 
 from gtddp_jax import curvature, reference, terminal
-from gtddp_jax.alias import adam, adamw, ekfac, kfac, rmsprop, scale_by_gt_ekfac, sgd
 from gtddp_jax.core.report import Report
-from gtddp_jax.flax_models import FlaxNetwork, from_flax
-from gtddp_jax.game.sequential import GTDDPState
+from gtddp_jax.explain import explain
+from gtddp_jax.flax_models import from_flax
+from gtddp_jax.implicit import ImplicitState, implicit, implicit_weights, weighting
 from gtddp_jax.network import Cooperative, Network, NetworkError, Residual, Stage
-from gtddp_jax.optimizer import gtddp, make_update
-from gtddp_jax.simultaneous import ImplicitState, implicit, implicit_weights, weights
-from gtddp_jax.verify import Verification, verify
+from gtddp_jax.reference.verify import Verification, verify
+from gtddp_jax.sequential.alias import adam, adamw, ekfac, kfac, rmsprop, scale_by_gt_ekfac, sgd
+from gtddp_jax.sequential.optimizer import gtddp, make_update
+from gtddp_jax.sequential.step import GTDDPState
+from gtddp_jax.tracing.traced_network import TracedNetwork
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Cooperative",
-    "FlaxNetwork",
     "GTDDPState",
     "ImplicitState",
     "Network",
@@ -22,11 +23,13 @@ __all__ = [
     "Report",
     "Residual",
     "Stage",
+    "TracedNetwork",
     "Verification",
     "adam",
     "adamw",
     "curvature",
     "ekfac",
+    "explain",
     "from_flax",
     "gtddp",
     "implicit",
@@ -39,5 +42,5 @@ __all__ = [
     "sgd",
     "terminal",
     "verify",
-    "weights",
+    "weighting",
 ]

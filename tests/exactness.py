@@ -1,4 +1,4 @@
-"""Where exactness is shown: float64, no rank promoted unasked, programs that compile quickly."""
+"""Settings for tests of exactness: float64, explicit rank promotion, fast compilation."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,10 @@ FEW_PASSES = "jax_disable_most_optimizations"
 
 @contextmanager
 def exact() -> Iterator[None]:
-    """Programs run a few times only: optimising them would cost more than it saves."""
+    """Compute in float64; implicit rank promotion is an error.
+
+    Programs run only a few times, so optimizing them would take longer than it saves.
+    """
     before = jax.config.read(FEW_PASSES)
     jax.config.update(FEW_PASSES, True)
     try:

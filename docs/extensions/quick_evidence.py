@@ -1,8 +1,8 @@
-"""The quick version of the evidence, made anew when the site is built.
+"""The quick version of the evidence, regenerated when the site is built.
 
 `gtddp reproduce --quick` writes a report and its pictures into `docs/quick/`, which is not kept in
-the repository; the report is a page of the site. A study that fails fails the build. Runs that are
-there already, from an earlier build, are not trained again.
+the repository; the report is a page of the site. If a study fails, the build fails. Runs that exist
+from an earlier build are not trained again.
 """
 
 import subprocess
@@ -15,21 +15,21 @@ TIMEOUT = 900
 """Seconds; it takes two minutes on two cores."""
 
 
-def reproduce(app: Any) -> None:
-    """Runs all studies in their quick version."""
-    command = [sys.executable, "-m", "gtddp_jax", "reproduce", "--quick", "--out"]
-    made = subprocess.run(
+def run_quick_studies(app: Any) -> None:
+    """Run all studies in their quick version."""
+    command = [sys.executable, "-m", "gtddp_lab", "reproduce", "--quick", "--out"]
+    result = subprocess.run(
         [*command, str(Path(app.srcdir) / FOLDER)],
         capture_output=True,
         text=True,
         timeout=TIMEOUT,
         check=False,
     )
-    if made.returncode:
-        raise RuntimeError(f"gtddp reproduce --quick failed:\n{made.stdout}{made.stderr}")
+    if result.returncode:
+        raise RuntimeError(f"gtddp reproduce --quick failed:\n{result.stdout}{result.stderr}")
 
 
 def setup(app: Any) -> dict[str, Any]:
-    """Registers the run before the pages are looked for."""
-    app.connect("config-inited", lambda app, config: reproduce(app))
+    """Register the run before Sphinx collects the pages."""
+    app.connect("config-inited", lambda app, config: run_quick_studies(app))
     return {"parallel_read_safe": True}

@@ -1,4 +1,4 @@
-"""Draws cooperation.png: two players of one stage, and how far each mode lets them step.
+"""Draw cooperation.png: two players of one stage, and the step of each in every mode.
 
 python docs/pictures/cooperation.py     (needs matplotlib)
 """
@@ -15,8 +15,8 @@ BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#5
 GAMMA = 0.1
 
 
-def box(axes: Axes, x: float, y: float, text: str, colour: str) -> None:
-    """A box with a text around its centre."""
+def draw_box(axes: Axes, x: float, y: float, text: str, colour: str) -> None:
+    """Draw a box with centred text."""
     shape = FancyBboxPatch(
         (x - 0.55, y - 0.22), 1.1, 0.44, boxstyle="round,pad=0.05", ec=GREY, fc=colour
     )
@@ -24,20 +24,22 @@ def box(axes: Axes, x: float, y: float, text: str, colour: str) -> None:
     axes.text(x, y, text, ha="center", va="center", fontsize=9)
 
 
-def arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], style: str) -> None:
-    """An arrow between two points."""
+def draw_arrow(
+    axes: Axes, start: tuple[float, float], end: tuple[float, float], style: str
+) -> None:
+    """Draw an arrow between two points."""
     axes.add_patch(FancyArrowPatch(start, end, arrowstyle=style, mutation_scale=11, color=GREY))
 
 
-def game(axes: Axes) -> None:
-    """One stage: a shared input, two players, a sum."""
-    box(axes, 0.6, 0.0, "input $x$", "white")
-    box(axes, 2.6, 0.7, "player $u$", "#EAF3FA")
-    box(axes, 2.6, -0.7, "player $v$", "#FFF3E6")
-    box(axes, 4.6, 0.0, "sum", "white")
+def draw_stage(axes: Axes) -> None:
+    """Draw one stage: a shared input, two players, a sum."""
+    draw_box(axes, 0.6, 0.0, "input $x$", "white")
+    draw_box(axes, 2.6, 0.7, "player $u$", "#EAF3FA")
+    draw_box(axes, 2.6, -0.7, "player $v$", "#FFF3E6")
+    draw_box(axes, 4.6, 0.0, "sum", "white")
     for y in (0.7, -0.7):
-        arrow(axes, (1.2, 0.0), (1.98, y), "-|>")
-        arrow(axes, (3.2, y), (4.0, 0.0), "-|>")
+        draw_arrow(axes, (1.2, 0.0), (1.98, y), "-|>")
+        draw_arrow(axes, (3.2, y), (4.0, 0.0), "-|>")
     axes.add_patch(
         FancyArrowPatch((2.6, 0.42), (2.6, -0.42), arrowstyle="<|-|>", mutation_scale=11, color=RED)
     )
@@ -46,8 +48,8 @@ def game(axes: Axes) -> None:
     axes.axis("off")
 
 
-def steps(axes: Axes) -> None:
-    """The factor on the shared gradient along one direction, against its curvature."""
+def draw_step_factors(axes: Axes) -> None:
+    """Draw the factor on the shared gradient along one direction, against its curvature."""
     curvature = np.geomspace(1e-3, 1e1, 200)
     curves = {
         "theorem3": (np.full_like(curvature, 1 / GAMMA), RED),
@@ -66,12 +68,12 @@ def steps(axes: Axes) -> None:
 
 
 def main() -> None:
-    """Draws the picture beside this script."""
+    """Draw the picture beside this script."""
     figure = Figure(figsize=(8.6, 3.0), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
-    game(left)
-    steps(right)
+    draw_stage(left)
+    draw_step_factors(right)
     figure.savefig(Path(__file__).with_suffix(".png"), dpi=150)
 
 

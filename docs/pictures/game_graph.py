@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 import gtddp_jax as gt
-from gtddp_jax.network.program import Act, Add, Map
+from gtddp_jax.network import AddOp, FunctionOp, PlayerOp
 
 TRUNK, COMPANION, GREY, STAGE = "#EAF3FA", "#FFF3E6", "#555555", "#F4F4F4"
 WIDE, HIGH = 3.0, 1.05
@@ -59,7 +59,7 @@ PICTURES: dict[str, tuple[Callable[[], list[list[Any]]], tuple[int, ...], list[s
 
 @dataclasses.dataclass
 class Graph:
-    """Where everything of one network stands.
+    """The layout of one network.
 
     Attributes:
         net: the network.
@@ -77,7 +77,7 @@ class Graph:
 
 
 def graph(net: gt.Network, shape: tuple[int, ...]) -> Graph:
-    """Reads the stages: a value's first reader goes on in its lane, further ones move below."""
+    """Lay out the stages: a value's first reader stays in its lane, further ones move below."""
     x = jnp.zeros((1, *shape))
 
     def values(x: jax.Array) -> dict[int, jax.Array]:
@@ -117,18 +117,23 @@ def crossing(g: Graph, v: int, t: int) -> int:
 
 
 def arrow(axes: Axes, points: list[tuple[float, float]], head: bool = True) -> None:
-    """A line through points, the last part with a head."""
+    """A line through points; the last segment may have an arrow head."""
     xs, ys = zip(*points, strict=True)
     axes.plot(xs[:-1] if head else xs, ys[:-1] if head else ys, color=GREY, linewidth=1.3)
     if head:
-        style = {"arrowstyle": "-|>", "mutation_scale": 11, "shrinkA": 0, "shrinkB": 0}
+        style: dict[str, Any] = {
+            "arrowstyle": "-|>",
+            "mutation_scale": 11,
+            "shrinkA": 0,
+            "shrinkB": 0,
+        }
         axes.add_patch(FancyArrowPatch(points[-2], points[-1], color=GREY, lw=1.3, **style))
 
 
 def box(axes: Axes, x: float, y: float, text: str, colour: str, width: float = 1.15) -> None:
     """A player."""
     low = (x - width / 2, y - 0.27)
-    style = {"boxstyle": "round,pad=0.04", "edgecolor": GREY, "facecolor": colour}
+    style: dict[str, Any] = {"boxstyle": "round,pad=0.04", "edgecolor": GREY, "facecolor": colour}
     axes.add_patch(FancyBboxPatch(low, width, 0.54, zorder=3, **style))
     axes.text(x, y, text, ha="center", va="center", fontsize=9, zorder=4)
 
@@ -139,7 +144,7 @@ def below(lane: int) -> float:
 
 
 def draw_stage(axes: Axes, g: Graph, t: int, depth: int) -> None:
-    """The players of one stage, what follows them, and the states that go on."""
+    """The players of one stage, the functions after them, and the states that continue."""
     stage, x = g.net.stages[t], t * WIDE
     left, right = x - WIDE / 2, x + WIDE / 2
     low = (x - WIDE / 2 + 0.42, below(depth) - 0.5)
@@ -148,23 +153,25 @@ def draw_stage(axes: Axes, g: Graph, t: int, depth: int) -> None:
     )
     axes.add_patch(shade)
     axes.text(x, 0.56, f"stage {t}", ha="center", fontsize=9, color=GREY)
-    at: dict[int, float] = dict.fromkeys(stage.inputs, left)  # where a value's line has come to
+    at: dict[int, float] = dict.fromkeys(stage.inputs, left)  # how far each value's line is drawn
     lane = {v: crossing(g, v, t - 1) for v in stage.inputs}
-    acts = [op for op in stage.ops if isinstance(op, Act)]
-    merged = any(isinstance(op, Add) for op in stage.ops)
+    acts = [op for op in stage.ops if isinstance(op, PlayerOp)]
+    merged = any(isinstance(op, AddOp) for op in stage.ops)
     centre = x - 0.2 if merged else x
     for op in stage.ops:
         y = below(g.lanes[op.target])
-        if isinstance(op, Act):
+        if isinstance(op, PlayerOp):
             v = op.source
             bend = left + SPLIT
             arrow(axes, [(at[v], below(lane[v])), (bend, below(lane[v])), (bend, y),
                          (centre - 0.62, y)])  # fmt: skip
-            after = [o.label for o in stage.ops if isinstance(o, Map) and o.source == op.target]
+            after = [
+                o.label for o in stage.ops if isinstance(o, FunctionOp) and o.source == op.target
+            ]
             label = "\n".join([op.name, *after])
             box(axes, centre, y, label, TRUNK if op is acts[0] else COMPANION)
             at[op.target] = centre + 0.62
-        elif isinstance(op, Add):
+        elif isinstance(op, AddOp):
             plus = x + 0.75
             for v in op.sources:
                 h = below(crossing(g, v, t - 1) if v in stage.inputs else g.origin[v])
@@ -172,7 +179,9 @@ def draw_stage(axes: Axes, g: Graph, t: int, depth: int) -> None:
                 arrow(axes, [(plus, h), (plus, y)], head=False)
             axes.text(plus, y, "+", ha="center", va="center", fontsize=11, zorder=4,
                       bbox={"boxstyle": "circle,pad=0.12", "fc": "white", "ec": GREY})  # fmt: skip
-            after = [o.label for o in stage.ops if isinstance(o, Map) and o.source == op.target]
+            after = [
+                o.label for o in stage.ops if isinstance(o, FunctionOp) and o.source == op.target
+            ]
             axes.text(plus, y + 0.27, "\n".join(after), ha="center", fontsize=8.5)
             at[op.target] = plus + 0.2
         else:

@@ -1,4 +1,4 @@
-"""Draws policies.png: what each stage knows of each sample in one real step of the sequential game.
+"""Draws policies.png: what each stage knows about each sample in a step of the sequential game.
 
 python docs/pictures/policies.py     (needs matplotlib and scikit-learn)
 """
@@ -20,37 +20,37 @@ from sklearn.datasets import load_digits
 import gtddp_jax as gt
 
 RATE, STEPS, BATCH, SHOWN = 0.5, 20, 64, 10
-TERMINAL = gt.terminal.line(max_shift=1.0, bounds=(0.02, 10.0))
+TERMINAL = gt.terminal.ExactLoss(max_shift=1.0, bounds=(0.02, 10.0))
 
 
 def loss(outputs: jax.Array, targets: jax.Array) -> jax.Array:
-    """One number a sample."""
+    """One loss per sample."""
     return optax.softmax_cross_entropy_with_integer_labels(outputs, targets)
 
 
 def recursions(net: gt.Network, params: Any, batch: Any) -> tuple[np.ndarray, ...]:
-    """alpha, Delta phi and w of every stage and sample, [T, B], as the page Mathematics has them.
+    """alpha, Delta phi and w of every stage and sample, [T, B], as in docs/mathematics.md.
 
-    The step that follows from them is compared with the library's.
+    The resulting step is compared with the library's.
     """
     x, y = batch
     expansion = TERMINAL.expand(lambda outputs: loss(outputs, y), net.apply(params, x))
-    each = jax.jacrev(lambda p: loss(net.apply(p, x), y))(params)  # G_i: leaves [B, ...]
-    big = [
-        jax.vmap(lambda tree: ravel_pytree(tree)[0])({n: each[n] for n in stage.players})
+    jacobians = jax.jacrev(lambda p: loss(net.apply(p, x), y))(params)  # G_i: leaves [B, ...]
+    sample_gradients = [
+        jax.vmap(lambda tree: ravel_pytree(tree)[0])({n: jacobians[n] for n in stage.players})
         for stage in net.stages
     ]
     pi, d = jnp.zeros(len(x)), jnp.ones(len(x))
     plans = []
-    for g in reversed(big):
-        alpha = expansion.slope(pi)
+    for g in reversed(sample_gradients):
+        alpha = expansion.derivative(pi)
         k = -RATE * alpha @ g / len(x)
         rho = expansion.curvature * d * RATE * jnp.square(g).sum(1) / len(x)
         plans.insert(0, (alpha, k, pi, d))
         pi, d = pi + d * (g @ k), d * (1 - jnp.clip(rho, 0, 1))
     delta, changes, weights, moved = jnp.zeros(len(x)), [], [], {}
-    for stage, g, (_, k, pi, d) in zip(net.stages, big, plans, strict=True):
-        w = expansion.slope(pi + d * delta)
+    for stage, g, (_, k, pi, d) in zip(net.stages, sample_gradients, plans, strict=True):
+        w = expansion.derivative(pi + d * delta)
         step = -RATE * w @ g / len(x) if weights else k
         changes.append(delta)
         weights.append(w)
@@ -58,13 +58,13 @@ def recursions(net: gt.Network, params: Any, batch: Any) -> tuple[np.ndarray, ..
         delta = delta + g @ step
     tx: Any = gt.sgd(net, loss, RATE, terminal=TERMINAL)
     updates, _ = tx.update(None, tx.init(params), params, batch=batch)
-    got, want = ravel_pytree(updates)[0], ravel_pytree(moved)[0]
-    assert jnp.linalg.norm(got - want) < 1e-4 * jnp.linalg.norm(want)
+    actual, expected = ravel_pytree(updates)[0], ravel_pytree(moved)[0]
+    assert jnp.linalg.norm(actual - expected) < 1e-4 * jnp.linalg.norm(expected)
     return tuple(map(np.asarray, ([alpha for alpha, *_ in plans], changes, weights)))
 
 
 def main() -> None:
-    """Trains for some steps, then looks at one."""
+    """Train for some steps, then draw the next one."""
     pixels, labels = map(np.asarray, load_digits(return_X_y=True))
     block = gt.Residual([nn.Dense(32), nn.relu, nn.Dense(32)])
     net = gt.Network([nn.Dense(32), nn.relu, block, nn.relu, nn.Dense(10)])
@@ -76,7 +76,7 @@ def main() -> None:
         rows = slice(i * 16, i * 16 + BATCH)
         params, state = step(params, state, (x[rows], y[rows]))
     rows = slice(1000, 1000 + BATCH)
-    found = recursions(net, params, (x[rows], y[rows]))
+    tables = recursions(net, params, (x[rows], y[rows]))
     losses = np.asarray(loss(net.apply(params, x[rows]), y[rows]))
     chosen = np.argsort(losses)[-SHOWN:][::-1]
 
@@ -84,11 +84,11 @@ def main() -> None:
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, 3, sharey=True)
     titles = (
-        "α: what the later stages\nleave to do",
-        "Δφ: what the earlier stages\nhave changed already",
-        "w: the weight of the sample\nin this stage",
+        "α: what remains to do\nafter the later stages",
+        "Δφ: change by\nthe earlier stages",
+        "w: the sample weight\nin this stage",
     )
-    for axes, values, title, middle in zip(panels, found, titles, (1, 0, 1), strict=True):
+    for axes, values, title, middle in zip(panels, tables, titles, (1, 0, 1), strict=True):
         shown = axes.imshow(
             values[:, chosen].T, cmap="PuOr_r", norm=CenteredNorm(middle), aspect="auto"
         )

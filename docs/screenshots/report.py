@@ -1,4 +1,4 @@
-"""Draws report.png and report_game.png beside itself from a run's report.
+"""Take the screenshots report.png and report_game.png of a run's report.
 
 python docs/screenshots/report.py RUN     (needs the extra `browser` and a Chromium on the PATH)
 
@@ -14,24 +14,24 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from gtddp_jax.training.report.collect import read_runs
-from gtddp_jax.training.report.page import render
+from gtddp_lab.report.collect import read_runs
+from gtddp_lab.report.page import render_report
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 WIDTH = 1120
 COLOURS = 96
 
 
-def save(name: str, png: bytes) -> None:
-    """Saves a screenshot with few colours: a tenth of the size."""
+def save_screenshot(name: str, png: bytes) -> None:
+    """Save a screenshot with few colours, which takes a tenth of the size."""
     image = Image.open(io.BytesIO(png)).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
     image.save(Path(__file__).with_name(name), optimize=True)
 
 
 def main(run: Path) -> None:
-    """Takes both pictures."""
+    """Take both screenshots."""
     page_file = Path(tempfile.mkdtemp()) / "report.html"
-    page_file.write_text(render(read_runs([run])), encoding="utf-8")
+    page_file.write_text(render_report(read_runs([run])), encoding="utf-8")
     browser = next((path for name in BROWSERS if (path := shutil.which(name))), None)
     if browser is None:
         sys.exit(f"none of {', '.join(BROWSERS)} is on the PATH")
@@ -44,14 +44,14 @@ def main(run: Path) -> None:
         row = page.locator(".chart").nth(1).bounding_box()
         assert first is not None and row is not None
         top = {"x": 0, "y": 0, "width": WIDTH, "height": row["y"] + row["height"] + 10}
-        save("report.png", page.screenshot(full_page=True, clip=top))
+        save_screenshot("report.png", page.screenshot(full_page=True, clip=top))
         page.evaluate("document.querySelector('.tools').style.position = 'static'")
         game = page.locator("#game").bounding_box()
         images = page.locator(".weighed").first.bounding_box()
         assert game is not None and images is not None
         bottom = images["y"] + images["height"]
         rest = {"x": 0, "y": game["y"], "width": WIDTH, "height": bottom - game["y"]}
-        save("report_game.png", page.screenshot(full_page=True, clip=rest))
+        save_screenshot("report_game.png", page.screenshot(full_page=True, clip=rest))
 
 
 if __name__ == "__main__":

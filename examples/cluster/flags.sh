@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Trains in several processes of one machine, each told by flags who it is. On several machines run
-# the same line on each of them, with its own --process-id and the first one's address.
+# Train in several processes on one machine; flags identify each process. On several machines, run the
+# same command on each of them, with its own --process-id and the address of the first machine.
 #
 #   examples/cluster/flags.sh COUNT PORT [options of gtddp train]
 set -euo pipefail

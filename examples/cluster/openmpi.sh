@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Trains in processes that Open MPI starts; hosts and slots are in a hostfile.
+# Train in processes started by Open MPI; a hostfile lists hosts and slots.
 #
 #   examples/cluster/openmpi.sh HOSTFILE COUNT [options of gtddp train]
 #
-# JAX takes its place from Open MPI 4. Open MPI 5 no longer says where its launcher is, so there the
-# flags say it: COORDINATOR=host:port, the address of the host of rank 0.
+# JAX reads the address of the launcher from Open MPI 4. Open MPI 5 no longer provides it, so set
+# COORDINATOR=host:port there, the address of the host of rank 0.
 set -euo pipefail
 
 hostfile=$1 count=$2
@@ -15,6 +15,6 @@ if [[ -n ${COORDINATOR:-} ]]; then
     place+=' --process-id $OMPI_COMM_WORLD_RANK'
     export COORDINATOR
 fi
-# shellcheck disable=SC2016  # each process puts in its own rank
+# shellcheck disable=SC2016  # each process expands its own rank
 exec mpirun --hostfile "$hostfile" -np "$count" --map-by slot -x PATH ${COORDINATOR:+-x COORDINATOR} \
     bash -c "exec gtddp train $place"' "$@"' gtddp "$@"

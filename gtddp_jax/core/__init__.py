@@ -1,1 +1,1 @@
-"""What the sequential and the implicit game share: sums over samples, safety, reports."""
+"""What all parts share: types, sums over samples, safety, reports, checks of arguments."""

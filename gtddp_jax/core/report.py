@@ -1,4 +1,4 @@
-"""What each step tells about itself: always on, fixed shapes, never a host synchronisation."""
+"""Per-step diagnostics, computed without a host synchronization and with fixed shapes."""
 
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
@@ -8,40 +8,44 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from gtddp_jax.core.samples import Samples
-from gtddp_jax.core.trees import wide
+from gtddp_jax.core.samples import SampleReductions
+from gtddp_jax.core.trees import upcast
 from gtddp_jax.core.types import Count, Flag, PerSample, Scalar, Tree
 
-Observe: TypeAlias = Callable[[Float[Array, "stages B"]], None]
-"""Gets the weights [stages, B] of a step's samples while it is traced."""
+SampleWeightObserver: TypeAlias = Callable[[Float[Array, "stages B"]], None]
+"""Called with the sample weights [stages, B] of a step while the step is traced."""
 
 
 class Report(NamedTuple):
-    """Figures of the last step. All are float32 scalars unless another shape or dtype is given.
+    """Diagnostics of the last step. All are float32 scalars unless stated otherwise.
+
+    A sample's weight w at a stage multiplies its loss gradient there; with feedback off, all
+    weights are 1. The running cost is what the user adds to the loss as a gradient, such as weight
+    decay.
 
     Attributes:
         loss: mean loss of the batch before the step.
-        weight_min: smallest weight w over samples and stages; 1 with feedback off.
-        weight_mean: mean weight.
-        weight_max: largest weight.
-        stage_weight_std: standard deviation of the weights over samples, [stages].
-        feedback_ratio: `|step - k| / |k|`, feedback against open gain, [stages]; empty for the
-            implicit game, which has no open gain.
-        predicted_change: change of the mean loss that the terminal model predicts for the step;
+        sample_weight_min: smallest sample weight w over samples and stages.
+        sample_weight_mean: mean of the sample weights.
+        sample_weight_max: largest sample weight.
+        sample_weight_std: standard deviation of the weights over samples, [stages].
+        feedback_ratio: `|step - k| / |k|`, where k is the open gain, the step without feedback;
+            [stages]. Empty for the implicit game, which has no open gain.
+        predicted_change: the change of the mean loss that the terminal model predicts for the step;
             with feedback off, and in the implicit game, the step times its own gradient.
-        actual_change: change of the mean loss of this batch, where `actual_change_known`, else 0.
+        actual_change: the change of this batch's mean loss if `actual_change_known`, else 0.
         actual_change_known: bool; whether the step evaluated the new outputs (nonlinear rollout).
-        skipped: bool; the step was not finite: parameters and curvature state stayed as they were.
-        skipped_steps: int32; how many steps have been skipped so far.
+        skipped: bool; the step was not finite, so parameters and curvature state did not change.
+        skipped_steps: int32; the number of steps skipped so far.
         double_counted: bool; the running-cost gradient passed as `updates` equals the gradient
             of the loss, which is then counted twice.
     """
 
     loss: Scalar
-    weight_min: Scalar
-    weight_mean: Scalar
-    weight_max: Scalar
-    stage_weight_std: Float[Array, " stages"]
+    sample_weight_min: Scalar
+    sample_weight_mean: Scalar
+    sample_weight_max: Scalar
+    sample_weight_std: Float[Array, " stages"]
     feedback_ratio: Float[Array, " ratios"]
     predicted_change: Scalar
     actual_change: Scalar
@@ -51,88 +55,98 @@ class Report(NamedTuple):
     double_counted: Flag
 
 
-TELLING = 8
-SAME = 1e-2
+MIN_COMPARED_SIZE = 8
+"""Smallest array that `is_duplicate_gradient` compares, if there is a larger one."""
+DUPLICATE_TOLERANCE = 1e-2
 """Relative difference below which a running-cost gradient is taken for the loss gradient."""
 
 
-def norm(tree: Tree) -> Scalar:
+def tree_norm(tree: Tree) -> Scalar:
     """The Euclidean norm of a tree, in at least float32."""
-    return optax.tree.norm(jax.tree.map(wide, tree))
+    return optax.tree.norm(jax.tree.map(upcast, tree))
 
 
-def same(gradient: Tree, running: Tree) -> Flag:
+def is_duplicate_gradient(gradient: Tree, running_gradient: Tree) -> Flag:
     """Whether the running-cost gradient equals the gradient of the loss; a scalar boolean.
 
-    One array of the tree tells: the smallest of at least `TELLING` numbers, if there is one.
+    Args:
+        gradient: the gradient of the mean loss.
+        running_gradient: the gradient of the running cost, a tree like `gradient`.
     """
-    pairs = list(zip(jax.tree.leaves(gradient), jax.tree.leaves(running), strict=True))
-    telling = [pair for pair in pairs if pair[0].size >= TELLING] or pairs
-    gradient, running = min(telling, key=lambda pair: pair[0].size)
-    gap = norm(jax.tree.map(lambda g, cost: g - cost.astype(g.dtype), gradient, running))
-    size = norm(gradient)
-    return (gap <= SAME * size) & (size > 0)
+    pairs = list(zip(jax.tree.leaves(gradient), jax.tree.leaves(running_gradient), strict=True))
+    # One array decides, to save time: a small one, but not so small that it may agree by chance.
+    candidates = [pair for pair in pairs if pair[0].size >= MIN_COMPARED_SIZE] or pairs
+    loss_array, running_array = min(candidates, key=lambda pair: pair[0].size)
+    difference = tree_norm(loss_array - running_array.astype(loss_array.dtype))
+    norm = tree_norm(loss_array)
+    # Two zero gradients are equal, but nothing is counted twice.
+    return (difference <= DUPLICATE_TOLERANCE * norm) & (norm > 0)
 
 
-def common_figures(
-    last: Report,
-    samples: Samples,
-    value: PerSample,
-    weights: Float[Array, "stages B"],
+def shared_report_fields(
+    last_report: Report,
+    samples: SampleReductions,
+    losses: PerSample,
+    sample_weights: Float[Array, "stages B"],
     *,
     predicted: Scalar,
     skipped: Flag,
     gradient: Tree,
-    running: Tree,
+    running_gradient: Tree,
 ) -> Report:
-    """The figures that both games have; the others stay as in `last`.
+    """The report of a step, with the fields of one game only as they were in `last_report`.
 
     Args:
-        last: the report of the step before.
+        last_report: the report of the previous step.
         samples: the sample axis.
-        value: losses [B].
-        weights: [stages, B].
+        losses: the loss of each sample, [B].
+        sample_weights: w, [stages, B].
         predicted: see `Report.predicted_change`.
-        skipped: whether the step is not taken.
-        gradient: a gradient of the mean loss (of some of the parameters).
-        running: the gradient of the running cost for the same parameters.
+        skipped: whether the step is skipped.
+        gradient: the gradient of the mean loss by some of the parameters.
+        running_gradient: the gradient of the running cost by the same parameters.
     """
-    means = jax.vmap(samples.mean)(weights)
-    variances = jax.vmap(samples.mean)(jnp.square(weights - means[:, None]))
-    figures = {
-        "loss": samples.mean(value),
-        "weight_min": samples.min(weights),
-        "weight_mean": means.mean(),
-        "weight_max": samples.max(weights),
-        "stage_weight_std": jnp.sqrt(variances),
+    # Two passes, mean and then variance, because weights close to 1 would cancel in one.
+    means = jax.vmap(samples.mean)(sample_weights)
+    variances = jax.vmap(samples.mean)(jnp.square(sample_weights - means[:, None]))
+    fields = {
+        "loss": samples.mean(losses),
+        "sample_weight_min": samples.min(sample_weights),
+        "sample_weight_mean": means.mean(),
+        "sample_weight_max": samples.max(sample_weights),
+        "sample_weight_std": jnp.sqrt(variances),
         "predicted_change": predicted,
     }
-    return last._replace(
-        **{name: x.astype(jnp.float32) for name, x in figures.items()},
+    # Diagnostics are float32 whatever the dtype of the game, so that the state's dtypes are fixed.
+    return last_report._replace(
+        **{name: value.astype(jnp.float32) for name, value in fields.items()},
         skipped=skipped,
-        skipped_steps=last.skipped_steps + skipped.astype(jnp.int32),
-        double_counted=same(gradient, running),
+        skipped_steps=last_report.skipped_steps + skipped.astype(jnp.int32),
+        double_counted=is_duplicate_gradient(gradient, running_gradient),
     )
 
 
 def empty_report(stages: int, ratios: int) -> Report:
-    """The report before the first step, with so many stages and feedback ratios.
+    """The report before the first step.
 
-    Every field is an array of its own: a buffer that stands twice in a state cannot be donated.
+    Args:
+        stages: the length of `Report.sample_weight_std`.
+        ratios: the length of `Report.feedback_ratio`.
     """
 
-    def number(value: float, *shape: int) -> jax.Array:
+    # Every field is an array of its own, because aliased buffers cannot be donated.
+    def full(value: float, *shape: int) -> jax.Array:
         return jnp.full(shape, value, jnp.float32)
 
     return Report(
-        loss=number(0.0),
-        weight_min=number(1.0),
-        weight_mean=number(1.0),
-        weight_max=number(1.0),
-        stage_weight_std=number(0.0, stages),
-        feedback_ratio=number(0.0, ratios),
-        predicted_change=number(0.0),
-        actual_change=number(0.0),
+        loss=full(0.0),
+        sample_weight_min=full(1.0),
+        sample_weight_mean=full(1.0),
+        sample_weight_max=full(1.0),
+        sample_weight_std=full(0.0, stages),
+        feedback_ratio=full(0.0, ratios),
+        predicted_change=full(0.0),
+        actual_change=full(0.0),
         actual_change_known=jnp.full((), False),
         skipped=jnp.full((), False),
         skipped_steps=jnp.zeros((), jnp.int32),

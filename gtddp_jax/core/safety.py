@@ -1,77 +1,98 @@
-"""A step that is not finite is not taken (DESIGN §9)."""
+"""Steps with infinities or NaNs are skipped: how they are detected, and how the old state is kept.
+
+Whether a step is finite is known once all of it has been computed, so both games compute a step
+first and then select between the new and the old state.
+"""
 
 from collections import Counter
 
 import jax
 import jax.numpy as jnp
 
-from gtddp_jax.core.trees import PACKED, wide
+from gtddp_jax.core.trees import upcast
 from gtddp_jax.core.types import Flag, Scalar, Tree
+from gtddp_jax.core.xla import pack_small_arrays
 
 
 def all_finite(*trees: Tree) -> Flag:
-    """Whether the floating-point numbers in the trees are finite; a scalar boolean.
+    """Whether all floating-point numbers in the trees are finite; a scalar boolean.
 
-    One sum an array, which an infinity or NaN always spoils. Finite numbers so large that their
-    float32 sum overflows (beyond 1e30) are treated alike.
+    Finite numbers whose float32 sum overflows (beyond 1e30) count as not finite.
     """
     leaves = [x for x in jax.tree.leaves(trees) if jnp.issubdtype(jnp.result_type(x), jnp.inexact)]
+    # One sum per array: an infinity or NaN always makes it infinite or NaN.
     sums = [jnp.sum(x, dtype=jnp.promote_types(x.dtype, jnp.float32)) for x in leaves]
-    return jnp.isfinite(jnp.stack([s.astype(jnp.float32) for s in sums])).all()
+    return jnp.isfinite(jnp.stack([total.astype(jnp.float32) for total in sums])).all()
 
 
-def guarded_vdot(a: Tree, b: Tree, guard: Tree, riders: Tree = ()) -> Scalar:
-    """The inner product of `a` and `b`; not finite if something it looks at on the way is not.
+def guarded_vdot(a: Tree, b: Tree, guard: Tree, checked: Tree = ()) -> Scalar:
+    """The inner product of `a` and `b`, in at least float32; NaN if a guarded number is not finite.
 
-    One pass over the arrays for all of it; small arrays are laid end to end. In at least float32.
+    The product and all checks take one pass over the arrays together.
 
     Args:
         a: a tree of arrays.
         b: a tree like `a`.
         guard: a tree like `a`; the squares of its numbers must be finite.
-        riders: any arrays, whose numbers must be finite. Each is looked at together with an array
-            of `a` of its shape (the n-th with the n-th), if there is one.
+        checked: further arrays, whose numbers must be finite. Each is read along with an array of
+            `a` of the same shape (the n-th with the n-th), if there is one.
     """
-    leaves = [jax.tree.leaves(tree) for tree in (a, b, guard)]
-    seats, alone = _seated([x.shape for x in leaves[0]], riders)
+    a_leaves, b_leaves, guard_leaves = (jax.tree.leaves(tree) for tree in (a, b, guard))
+    alongside, unmatched = _match_shapes([a_array.shape for a_array in a_leaves], checked)
 
-    def products(a: jax.Array, b: jax.Array, g: jax.Array, others: list[jax.Array]) -> jax.Array:
-        fine = jnp.isfinite(jnp.square(wide(g)))
+    def guarded_products(
+        a_array: jax.Array, b_array: jax.Array, guarded: jax.Array, others: list[jax.Array]
+    ) -> jax.Array:
+        # The square, because an optimizer with second moments would store it.
+        fine = jnp.isfinite(jnp.square(upcast(guarded)))
         for other in others:
             fine &= jnp.isfinite(other)
-        return jnp.where(fine, wide(a) * wide(b), jnp.nan).ravel()
+        # A NaN among the products makes the sum NaN, so the checks need no reduction of their own.
+        return jnp.where(fine, upcast(a_array) * upcast(b_array), jnp.nan)
 
-    parts = [products(*row) for row in zip(*leaves, seats, strict=True)]
-    small = [x for x in parts if x.size <= PACKED]
-    large = [x for x in parts if x.size > PACKED]
-    total = jnp.stack([x.sum() for x in large + ([jnp.concatenate(small)] if small else [])]).sum()
-    return jnp.where(all_finite(alone), total, jnp.nan) if alone else total
+    products = [
+        guarded_products(*arrays)
+        for arrays in zip(a_leaves, b_leaves, guard_leaves, alongside, strict=True)
+    ]
+    total = jnp.stack([a_array.sum() for a_array in pack_small_arrays(products)]).sum()
+    return jnp.where(all_finite(unmatched), total, jnp.nan) if unmatched else total
 
 
-def _seated(
-    shapes: list[tuple[int, ...]], riders: Tree
+def _match_shapes(
+    shapes: list[tuple[int, ...]], checked: Tree
 ) -> tuple[list[list[jax.Array]], list[jax.Array]]:
-    """Riders for each array of these shapes, and those that found none."""
-    places: dict[tuple[int, ...], list[int]] = {}
-    for place, shape in enumerate(shapes):
-        places.setdefault(shape, []).append(place)
-    seats: list[list[jax.Array]] = [[] for _ in shapes]
-    alone: list[jax.Array] = []
+    """For each of the shapes, the arrays of `checked` that have it; and those without a match."""
+    positions: dict[tuple[int, ...], list[int]] = {}
+    for position, shape in enumerate(shapes):
+        positions.setdefault(shape, []).append(position)
+    matched: list[list[jax.Array]] = [[] for _ in shapes]
+    unmatched: list[jax.Array] = []
     seen: Counter[tuple[int, ...]] = Counter()
-    for rider in map(jnp.asarray, jax.tree.leaves(riders)):
-        if not jnp.issubdtype(rider.dtype, jnp.inexact):
+    for array in map(jnp.asarray, jax.tree.leaves(checked)):
+        if not jnp.issubdtype(array.dtype, jnp.inexact):
             continue
-        own = places.get(rider.shape)
-        (seats[own[seen[rider.shape] % len(own)]] if own else alone).append(rider)
-        seen[rider.shape] += 1
-    return seats, alone
+        same_shape = positions.get(array.shape)
+        if same_shape is None:
+            unmatched.append(array)
+            continue
+        # Arrays of one shape take turns, because there may be more of them (Adam has two moments).
+        matched[same_shape[seen[array.shape] % len(same_shape)]].append(array)
+        seen[array.shape] += 1
+    return matched, unmatched
 
 
-def choose(ok: Flag, new: Tree, old: Tree) -> Tree:
-    """`new` where `ok`, else `old`; trees of one structure, dtypes of `old`."""
-    return jax.tree.map(lambda n, o: jnp.where(ok, n, o).astype(jnp.result_type(o)), new, old)
+def tree_where(ok: Flag, new: Tree, old: Tree) -> Tree:
+    """`new` where `ok`, else `old`; trees of one structure, in the dtypes of `old`."""
+    return jax.tree.map(
+        lambda new_leaf, old_leaf: jnp.where(ok, new_leaf, old_leaf).astype(
+            jnp.result_type(old_leaf)
+        ),
+        new,
+        old,
+    )
 
 
-def zero_unless(ok: Flag, tree: Tree) -> Tree:
+def zeros_unless(ok: Flag, tree: Tree) -> Tree:
     """`tree` where `ok`, else zeros."""
-    return jax.tree.map(lambda x: jnp.where(ok, x, jnp.zeros_like(x)), tree)
+    # A product with 0 would keep NaN and infinity.
+    return jax.tree.map(lambda leaf: jnp.where(ok, leaf, jnp.zeros_like(leaf)), tree)

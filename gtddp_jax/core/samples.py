@@ -1,32 +1,40 @@
-"""The sample axis: one array axis, and optionally a mapped axis over devices (DESIGN §8)."""
+"""The sample axis: one array axis, and optionally a mapped axis over devices.
+
+With an `axis_name`, each device holds some of the samples, and every reduction over samples is a
+sum on the device followed by a collective (`docs/many_devices.md`).
+"""
 
 import dataclasses
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Hashable, Iterable
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Shaped
 
-from gtddp_jax.core.types import AxisName, Flag, PerSample, Scalar, Tree
+from gtddp_jax.core.types import AxisName, Flag, Number, PerSample, Scalar, Tree
+
+Summed = TypeVar("Summed")
 
 
-def varying(x: jax.Array) -> frozenset[str]:
+def varying_axes(x: jax.Array) -> frozenset[str]:
     """The mapped axes over which `x` is known to vary; empty outside of `shard_map`."""
-    kind: Any = jax.typeof(x)
-    if hasattr(kind, "mat"):  # jax 0.10
-        return kind.mat.varying
-    return getattr(kind, "vma", frozenset())
+    # The attribute depends on the version of JAX.
+    array_type: Any = jax.typeof(x)
+    if hasattr(array_type, "mat"):  # jax 0.10
+        return array_type.mat.varying
+    return getattr(array_type, "vma", frozenset())
 
 
-def spread(x: jax.Array, axes: Iterable[str]) -> jax.Array:
-    """`x` as each device's own copy over the mapped axes `axes`."""
-    missing = tuple(axis for axis in axes if axis not in varying(x))
+def to_varying(x: jax.Array, axes: Iterable[str]) -> jax.Array:
+    """`x`, marked as varying over the mapped axes `axes`: each device has its own copy."""
+    # Casting a value over an axis over which it already varies is an error in JAX.
+    missing = tuple(axis for axis in axes if axis not in varying_axes(x))
     return jax.lax.pcast(x, missing, to="varying") if missing else x
 
 
 @dataclasses.dataclass(frozen=True)
-class Samples:
+class SampleReductions:
     """Reductions over all samples of a step.
 
     Attributes:
@@ -38,65 +46,72 @@ class Samples:
     axis_name: AxisName = None
 
     @property
-    def count(self) -> Any:
+    def count(self) -> Number:
         """Number of samples on all devices."""
         if self.axis_name is None:
             return self.local
         return self.local * jax.lax.psum(1, self.axis_name)
 
     @property
-    def axes(self) -> tuple[Any, ...]:
-        """The mapped axes over devices, none, one or more."""
+    def axes(self) -> tuple[Hashable, ...]:
+        """The mapped axes over devices; empty without any."""
         if self.axis_name is None:
             return ()
         return self.axis_name if isinstance(self.axis_name, tuple) else (self.axis_name,)
 
     def local_copy(self, tree: Tree) -> Tree:
-        """The tree as this device's own, so that derivatives by it are this device's share.
+        """The tree as a copy of this device, so that derivatives by it are this device's share.
 
-        Under `shard_map` a derivative by a replicated value is summed over the axis already.
+        Under `shard_map`, a derivative by a replicated value would already be summed over devices.
         """
-        return jax.tree.map(lambda x: spread(x, self.axes), tree) if self.axes else tree
+        axes: Any = self.axes
+        return jax.tree.map(lambda leaf: to_varying(leaf, axes), tree) if axes else tree
 
-    def own_keys(self, keys: Tree) -> Tree:
-        """Random keys that differ between devices."""
+    def keys_per_device(self, keys: Tree) -> Tree:
+        """Random keys that differ between devices, from keys that do not."""
         if self.axis_name is None:
             return keys
-        index = jax.lax.axis_index(self.axis_name)
-        return jax.tree.map(lambda key: jax.random.fold_in(key, index), keys)
+        # The same key on all devices would drop the same units in all of them.
+        device = jax.lax.axis_index(self.axis_name)
+        return jax.tree.map(lambda key: jax.random.fold_in(key, device), keys)
 
-    def total(self, tree: Tree) -> Tree:
-        """Adds what every device has summed over its own samples."""
+    def sum_over_devices(self, tree: Summed) -> Summed:
+        """Adds up what each device has summed over its own samples."""
         return tree if self.axis_name is None else jax.lax.psum(tree, self.axis_name)
 
     def mean_of_sums(self, tree: Tree) -> Tree:
-        """`(1/B) sum` of a tree of local sums."""
+        """Means over all samples, from sums over this device's samples."""
         count = self.count
-        return jax.tree.map(lambda leaf: leaf / count, self.total(tree))
+        return jax.tree.map(lambda leaf: leaf / count, self.sum_over_devices(tree))
 
-    def gathered(self, x: Shaped[Array, "n ..."]) -> Shaped[Array, "all ..."]:
-        """`x` [n, ...] of all devices, one after the other; the same array on each of them."""
+    def gather_over_devices(self, x: Shaped[Array, "n ..."]) -> Shaped[Array, "all ..."]:
+        """The arrays [n, ...] of all devices, concatenated; the same array on each device."""
         if self.axis_name is None:
             return x
         devices = jax.lax.psum(1, self.axis_name)
-        places = jnp.zeros((devices, *x.shape), x.dtype)
-        mine = places.at[jax.lax.axis_index(self.axis_name)].set(x)
-        return self.total(mine).reshape(-1, *x.shape[1:])
+        # A sum of arrays with one filled row each is known to be replicated, an all-gather is not.
+        rows = jnp.zeros((devices, *x.shape), x.dtype)
+        filled = rows.at[jax.lax.axis_index(self.axis_name)].set(x)
+        return jax.lax.psum(filled, self.axis_name).reshape(-1, *x.shape[1:])
 
     def mean(self, x: PerSample) -> Scalar:
         """The mean of `x` [local] over all samples."""
-        return self.total(x.sum()) / self.count
+        total = x.sum()
+        if self.axis_name is not None:
+            total = jax.lax.psum(total, self.axis_name)
+        return total / self.count
 
     def min(self, x: Shaped[Array, "..."]) -> Shaped[Array, ""]:
         """The minimum over all samples."""
-        low = x.min()
-        return low if self.axis_name is None else jax.lax.pmin(low, self.axis_name)
+        minimum = x.min()
+        return minimum if self.axis_name is None else jax.lax.pmin(minimum, self.axis_name)
 
     def max(self, x: Shaped[Array, "..."]) -> Shaped[Array, ""]:
         """The maximum over all samples."""
-        high = x.max()
-        return high if self.axis_name is None else jax.lax.pmax(high, self.axis_name)
+        maximum = x.max()
+        return maximum if self.axis_name is None else jax.lax.pmax(maximum, self.axis_name)
 
     def all(self, flag: Flag) -> Flag:
         """Whether `flag` holds on every device."""
+        # Collectives reduce numbers, not booleans.
         return flag if self.axis_name is None else self.min(flag.astype(jnp.int32)) > 0

@@ -1,35 +1,34 @@
-"""Curvatures: what stands for Q_uu (DESIGN §5)."""
+"""Curvatures: the base methods of the sequential game, each with its own preconditioner."""
 
 from collections.abc import Callable
 
-from gtddp_jax.curvature.adam import adam
-from gtddp_jax.curvature.base import Curvature, Move, Place, Policy
-from gtddp_jax.curvature.ekfac import ekfac
-from gtddp_jax.curvature.from_optax import from_optax
-from gtddp_jax.curvature.identity import identity
-from gtddp_jax.curvature.kfac import kfac
-from gtddp_jax.curvature.rmsprop import rmsprop
+from gtddp_jax.curvature.adam import Adam
+from gtddp_jax.curvature.base import Curvature, Policy, StageInputs
+from gtddp_jax.curvature.from_optax import FromOptax
+from gtddp_jax.curvature.kronecker.ekfac import EKFAC
+from gtddp_jax.curvature.kronecker.kfac import KFAC
+from gtddp_jax.curvature.rmsprop import RMSProp
+from gtddp_jax.curvature.sgd import SGD
 
 CURVATURES: dict[str, Callable[..., Curvature]] = {
-    "identity": identity,
-    "rmsprop": rmsprop,
-    "adam": adam,
-    "kfac": kfac,
-    "ekfac": ekfac,
-    "from_optax": from_optax,
+    "sgd": SGD,
+    "rmsprop": RMSProp,
+    "adam": Adam,
+    "kfac": KFAC,
+    "ekfac": EKFAC,
+    "from_optax": FromOptax,
 }
 """All curvatures by name."""
 
 __all__ = [
     "CURVATURES",
+    "EKFAC",
+    "KFAC",
+    "SGD",
+    "Adam",
     "Curvature",
-    "Move",
-    "Place",
+    "FromOptax",
     "Policy",
-    "adam",
-    "ekfac",
-    "from_optax",
-    "identity",
-    "kfac",
-    "rmsprop",
+    "RMSProp",
+    "StageInputs",
 ]

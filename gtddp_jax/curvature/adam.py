@@ -1,38 +1,45 @@
-"""GT-DDP-Adam: RMSprop's diagonal with bias correction, momentum in the open gain (DESIGN §5)."""
+"""GT-DDP-Adam: RMSprop's diagonal with bias correction, and momentum in the open gain."""
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import DTypeLike
+from typing_extensions import override
 
-from gtddp_jax.core.types import Number, Rate, Tree
-from gtddp_jax.curvature.base import State
-from gtddp_jax.curvature.diagonal import DiagonalCurvature, check_rate, rate_now
+from gtddp_jax.core.types import Number, PlayerTrees, Rate, Tree
+from gtddp_jax.curvature.diagonal import ChainState, DiagonalCurvature
+from gtddp_jax.curvature.learning_rate import check_learning_rate, schedule_count, schedule_value
 
 
 @dataclasses.dataclass(frozen=True)
-class adam(DiagonalCurvature):  # noqa: N801  (a constructor, named as optax names its own)
-    """`P = eta / (sqrt(nu_hat + eps_root) + eps)`. With feedback off: `optax.adam` or `adamw`.
+class Adam(DiagonalCurvature):
+    """Adam: `P = eta / (sqrt(nu_hat + eps_root) + eps)`.
+
+    Without feedback it is `optax.adam`, or `optax.adamw` with weight decay.
 
     Args:
         learning_rate: eta, a number or an optax schedule.
-        b1: decay of the mean of Q_u, which is in the open gain only.
-        b2: decay of the mean of Q_u^2.
+        b1: decay of the running mean of Q_u, which enters the open gain only.
+        b2: decay of nu, the running mean of Q_u^2.
         eps: added to the root.
         eps_root: added under the root.
-        mu_dtype: dtype of the mean of Q_u, or None.
-        nesterov: whether the momentum is Nesterov's.
-        weight_decay: decoupled weight decay, part of the open gain (so that other layers answer to
-            it); None for none.
-        mask: which parameters decay, as in `optax.adamw`; a tree of booleans over
-            `{player: parameters}` of a stage is asked of a callable only.
+        mu_dtype: dtype of the running mean of Q_u, or None for that of the parameters.
+        nesterov: whether to use Nesterov momentum.
+        weight_decay: decoupled weight decay, or None. It is part of the open gain, so that other
+            layers respond to it.
+        mask: a function from `{player: parameters}` of a stage to booleans, True for the
+            parameters that decay; None for all. Unlike in `optax.adamw` it cannot be a tree.
+
+    Raises:
+        ValueError: `learning_rate` is negative or `mask` is not a function.
 
     Example:
         >>> import gtddp_jax as gt
-        >>> curvature = gt.curvature.adam(1e-3)
+        >>> curvature = gt.curvature.Adam(1e-3)
     """
 
     learning_rate: Rate
@@ -46,19 +53,21 @@ class adam(DiagonalCurvature):  # noqa: N801  (a constructor, named as optax nam
     mask: Callable[[Tree], Tree] | None = None
 
     def __post_init__(self) -> None:
-        check_rate("curvature.adam", self.learning_rate)
+        check_learning_rate("curvature.Adam", self.learning_rate)
+        # A tree would have to match each stage separately.
         if self.mask is not None and not callable(self.mask):
             raise ValueError(
-                "curvature.adam(mask=...): a stage sees its own players only, so the mask must be "
-                "a function from `{player: parameters}` to booleans, not a tree."
+                "curvature.Adam(mask=...): each stage sees only its own players, so the mask must "
+                "be a function from `{player: parameters}` to booleans, not a tree."
             )
 
     @property
-    def base(self) -> optax.GradientTransformationExtraArgs:
-        """See `DiagonalCurvature`."""
+    @override
+    def optax_chain(self) -> optax.GradientTransformationExtraArgs:
         scale = optax.scale_by_adam(
             self.b1, self.b2, self.eps, self.eps_root, self.mu_dtype, nesterov=self.nesterov
         )
+        # Before the learning rate, which multiplies the decay, as in `optax.adamw`.
         decay = (
             optax.identity()
             if self.weight_decay is None
@@ -66,12 +75,20 @@ class adam(DiagonalCurvature):  # noqa: N801  (a constructor, named as optax nam
         )
         return optax.chain(scale, decay, optax.scale_by_learning_rate(self.learning_rate))
 
-    def rate(self, state: State) -> Number:
-        """See `DiagonalCurvature`."""
-        return rate_now(self.learning_rate, state[2])
+    @override
+    def current_learning_rate(self, chain_state: ChainState) -> Number:
+        # `scale_by_learning_rate` comes last in the chain.
+        return schedule_value(self.learning_rate, schedule_count(chain_state[2]))
 
-    def diagonal(self, state: State, rate: Number, params: Tree) -> Tree:
-        """See `DiagonalCurvature`."""
+    @override
+    def preconditioner_diagonal(
+        self, chain_state: ChainState, learning_rate: Number, params: PlayerTrees
+    ) -> PlayerTrees:
         del params
-        nu = optax.tree.bias_correction(state[0].nu, self.b2, state[0].count)
-        return jax.tree.map(lambda n: rate / (jnp.sqrt(n + self.eps_root) + self.eps), nu)
+        # The momentum mu is part of the open gain; P depends only on nu.
+        adam_state: Any = chain_state[0]
+        # optax corrects the bias with the count after the update, which is the one here.
+        nu_hat = optax.tree.bias_correction(adam_state.nu, self.b2, adam_state.count)
+        return jax.tree.map(
+            lambda leaf: learning_rate / (jnp.sqrt(leaf + self.eps_root) + self.eps), nu_hat
+        )

@@ -1,76 +1,91 @@
-"""The curvature contract: what stands for the inverse of Q_uu in one stage (DESIGN §5, Table 1).
+"""The curvature contract: how one stage preconditions its gradient.
 
-| symbol | meaning                                           | here                    |
-|--------|---------------------------------------------------|-------------------------|
-| Q_u    | gradient of the Bellman objective, alpha-weighted | `q`, tree of parameters |
-| P      | (Q_uu)^-1, the learning rate included             | inside `Policy`         |
-| k      | open gain -P Q_u, momentum included               | `Policy.open_gain`      |
-| rho    | G_i^T P G_i, before its scale                     | `Policy.quadratic`      |
+| symbol | meaning                                               | here                      |
+|--------|-------------------------------------------------------|---------------------------|
+| Q_u    | gradient of the stage, its samples weighted by alpha  | `StageInputs.gradient`    |
+| P      | preconditioner, the learning rate included            | inside `Policy`           |
+| k      | open gain `-P Q_u`, momentum included                 | `Policy.open_gain`        |
+| rho    | `G_i^T P G_i`, up to a factor of the terminal model   | `Policy.quadratic_form()` |
 
-Everything is per *stage*: trees are `{player: parameters}`, so that a curvature may couple the
-players who act at once (Theorem 3). A new method is one file and one line in `__init__.py`.
+In dynamic programming P is the inverse of Q_uu, the second derivative of the stage's objective by
+its parameters; a curvature is what the base method puts in place of Q_uu (docs/mathematics.md, "5.
+Curvature"; paper Table 1).
+
+A stage is a set of players (layers) that act at the same time. All trees are `{player: parameters}`
+of one stage, so that a curvature may couple its players (Theorem 3). A new method is one file and
+one entry in `CURVATURES`.
 """
 
 import abc
 from collections.abc import Mapping
-from typing import NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from jaxtyping import Array, Float, Shaped
+import optax
 
-from gtddp_jax.core.samples import Samples
-from gtddp_jax.core.types import PerSample, Tree
-from gtddp_jax.network.program import Stage
-from gtddp_jax.players import SampleGradients
+from gtddp_jax.core.samples import SampleReductions
+from gtddp_jax.core.types import PerSample, PlayerTrees, Tree
+from gtddp_jax.network.protocol import PlayerTape, StageIndex
 
-State: TypeAlias = Tree
-
-
-class Place(NamedTuple):
-    """Where a stage stands. Static.
-
-    Attributes:
-        stage: the stage.
-        index: its number, from 0.
-        stages: the number of stages.
-    """
-
-    stage: Stage
-    index: int
-    stages: int
+if TYPE_CHECKING:
+    CurvatureState: TypeAlias = optax.OptState
+else:  # run-time checkers cannot resolve optax's recursive type
+    CurvatureState = Tree
 
 
-class Move(NamedTuple):
-    """What one player did in the forward pass.
+class StageInputs(NamedTuple):
+    """What a curvature sees of one stage in one step.
 
     Attributes:
-        inputs: x, [B, ...].
-        adjoints: g_h, the gradient of each sample's loss by the player's output, [B, ...].
-        samples: the per-sample gradients G_i by the player's parameters.
+        gradient: Q_u, `{player: tree}`, in the dtype of the parameters.
+        params: the stage's parameters, `{player: tree}`.
+        tapes: the players' inputs, output adjoints and per-sample gradients.
+        sample_weights: alpha, the weight of each sample in `gradient`. Kronecker statistics
+            multiply the output adjoints by it.
+        stage_index: the stage and its place in the network.
+        samples: reductions over the samples of all devices.
     """
 
-    inputs: Shaped[Array, "B ..."]
-    adjoints: Float[Array, "B ..."]
-    samples: SampleGradients
+    gradient: PlayerTrees
+    params: PlayerTrees
+    tapes: Mapping[str, PlayerTape]
+    sample_weights: PerSample
+    stage_index: StageIndex
+    samples: SampleReductions
+
+    def restrict(self, players: frozenset[str] | set[str]) -> "StageInputs":
+        """The inputs of some of the stage's players."""
+        return self._replace(
+            # Filtered, not looked up: the order of the players is kept.
+            gradient={name: self.gradient[name] for name in self.gradient if name in players},
+            params={name: self.params[name] for name in self.params if name in players},
+            tapes={name: self.tapes[name] for name in self.tapes if name in players},
+        )
 
 
 class Policy(abc.ABC):
-    """The affine policy of a stage: its open gain and its answer to what earlier stages do.
+    """The affine policy of a stage: an open gain, and feedback to the stages before it.
 
     Attributes:
         open_gain: k, `{player: change of the parameters}`.
-        state: the curvature's state after this step.
+        state: the curvature's state after a step with the open gain.
     """
 
-    open_gain: Tree
-    state: State
+    open_gain: PlayerTrees
+    state: CurvatureState
 
     @abc.abstractmethod
-    def quadratic(self, samples: Mapping[str, SampleGradients]) -> PerSample:
-        """`G_i^T P G_i` over all players of the stage, [B], >= 0."""
+    def quadratic_form(self) -> PerSample:
+        """`G_i^T P G_i` of each sample over all players of the stage, [B], >= 0."""
 
     @abc.abstractmethod
-    def respond(self, q_open: Tree, q_closed: Tree) -> tuple[Tree, State]:
-        """The final step when feedback turns the stage's gradient `q_open` into `q_closed`.
+    def closed_loop_step(
+        self, open_gradient: PlayerTrees, closed_gradient: PlayerTrees
+    ) -> tuple[PlayerTrees, CurvatureState]:
+        """The stage's step once the rollout has changed the weights of its samples.
+
+        Args:
+            open_gradient: Q_u, from which the policy was made.
+            closed_gradient: the gradient with the weights of the rollout.
 
         Returns:
             The step `{player: change of the parameters}` and the curvature's next state.
@@ -78,36 +93,23 @@ class Policy(abc.ABC):
 
 
 class Curvature(abc.ABC):
-    """A base method: immutable, holds its hyper-parameters, makes policies."""
+    """A base method: immutable, holds hyper-parameters, makes the policy of each stage."""
 
     @abc.abstractmethod
-    def init(self, params: Tree, place: Place) -> State:
-        """The state for one stage with parameters `{player: tree}`."""
+    def init(self, params: PlayerTrees, stage_index: StageIndex) -> CurvatureState:
+        """The initial state of one stage with parameters `{player: tree}`."""
 
     @abc.abstractmethod
-    def policy(
-        self,
-        q: Tree,
-        state: State,
-        params: Tree,
-        moves: Mapping[str, Move],
-        alpha: PerSample,
-        place: Place,
-        samples: Samples,
-    ) -> Policy:
-        """The policy of one stage.
+    def policy(self, inputs: StageInputs, state: CurvatureState) -> Policy:
+        """The policy of one stage in this step.
 
         Args:
-            q: Q_u, `{player: tree}`, in the dtype of the parameters.
-            state: from `init` or an earlier step.
-            params: the stage's parameters.
-            moves: the players' inputs, output adjoints and per-sample gradients.
-            alpha: the weights of the samples in `q`, [B]; Kronecker statistics use alpha g_h.
-            place: the stage.
-            samples: the sample axis.
+            inputs: the stage's gradient, parameters and samples.
+            state: from `init` or from the step before.
         """
 
-    def describe(self, params: Tree, place: Place) -> dict[str, str]:
-        """What each player of a stage gets, for `Network.explain`."""
-        del place
+    def describe(self, params: PlayerTrees, stage_index: StageIndex) -> dict[str, str]:
+        """One cell of text per player, for the table of `Network.explain`."""
+        # Only Kronecker curvatures have more to say about a player than the method.
+        del stage_index
         return {name: type(self).__name__ for name in params}

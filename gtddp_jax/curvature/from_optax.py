@@ -1,73 +1,77 @@
-"""Any optax transformation as a base method (DESIGN §5, last row)."""
+"""Any optax transformation as a base method."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from typing_extensions import override
 
-from gtddp_jax.core import arguments
-from gtddp_jax.core.samples import Samples
-from gtddp_jax.core.trees import vdot
-from gtddp_jax.core.types import PerSample, Tree
-from gtddp_jax.curvature.base import Curvature, Move, Place, Policy, State
-from gtddp_jax.curvature.diagonal import DiagonalPolicy
+from gtddp_jax.core import validation
+from gtddp_jax.core.trees import tree_vdot
+from gtddp_jax.core.types import PlayerTrees, Tree
+from gtddp_jax.curvature.base import Curvature, CurvatureState, Policy, StageInputs
+from gtddp_jax.curvature.diagonal import DiagonalPolicy, step_by_player
+from gtddp_jax.network.protocol import StageIndex
 
 
 @dataclasses.dataclass(frozen=True)
-class from_optax(Curvature):  # noqa: N801  (a constructor, named as optax names its own)
-    """Takes the updates of an optax transformation for -P Q_u.
+class FromOptax(Curvature):
+    """Takes the updates of an optax transformation for `-P Q_u`.
 
-    P itself, which only rho needs, is taken as one number a player: the Rayleigh quotient
-    `-q.(u(q) - u(0)) / q.q` of the base's update u along the stage's gradient, at least 0. That is
-    exact for SGD (momentum included); for the others prefer the curvature of their name, if there
-    is one.
+    The transformation does not say what P is. Feedback needs it only for rho, and estimates it as
+    one number per player: the Rayleigh quotient `-q . (u(q) - u(0)) / q . q` of the update u along
+    the player's gradient q, at least 0. This is exact for SGD, with or without momentum. For other
+    methods prefer the curvature of that name, such as `gtddp_jax.curvature.Adam`.
 
-    The transformation sees one stage at a time. One that looks across layers (clipping by the
-    global norm) belongs outside: `optax.chain(optax..., gt.gtddp(...), optax...)`.
+    The transformation sees one stage at a time. Transformations that need all layers, such as
+    clipping by the global norm, belong outside: `optax.chain(optax..., gt.gtddp(...), optax...)`.
 
     Args:
         base: the transformation, learning rate included.
 
+    Raises:
+        ValueError: `base` is not an optax transformation.
+
     Example:
         >>> import gtddp_jax as gt, optax
-        >>> curvature = gt.curvature.from_optax(optax.lion(3e-4))
+        >>> curvature = gt.curvature.FromOptax(optax.lion(3e-4))
     """
 
     base: optax.GradientTransformation | optax.MultiSteps
 
     def __post_init__(self) -> None:
-        base = arguments.transformation("curvature.from_optax", self.base)
+        base = validation.as_transformation("curvature.FromOptax", self.base)
+        # The dataclass is frozen; this is its constructor.
         object.__setattr__(self, "base", base)
 
-    def init(self, params: Tree, place: Place) -> State:
-        """See `Curvature`."""
-        del place
+    @override
+    def init(self, params: PlayerTrees, stage_index: StageIndex) -> CurvatureState:
+        del stage_index
         return self.base.init(params)
 
-    def policy(
-        self,
-        q: Tree,
-        state: State,
-        params: Tree,
-        moves: Mapping[str, Move],
-        alpha: PerSample,
-        place: Place,
-        samples: Samples,
-    ) -> Policy:
-        """See `Curvature`."""
-        del moves, alpha, place, samples
-        base: Any = self.base
-        step, after = base.update(q, state, params)
-        rest, _ = base.update(jax.tree.map(jnp.zeros_like, q), state, params)
-        metric = {name: _rayleigh(q[name], step[name], rest[name], params[name]) for name in params}
-        return DiagonalPolicy(step, after, metric, base, state, params)
+    @override
+    def policy(self, inputs: StageInputs, state: CurvatureState) -> Policy:
+        transformation: Any = self.base  # `__post_init__` has replaced MultiSteps
+        gradient, params = inputs.gradient, inputs.params
+        step, after = step_by_player(transformation, gradient, state, params)
+        # Momentum and weight decay move the parameters without a gradient; that is not part of P.
+        zeros = jax.tree.map(jnp.zeros_like, gradient)
+        step_at_zero, _ = step_by_player(transformation, zeros, state, params)
+        diagonal = {
+            name: _rayleigh_quotient(gradient[name], step[name], step_at_zero[name], params[name])
+            for name in params
+        }
+        return DiagonalPolicy(step, after, diagonal, transformation, state, inputs)
 
 
-def _rayleigh(q: Tree, step: Tree, rest: Tree, params: Tree) -> Tree:
-    square = vdot(q, q)
-    along = vdot(q, optax.tree.sub(rest, step))
-    quotient = jnp.where(square > 0, jnp.maximum(along, 0) / jnp.where(square > 0, square, 1), 0)
-    return jax.tree.map(lambda p: quotient.astype(p.dtype), params)
+def _rayleigh_quotient(gradient: Tree, step: Tree, step_at_zero: Tree, params: Tree) -> Tree:
+    """`-q . (u(q) - u(0)) / q . q` as a multiple of the identity for every leaf."""
+    squared_norm = tree_vdot(gradient, gradient)
+    along = tree_vdot(gradient, optax.tree.sub(step_at_zero, step))
+    # Without a gradient there is nothing to estimate P from: it counts as 0, without feedback.
+    divisor = jnp.where(squared_norm > 0, squared_norm, 1)
+    # A negative quotient would give rho < 0, and feedback that amplifies changes.
+    quotient = jnp.where(squared_norm > 0, jnp.maximum(along, 0) / divisor, 0)
+    return jax.tree.map(lambda leaf: quotient.astype(leaf.dtype), params)

@@ -1,33 +1,37 @@
-"""GT-DDP-RMSprop: Q_uu = (1/eta) diag(sqrt(nu + eps)) (DESIGN §5; Table 1 omits the root)."""
+"""GT-DDP-RMSprop: Q_uu = (1/eta) diag(sqrt(nu + eps)) (paper Table 1, which omits the root)."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from typing_extensions import override
 
-from gtddp_jax.core.types import Number, Rate, Tree
-from gtddp_jax.curvature.base import State
-from gtddp_jax.curvature.diagonal import DiagonalCurvature, check_rate, rate_now
+from gtddp_jax.core.types import Number, PlayerTrees, Rate
+from gtddp_jax.curvature.diagonal import ChainState, DiagonalCurvature
+from gtddp_jax.curvature.learning_rate import check_learning_rate, schedule_count, schedule_value
 
 
 @dataclasses.dataclass(frozen=True)
-class rmsprop(DiagonalCurvature):  # noqa: N801  (a constructor, named as optax names its own)
-    """`P = eta / sqrt(nu + eps)`, nu the running mean of Q_u^2. Feedback off: `optax.rmsprop`.
+class RMSProp(DiagonalCurvature):
+    """RMSprop: `P = eta / sqrt(nu + eps)`, with nu a running mean of Q_u^2.
+
+    Without feedback it is `optax.rmsprop`.
 
     Args:
         learning_rate: eta, a number or an optax schedule.
         decay: decay of nu.
         eps: added to nu.
-        initial_scale: first value of nu.
-        eps_in_sqrt: whether `eps` stands under the root or is added to it.
+        initial_scale: initial value of nu.
+        eps_in_sqrt: whether `eps` is added under the root or to the root.
         momentum: decay of the momentum in the open gain, or None.
-        nesterov: whether the momentum is Nesterov's.
-        bias_correction: whether nu is corrected for its start.
+        nesterov: whether to use Nesterov momentum.
+        bias_correction: whether to correct nu for its initial value.
 
     Example:
         >>> import gtddp_jax as gt
-        >>> curvature = gt.curvature.rmsprop(1e-3)
+        >>> curvature = gt.curvature.RMSProp(1e-3)
     """
 
     learning_rate: Rate
@@ -40,23 +44,30 @@ class rmsprop(DiagonalCurvature):  # noqa: N801  (a constructor, named as optax 
     bias_correction: bool = False
 
     def __post_init__(self) -> None:
-        check_rate("curvature.rmsprop", self.learning_rate)
+        check_learning_rate("curvature.RMSProp", self.learning_rate)
 
     @property
-    def base(self) -> optax.GradientTransformationExtraArgs:
-        """See `DiagonalCurvature`."""
+    @override
+    def optax_chain(self) -> optax.GradientTransformationExtraArgs:
+        # The fields have the names of the arguments of `optax.rmsprop`.
         return optax.rmsprop(**vars(self))
 
-    def rate(self, state: State) -> Number:
-        """See `DiagonalCurvature`."""
-        return rate_now(self.learning_rate, state[1])
+    @override
+    def current_learning_rate(self, chain_state: ChainState) -> Number:
+        # In `optax.rmsprop` the learning rate comes before the momentum.
+        return schedule_value(self.learning_rate, schedule_count(chain_state[1]))
 
-    def diagonal(self, state: State, rate: Number, params: Tree) -> Tree:
-        """See `DiagonalCurvature`."""
+    @override
+    def preconditioner_diagonal(
+        self, chain_state: ChainState, learning_rate: Number, params: PlayerTrees
+    ) -> PlayerTrees:
         del params
-        nu = state[0].nu
+        # The momentum is part of the open gain; P depends only on nu.
+        rms_state: Any = chain_state[0]
+        nu = rms_state.nu
         if self.bias_correction:
-            nu = optax.tree.bias_correction(nu, self.decay, state[0].count)
+            nu = optax.tree.bias_correction(nu, self.decay, rms_state.count)
+        # The same rounding as in optax: rsqrt under the root, a division outside of it.
         if self.eps_in_sqrt:
-            return jax.tree.map(lambda n: rate * jax.lax.rsqrt(n + self.eps), nu)
-        return jax.tree.map(lambda n: rate / (jnp.sqrt(n) + self.eps), nu)
+            return jax.tree.map(lambda leaf: learning_rate * jax.lax.rsqrt(leaf + self.eps), nu)
+        return jax.tree.map(lambda leaf: learning_rate / (jnp.sqrt(leaf) + self.eps), nu)

@@ -1,5 +1,5 @@
-"""Existing Flax models as games: read from the traced program."""
+"""Existing Flax models (linen and nnx modules) as networks for the sequential game."""
 
-from gtddp_jax.flax_models.network import FlaxNetwork, from_flax
+from gtddp_jax.flax_models.from_flax import from_flax
 
-__all__ = ["FlaxNetwork", "from_flax"]
+__all__ = ["from_flax"]

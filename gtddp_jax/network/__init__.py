@@ -2,7 +2,23 @@
 
 from gtddp_jax.network.blocks import Cooperative, Residual
 from gtddp_jax.network.errors import NetworkError
+from gtddp_jax.network.facts import INPUTS, EdgeFacts, PlayerFacts, StageFacts, stage_facts
 from gtddp_jax.network.network import Network
-from gtddp_jax.network.program import Stage
+from gtddp_jax.network.program import AddOp, FunctionOp, PlayerOp, Stage, StageOp
 
-__all__ = ["Cooperative", "Network", "NetworkError", "Residual", "Stage"]
+__all__ = [
+    "INPUTS",
+    "AddOp",
+    "Cooperative",
+    "EdgeFacts",
+    "FunctionOp",
+    "Network",
+    "NetworkError",
+    "PlayerFacts",
+    "PlayerOp",
+    "Residual",
+    "Stage",
+    "StageFacts",
+    "StageOp",
+    "stage_facts",
+]

@@ -1,4 +1,4 @@
-"""What a user writes: blocks of layers. Specifications only; `lowering` turns them into stages."""
+"""What a user writes: layers and blocks of layers. `lowering` turns them into stages."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -10,12 +10,7 @@ from jaxtyping import Array, Shaped
 from gtddp_jax.network.errors import NetworkError
 
 Function: TypeAlias = Callable[[Shaped[Array, "B ..."]], Shaped[Array, "B ..."]]
-Layer: TypeAlias = Any  # nn.Module | Function | Residual | Cooperative
-
-
-def as_layers(layers: Any) -> tuple[Layer, ...]:
-    """A single layer or a sequence of layers, as a tuple."""
-    return tuple(layers) if isinstance(layers, (list, tuple)) else (layers,)
+"""A layer without parameters."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,10 +20,10 @@ class Residual:
     Args:
         body: the layers of the trunk; any number, blocks included.
         shortcut: `None` for the identity, else a layer or a sequence of layers. A parametric layer
-            on the shortcut is a second player that acts beside the trunk (Eq. 13).
-        at: beside which parametric stage of the body (counted from 0, stages of nested blocks
-            included) the first parametric layer of the shortcut acts; further ones act beside the
-            stages that follow. Different placements are different games (paper Sec. 3.2). A
+            on the shortcut is a second player that acts beside the trunk (paper Eq. 13).
+        at: the parametric stage of the body (counted from 0, stages of nested blocks included)
+            beside which the first parametric layer of the shortcut acts; further ones act beside
+            the stages that follow. Different placements are different games (paper Sec. 3.2). A
             shortcut without parameters is evaluated in stage `at`.
 
     Example:
@@ -37,23 +32,25 @@ class Residual:
         >>> block = gt.Residual([nn.Dense(8), nn.tanh, nn.Dense(4)], shortcut=nn.Dense(4), at=1)
     """
 
-    body: Layer | Sequence[Layer]
-    shortcut: Layer | Sequence[Layer] | None = None
+    body: "Layer | Sequence[Layer]"
+    shortcut: "Layer | Sequence[Layer] | None" = None
     at: int = 0
 
     def __post_init__(self) -> None:
+        # A frozen dataclass sets its own fields by object.__setattr__.
         object.__setattr__(self, "body", as_layers(self.body))
         shortcut = () if self.shortcut is None else as_layers(self.shortcut)
         object.__setattr__(self, "shortcut", shortcut)
         if not self.body:
             raise NetworkError("Residual(body=[]): the body is empty; give it at least one layer.")
+        # True and False are ints in Python.
         if not isinstance(self.at, int) or isinstance(self.at, bool):
             raise NetworkError(f"Residual(at={self.at!r}): `at` must be an int, a body stage.")
 
 
 @dataclasses.dataclass(frozen=True)
 class Cooperative:
-    """Players that see the same input and add their outputs (the module of paper Fig. 7a).
+    """Players that read the same input and add their outputs (the module of paper Fig. 7a).
 
     Args:
         players: two or more parametric linen modules whose outputs have the same shape.
@@ -78,3 +75,16 @@ class Cooperative:
                     f"Cooperative: {player!r} is not a flax.linen module. Its members are players; "
                     "put parameter-free functions before or after the block."
                 )
+
+
+Layer: TypeAlias = nn.Module | Function | Residual | Cooperative
+"""What a network consists of."""
+
+
+def as_layers(layers: Layer | Sequence[Layer]) -> tuple[Layer, ...]:
+    """A single layer or a sequence of layers, as a tuple."""
+    # Not any Sequence: a user's callable may well implement __getitem__ and __len__.
+    if isinstance(layers, (list, tuple)):
+        return tuple(layers)
+    single: Any = layers
+    return (single,)

@@ -1,58 +1,86 @@
-"""From blocks to stages.
+"""From the blocks that a user writes to the stages of the dynamics.
 
-A step is a list of operations that holds the players acting at one time. Functions after a player
-belong to that player's step (`x_{t+1} = sigma(W x_t + b)`), functions at the head of a block to the
-first player that follows. A merge belongs to the last step of its block (Eq. 26a).
+A step is the list of operations of one stage. Functions after a player belong to that player's step
+(`x_{t+1} = sigma(W x_t + b)`); functions at the head of a block belong to the step of the first
+player that follows. A merge belongs to the last step of its block (paper Eq. 26a).
 """
 
-from gtddp_jax.network.blocks import Cooperative, Layer, Residual
+from typing import TypeAlias
+
+import flax.linen as nn
+
+from gtddp_jax.network.blocks import Cooperative, Layer, Residual, as_layers
 from gtddp_jax.network.errors import NetworkError
-from gtddp_jax.network.modes import LAYERS, operations
-from gtddp_jax.network.naming import Namer, layer_label
-from gtddp_jax.network.program import Act, Add, Map, Op, Stage, Value, close_stages
+from gtddp_jax.network.modes import MODE_DEPENDENT_LAYERS, LayerSite, layer_ops
+from gtddp_jax.network.naming import PlayerNamer, layer_label
+from gtddp_jax.network.program import (
+    AddOp,
+    FunctionOp,
+    PlayerOp,
+    Stage,
+    StageOp,
+    ValueId,
+    close_stages,
+)
+
+Steps: TypeAlias = list[list[StageOp]]
 
 
 class Lowering:
-    """One pass over the layers of one network."""
+    """One walk over the layers of one network.
+
+    Args:
+        layers: the layers.
+
+    Attributes:
+        steps: the operations of each stage.
+        stages: the stages.
+    """
 
     def __init__(self, layers: tuple[Layer, ...]) -> None:
-        self._namer = Namer()
-        self._values = 0
-        source = self._values
-        steps, target = self._sequence(layers, source, "Network")
-        self.steps: list[list[Op]] = steps
-        if not any(isinstance(op, Act) for step in self.steps for op in step):
+        self._namer = PlayerNamer()
+        self._value_count = 0
+        source = self._value_count
+        # Values are numbered in the order in which they are written; 0 is the network's input.
+        steps, target = self._lower_sequence(layers, source, "Network")
+        self.steps: Steps = steps
+        if not any(_has_player(step) for step in self.steps):
             raise NetworkError("Network: no layer has parameters; there is nothing to train.")
         self.stages: tuple[Stage, ...] = close_stages(self.steps, source, target)
 
-    def _value(self) -> Value:
-        self._values += 1
-        return self._values
+    def _new_value(self) -> ValueId:
+        self._value_count += 1
+        return self._value_count
 
-    def _sequence(
-        self, layers: tuple[Layer, ...], value: Value, where: str
-    ) -> tuple[list[list[Op]], Value]:
-        """Steps of a chain of layers; only the first step may lack a player (then it is alone)."""
-        steps: list[list[Op]] = []
+    def _lower_sequence(
+        self, layers: tuple[Layer, ...], value: ValueId, where: str
+    ) -> tuple[Steps, ValueId]:
+        """Steps of a chain of layers, and its output value.
+
+        Only the first step may lack a player; it is then the only step.
+        """
+        steps: Steps = []
         for index, layer in enumerate(layers):
             place = f"{where}[{index}]"
+            new_steps: Steps
             if isinstance(layer, Residual):
-                new, value = self._residual(layer, value, f"{place} Residual")
+                new_steps, value = self._lower_residual(layer, value, f"{place} Residual")
             elif isinstance(layer, Cooperative):
-                new, value = self._cooperative(layer, value, f"{place} Cooperative")
-            elif self._namer.is_module(layer, place):
-                name = self._namer.name(layer, place)
-                ops = operations(layer, name, place, value, self._value)
-                new, value = [ops], ops[-1].target
+                new_steps, value = self._lower_cooperative(layer, value, f"{place} Cooperative")
+            elif isinstance(layer, nn.Module):
+                name = self._namer.name_player(layer, place)
+                ops = layer_ops(layer, LayerSite(name, place, value, self._new_value))
+                new_steps, value = [ops], ops[-1].target
             else:
-                function = self._namer.function(layer, place)
-                new, value = _single(Map(function, layer_label(layer), value, self._value()))
-            steps = _join(steps, new)
+                function = self._namer.check_function(layer, place)
+                op = FunctionOp(function, layer_label(layer), value, self._new_value())
+                new_steps, value = [[op]], op.target
+            steps = _join_steps(steps, new_steps)
         return steps, value
 
-    def _residual(self, block: Residual, value: Value, where: str) -> tuple[list[list[Op]], Value]:
-        body, trunk = self._sequence(tuple(block.body), value, f"{where} body")
-        if not any(_acts(step) for step in body):
+    def _lower_residual(self, block: Residual, value: ValueId, where: str) -> tuple[Steps, ValueId]:
+        body, trunk = self._lower_sequence(as_layers(block.body), value, f"{where} body")
+        if not any(_has_player(step) for step in body):
             raise NetworkError(
                 f"{where}: no layer of the body has parameters; a block needs a player."
             )
@@ -61,56 +89,60 @@ class Lowering:
                 f"{where}: at={block.at} is out of range; the body has {len(body)} parametric "
                 f"stage(s), so `at` may be 0 to {len(body) - 1}."
             )
-        shortcut, skip = value, value
+        skip = value
         if block.shortcut:
-            steps, skip = self._sequence(tuple(block.shortcut), shortcut, f"{where} shortcut")
+            steps, skip = self._lower_sequence(
+                as_layers(block.shortcut), value, f"{where} shortcut"
+            )
             if block.at + len(steps) > len(body):
                 raise NetworkError(
                     f"{where}: a shortcut with {len(steps)} parametric layers placed at="
                     f"{block.at} needs {block.at + len(steps)} stages of the body, which has "
                     f"{len(body)}. Place it earlier or lengthen the body."
                 )
+            # Layers of the shortcut act beside the stages of the body from `at` on.
             for offset, ops in enumerate(steps):
                 body[block.at + offset].extend(ops)
-        merge = Add(f"merge of {where}", (trunk, skip), self._value())
+        # The sum is part of the last stage: only then are both branches known (paper Eq. 26a).
+        merge = AddOp(f"merge of {where}", (trunk, skip), self._new_value())
         body[-1].append(merge)
         return body, merge.target
 
-    def _cooperative(
-        self, block: Cooperative, value: Value, where: str
-    ) -> tuple[list[list[Op]], Value]:
-        acts = []
+    def _lower_cooperative(
+        self, block: Cooperative, value: ValueId, where: str
+    ) -> tuple[Steps, ValueId]:
+        player_ops: list[PlayerOp] = []
+        # All members read one value and write one each, so they act in one stage.
         for index, module in enumerate(block.players):
             place = f"{where}[{index}]"
-            if isinstance(module, tuple(LAYERS)):
+            if isinstance(module, tuple(MODE_DEPENDENT_LAYERS)):
                 raise NetworkError(
                     f"{place}: nn.{layer_label(module)} cannot be a member of a cooperative block; "
                     "put it before or after the block."
                 )
-            acts.append(Act(self._namer.name(module, place), module, value, self._value()))
-        total = Add(f"sum of {where}", tuple(act.target for act in acts), self._value())
-        return [[*acts, total]], total.target
+            name = self._namer.name_player(module, place)
+            player_ops.append(PlayerOp(name, module, value, self._new_value()))
+        outputs = tuple(player_op.target for player_op in player_ops)
+        total = AddOp(f"sum of {where}", outputs, self._new_value())
+        return [[*player_ops, total]], total.target
 
 
-def _single(op: Op) -> tuple[list[list[Op]], Value]:
-    return [[op]], op.target
+def _has_player(step: list[StageOp]) -> bool:
+    return any(isinstance(op, PlayerOp) for op in step)
 
 
-def _acts(step: list[Op]) -> bool:
-    return any(isinstance(op, Act) for op in step)
-
-
-def _join(steps: list[list[Op]], new: list[list[Op]]) -> list[list[Op]]:
+def _join_steps(steps: Steps, new_steps: Steps) -> Steps:
     """Appends steps; one without a player joins the step before it, or the one after it."""
-    for ops in new:
-        if steps and (not _acts(ops) or not _acts(steps[-1])):
+    for ops in new_steps:
+        # A step without a player is the head of a block, or functions after a player.
+        if steps and (not _has_player(ops) or not _has_player(steps[-1])):
             steps = [*steps[:-1], [*steps[-1], *ops]]
         else:
             steps = [*steps, ops]
     return steps
 
 
-def lower(layers: tuple[Layer, ...]) -> tuple[Stage, ...]:
+def lower_layers(layers: tuple[Layer, ...]) -> tuple[Stage, ...]:
     """The stages of a chain of layers.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Which layers are players, and what the players are called."""
+"""Names of players, and labels of layers for messages and tables."""
 
 import functools
 from collections.abc import Callable
@@ -9,8 +9,9 @@ import flax.linen as nn
 from gtddp_jax.network.errors import NetworkError
 
 
-def layer_label(layer: Any) -> str:
-    """A short name for messages and tables."""
+def layer_label(layer: object) -> str:
+    """A short label of a layer for messages and tables."""
+    # A partial has no name of its own.
     if isinstance(layer, functools.partial):
         return layer_label(layer.func)
     if isinstance(layer, nn.Module):
@@ -18,27 +19,24 @@ def layer_label(layer: Any) -> str:
     return getattr(layer, "__name__", type(layer).__name__)
 
 
-class Namer:
-    """Names players in the order of their appearance, `Conv_0`, `Dense_0`, `Conv_1` as Flax does.
+class PlayerNamer:
+    """Names players in the order of their appearance, `Conv_0`, `Dense_0`, `Conv_1`, as Flax does.
 
-    A module's own `name=` is kept. Names are unique; the same module object may stand in one place.
+    A module's own `name=` is kept. Names are unique, and a module object may appear only once.
     """
 
     def __init__(self) -> None:
-        self._places: dict[str, str] = {}
-        self._modules: dict[int, str] = {}
+        self._place_of_name: dict[str, str] = {}
+        self._place_of_module: dict[int, str] = {}
         self._counts: dict[str, int] = {}
 
-    def is_module(self, layer: Any, place: str) -> bool:
-        """Whether a layer is a linen module; raises on a class."""
+    def check_function(self, layer: Any, place: str) -> Callable[..., Any]:
+        """A layer that is not a module, as a callable; raises if it is not one."""
         if isinstance(layer, type) and issubclass(layer, nn.Module):
             raise NetworkError(
                 f"{place}: {layer.__name__} is a class; make an instance, {layer.__name__}(...)."
             )
-        return isinstance(layer, nn.Module)
-
-    def function(self, layer: Any, place: str) -> Callable[..., Any]:
-        """A parameter-free layer as a callable."""
+        # Whether it keeps samples apart is checked later, when shapes are known (`probe`).
         if not callable(layer):
             raise NetworkError(
                 f"{place}: {layer!r} is neither a flax.linen module, a function, gt.Residual nor "
@@ -46,25 +44,27 @@ class Namer:
             )
         return layer
 
-    def name(self, module: nn.Module, place: str) -> str:
+    def name_player(self, module: nn.Module, place: str) -> str:
         """A unique name for the module at `place`."""
-        if id(module) in self._modules:
+        # By identity: two equal modules (nn.Dense(4) twice) are two players.
+        if id(module) in self._place_of_module:
             raise NetworkError(
                 f"{place}: the same {layer_label(module)} object already stands at "
-                f"{self._modules[id(module)]}. Make a module for each place; players that share "
-                "parameters are not supported in a stage list."
+                f"{self._place_of_module[id(module)]}. Make a module for each place; players that "
+                "share parameters are not supported in a stage list."
             )
-        name = module.name or self._automatic(layer_label(module))
-        if name in self._places:
+        name = module.name or self._next_name(layer_label(module))
+        if name in self._place_of_name:
             raise NetworkError(
-                f"{place}: the name {name!r} is taken by {self._places[name]}. Names of players "
-                "must differ, they are the keys of `params`."
+                f"{place}: the name {name!r} is taken by {self._place_of_name[name]}. Names of "
+                "players must differ, they are the keys of `params`."
             )
-        self._places[name] = place
-        self._modules[id(module)] = place
+        self._place_of_name[name] = place
+        self._place_of_module[id(module)] = place
         return name
 
-    def _automatic(self, kind: str) -> str:
-        number = self._counts.get(kind, 0)
-        self._counts[kind] = number + 1
-        return f"{kind}_{number}"
+    def _next_name(self, layer_type: str) -> str:
+        # Flax counts instances of each type separately, in the order of their first call.
+        number = self._counts.get(layer_type, 0)
+        self._counts[layer_type] = number + 1
+        return f"{layer_type}_{number}"

@@ -1,44 +1,49 @@
-"""`Network`: layers in, stages out."""
+"""`gt.Network`: a list of layers as stages of players."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal, TypeAlias, cast, overload
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
+from typing_extensions import override
 
-from gtddp_jax.core.samples import Samples
-from gtddp_jax.core.types import AxisName, Inputs, InputsLike, Tree
+from gtddp_jax.core.samples import SampleReductions
+from gtddp_jax.core.types import AxisName, Batch, Inputs, InputsLike, PlayerTrees, Tree
 from gtddp_jax.network.blocks import Layer, as_layers
 from gtddp_jax.network.errors import NetworkError
-from gtddp_jax.network.lowering import lower
-from gtddp_jax.network.modes import FRESH, Drop, Mode, Normalise, Statistics, bind, by_mode, run
+from gtddp_jax.network.lowering import lower_layers
+from gtddp_jax.network.modes import (
+    FRESH_MODE,
+    BatchNormOp,
+    DropoutOp,
+    NetworkMode,
+    Statistics,
+    bind_stages,
+    mode_dependent_ops,
+    run_stages,
+)
 from gtddp_jax.network.probe import check_stages
-from gtddp_jax.network.program import Act, Params, Stage
-from gtddp_jax.network.protocol import Pass, Playable
+from gtddp_jax.network.program import PlayerOp, Stage
+from gtddp_jax.network.protocol import StagedNetwork
+from gtddp_jax.network.stage_pass import StagePass
+from gtddp_jax.network.training_scope import refuse_undecided_dropout
 
-if TYPE_CHECKING:
-    from gtddp_jax.curvature import Curvature
+NetworkOutputs: TypeAlias = Float[Array, "B ..."]
 
 
-class Network(Playable):
-    """A residual network as state-augmented dynamics (DESIGN §1; paper Eq. 7, 13, 26).
+class Network(StagedNetwork):
+    """A residual network as state-augmented dynamics (paper Eq. 7, 13, 26).
 
     Args:
-        layers: flax.linen modules (players), parameter-free functions, `Residual` and
-            `Cooperative` blocks, applied one after the other. `nn.BatchNorm` is a normalisation,
-            followed by a player with its scale and bias; `nn.Dropout` is a function. Whether the
-            network trains decides what they do; `use_running_average=True` and
-            `deterministic=True` switch a layer of theirs to evaluation for good.
-
-    Attributes:
-        stages: the dynamics. `stage.players` are the keys into `params` of the players that act at
-            once; `stage(params, states)` maps the tuple of live states, arrays of shape [B, ...],
-            to the next tuple. The first tuple is `(inputs,)`, the last `(outputs,)`. Where layers
-            depend on the mode (`nn.BatchNorm`, `nn.Dropout`), `bind` gives stages that run.
+        layers: flax.linen modules (players), functions without parameters, `Residual` and
+            `Cooperative` blocks, applied one after another. `nn.BatchNorm` is a normalization
+            followed by a player with its scale and bias; `nn.Dropout` is a function. Both behave
+            differently in training and evaluation; `use_running_average=True` and
+            `deterministic=True` fix one of these layers in evaluation mode.
 
     Raises:
-        NetworkError: the description cannot be built (named: the block and the reason).
+        NetworkError: the description cannot be built; the message names the block and the reason.
 
     Example:
         >>> import flax.linen as nn, jax, jax.numpy as jnp
@@ -52,7 +57,19 @@ class Network(Playable):
 
     def __init__(self, layers: Sequence[Layer]) -> None:
         self.layers: tuple[Layer, ...] = as_layers(layers)
-        self.stages: tuple[Stage, ...] = lower(self.layers)
+        self._stages = lower_layers(self.layers)
+
+    @property
+    @override
+    def stages(self) -> tuple[Stage, ...]:
+        """The dynamics, one stage per step.
+
+        `stage.players` are the keys into `params` of the players that act in the stage, and
+        `stage(params, states)` maps the tuple of live states, arrays of shape [B, ...], to the next
+        tuple. The first tuple is `(inputs,)`, the last `(outputs,)`. Layers that depend on the mode
+        (`nn.BatchNorm`, `nn.Dropout`) run only in the stages that `bind` returns.
+        """
+        return self._stages
 
     @property
     def players(self) -> tuple[str, ...]:
@@ -60,44 +77,50 @@ class Network(Playable):
         return tuple(name for stage in self.stages for name in stage.players)
 
     @property
-    def acts(self) -> tuple[Act, ...]:
+    def player_ops(self) -> tuple[PlayerOp, ...]:
         """The players' operations in the order in which they act."""
-        return tuple(act for stage in self.stages for act in stage.acts)
+        return tuple(player_op for stage in self.stages for player_op in stage.player_ops)
 
     @property
     def has_batch_stats(self) -> bool:
         """Whether the network keeps running statistics (`nn.BatchNorm`)."""
-        return bool(self.normalisations)
+        return bool(self.normalizations)
 
     @property
+    @override
     def coupled_stages(self) -> int:
-        """So many stages, counted from the first, act before the last batch normalisation."""
         coupled = 0
-        for t, stage in enumerate(self.stages):
-            acted = False
+        for number, stage in enumerate(self.stages):
+            player_acted = False
             for op in stage.ops:
-                acted |= isinstance(op, Act)
-                if isinstance(op, Normalise) and not op.frozen:
-                    coupled = t + acted
+                player_acted |= isinstance(op, PlayerOp)
+                # A normalization before the stage's players couples the stages before this one.
+                if isinstance(op, BatchNormOp) and not op.frozen:
+                    coupled = number + player_acted
         return coupled
 
     @property
-    def normalisations(self) -> tuple[Normalise, ...]:
-        """The batch normalisations, in order."""
-        return tuple(op for op in by_mode(self.stages) if isinstance(op, Normalise))
+    def normalizations(self) -> tuple[BatchNormOp, ...]:
+        """The batch normalizations, in order."""
+        return tuple(op for op in mode_dependent_ops(self.stages) if isinstance(op, BatchNormOp))
 
     @property
     def rng_collections(self) -> tuple[str, ...]:
         """The collections of random keys that training needs (`nn.Dropout`)."""
-        drops = (op for op in by_mode(self.stages) if isinstance(op, Drop) and not op.frozen)
-        return tuple(dict.fromkeys(op.module.rng_collection for op in drops))
+        dropouts = (
+            op
+            for op in mode_dependent_ops(self.stages)
+            if isinstance(op, DropoutOp) and not op.frozen
+        )
+        # Several layers may share a collection.
+        return tuple(dict.fromkeys(op.module.rng_collection for op in dropouts))
 
     def init(self, key: PRNGKeyArray, x: Inputs) -> dict[str, Tree]:
-        """Fresh parameters, after checking shapes and the independence of samples.
+        """Initial parameters, after checking shapes and the independence of samples.
 
         Args:
             key: a JAX random key.
-            x: an input batch [B, ...]; only its shape and dtype count.
+            x: an input batch [B, ...]; only its shape and dtype matter.
 
         Returns:
             `{player name: that module's Flax parameters}`.
@@ -108,11 +131,11 @@ class Network(Playable):
         return self.init_variables(key, x)["params"]
 
     def init_variables(self, key: PRNGKeyArray, x: Inputs) -> dict[str, dict[str, Tree]]:
-        """Fresh parameters and running statistics.
+        """Initial parameters and running statistics.
 
         Args:
             key: a JAX random key.
-            x: an input batch [B, ...]; only its shape and dtype count.
+            x: an input batch [B, ...]; only its shape and dtype matter.
 
         Returns:
             `{"params": as from init, "batch_stats": {layer name: {"mean": zeros, "var": ones}}}`;
@@ -131,26 +154,28 @@ class Network(Playable):
             {'BatchNorm_0': {'mean': (4,), 'var': (4,)}}
         """
         names = self.players
+        # One key per player, so that players of one shape start from different parameters.
         keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
         x = jnp.asarray(x)
-        self.check(x)
-        return jax.jit(self._initialise)(keys, jnp.zeros((1, *x.shape[1:]), x.dtype))
+        self.check_layers(x)
+        # One sample is enough: no parameter depends on the batch size.
+        return jax.jit(self._initialize)(keys, jnp.zeros((1, *x.shape[1:]), x.dtype))
 
-    def _initialise(self, keys: dict[str, jax.Array], x: jax.Array) -> dict[str, Tree]:
+    def _initialize(self, keys: dict[str, jax.Array], x: jax.Array) -> dict[str, dict[str, Tree]]:
         params: dict[str, Any] = {}
         statistics: dict[str, Any] = {}
         values = {self.stages[0].inputs[0]: x}
-        for stage, bound in zip(self.stages, bind(self.stages, FRESH), strict=True):
-            for op, ready in zip(stage.ops, bound.ops, strict=True):
-                xs = [values[v] for v in op.sources]
-                if isinstance(op, Act):
-                    params[op.name] = op.module.init(keys[op.name], xs[0])["params"]
-                if isinstance(op, Normalise):
-                    statistics[op.name] = op.initial(xs[0])
-                values[op.target] = ready(params, *xs)
+        for stage, bound in zip(self.stages, bind_stages(self.stages, FRESH_MODE), strict=True):
+            for op, bound_op in zip(stage.ops, bound.ops, strict=True):
+                op_inputs = [values[source] for source in op.sources]
+                if isinstance(op, PlayerOp):
+                    params[op.name] = op.module.init(keys[op.name], op_inputs[0])["params"]
+                if isinstance(op, BatchNormOp):
+                    statistics[op.name] = op.initial_statistics(op_inputs[0])
+                values[op.target] = bound_op(params, *op_inputs)
         return {"params": params, "batch_stats": statistics}
 
-    def check(self, x: InputsLike) -> None:
+    def check_layers(self, x: InputsLike) -> None:
         """Probes every layer with two random samples of the shape of `x` [B, ...].
 
         Raises:
@@ -158,30 +183,40 @@ class Network(Playable):
         """
         if len(x.shape) < 1:
             raise NetworkError(f"Network: inputs of shape {x.shape} lack a sample axis.")
-        check_stages(bind(self.stages, FRESH), x)
+        check_stages(bind_stages(self.stages, FRESH_MODE), x)
 
-    def check_params(self, params: Params) -> None:
-        """Raises `NetworkError` unless the keys of `params` are exactly the players."""
-        given = set(params) if isinstance(params, dict) or hasattr(params, "keys") else None
-        if given is None:
+    def check_params(self, params: object) -> PlayerTrees:
+        """The parameters, if their keys are exactly the players.
+
+        Raises:
+            NetworkError: they are not.
+        """
+        # Anything with keys is accepted, such as flax's FrozenDict and nnx.State.
+        players: Any = params
+        if not isinstance(players, dict) and not hasattr(players, "keys"):
             raise NetworkError(
-                f"params must be a dict {{player name: parameters}}, got {type(params).__name__}."
+                f"params must be a dict {{player name: parameters}}, got {type(players).__name__}."
             )
+        given = set(players)
         missing, extra = sorted(set(self.players) - given), sorted(given - set(self.players))
         if missing or extra:
             raise NetworkError(
                 "params do not match the players of the network"
                 + (f"; no parameters for {missing}" if missing else "")
-                + (f"; nobody claims the parameters of {extra}" if extra else "")
+                + (f"; unexpected parameters: {extra}" if extra else "")
                 + f". Players: {list(self.players)}."
             )
+        return players
 
-    def check_batch_stats(self, batch_stats: Statistics | None) -> None:
-        """Raises `NetworkError` unless `batch_stats` has statistics for exactly the right layers.
+    def check_batch_stats(self, batch_stats: object | None) -> Statistics:
+        """The running statistics, if they are those of exactly the layers that keep any.
 
-        A network without `nn.BatchNorm` takes None or an empty dict.
+        A network without `nn.BatchNorm` accepts None or an empty dict.
+
+        Raises:
+            NetworkError: they are missing or belong to other layers.
         """
-        needed = {op.name for op in self.normalisations}
+        needed = {op.name for op in self.normalizations}
         if batch_stats is None and needed:
             raise NetworkError(
                 f"batch_stats is missing: {sorted(needed)} keep running statistics. Get the first "
@@ -189,12 +224,13 @@ class Network(Playable):
                 'batch_stats=variables["batch_stats"]; after a step take them from '
                 "state.batch_stats."
             )
-        found = batch_stats if batch_stats is not None else {}
-        if not hasattr(found, "keys") or set(found) != needed:
-            listed = sorted(found) if hasattr(found, "keys") else type(found).__name__
+        given: Any = batch_stats if batch_stats is not None else {}
+        if not hasattr(given, "keys") or set(given) != needed:
+            listed = sorted(given) if hasattr(given, "keys") else type(given).__name__
             raise NetworkError(
                 f"batch_stats do not match the network: given {listed}, needed {sorted(needed)}."
             )
+        return given
 
     def bind(
         self,
@@ -203,22 +239,24 @@ class Network(Playable):
         train: bool = False,
         rngs: Mapping[str, PRNGKeyArray] | None = None,
     ) -> tuple[Stage, ...]:
-        """The stages in one mode: `self.stages` with normalisation and dropout made definite.
+        """The stages in one mode, in which normalization and dropout are ordinary functions.
 
         Args:
             batch_stats: running statistics, if the network has any.
-            train: whether it trains; see `apply`.
-            rngs: random keys, `{"dropout": key}`, if it trains with dropout.
+            train: whether the network trains; see `apply`.
+            rngs: random keys, `{"dropout": key}`, if the network trains with dropout.
 
         Raises:
             NetworkError: statistics or keys are missing or do not match.
         """
-        self.check_batch_stats(batch_stats)
+        statistics = self.check_batch_stats(batch_stats)
         if rngs is not None and not isinstance(rngs, Mapping):
             raise NetworkError(
                 f'rngs must be a dict such as {{"dropout": key}}, got {type(rngs).__name__}.'
             )
-        missing = [c for c in self.rng_collections if train and c not in (rngs or {})]
+        keys = rngs or {}
+        # Evaluation needs no keys, so passing none is no error there.
+        missing = [name for name in self.rng_collections if train and name not in keys]
         if missing:
             raise NetworkError(
                 f"rngs is missing {missing}: the network trains with nn.Dropout. Pass a new key at "
@@ -226,26 +264,49 @@ class Network(Playable):
                 "step(params, state, batch, rngs); outside of an optimizer net.apply(params, x, "
                 "train=True, rngs=...)."
             )
-        return bind(self.stages, Mode(train, batch_stats or {}, rngs or {}))
+        return bind_stages(self.stages, NetworkMode(train, statistics, keys))
 
+    @overload
     def apply(
         self,
-        params: Params,
+        params: PlayerTrees,
         x: Inputs,
         *,
         batch_stats: Statistics | None = None,
-        train: bool = False,
+        train: Literal[False] | None = None,
         rngs: Mapping[str, PRNGKeyArray] | None = None,
-    ) -> Tree:
+    ) -> NetworkOutputs: ...
+
+    @overload
+    def apply(
+        self,
+        params: PlayerTrees,
+        x: Inputs,
+        *,
+        batch_stats: Statistics | None = None,
+        train: bool | None,
+        rngs: Mapping[str, PRNGKeyArray] | None = None,
+    ) -> NetworkOutputs | tuple[NetworkOutputs, Statistics]: ...
+
+    def apply(
+        self,
+        params: PlayerTrees,
+        x: Inputs,
+        *,
+        batch_stats: Statistics | None = None,
+        train: bool | None = None,
+        rngs: Mapping[str, PRNGKeyArray] | None = None,
+    ) -> NetworkOutputs | tuple[NetworkOutputs, Statistics]:
         """The outputs of the network.
 
         Args:
             params: the network's parameters.
             x: inputs [B, ...].
             batch_stats: running statistics, if the network has any.
-            train: False to normalise with the running statistics and to drop nothing; True to
-                normalise with the statistics of the batch and to drop.
-            rngs: random keys, `{"dropout": key}`, if it trains with dropout.
+            train: True normalizes with the statistics of the batch and drops units; False, the
+                default, normalizes with the running statistics and drops nothing. Inside
+                `gt.implicit` it must be given for a network with dropout.
+            rngs: random keys, `{"dropout": key}`, if the network trains with dropout.
 
         Returns:
             Outputs [B, ...]; with `train=True` and running statistics `(outputs, batch_stats)`, the
@@ -255,32 +316,34 @@ class Network(Playable):
             NetworkError: parameters, statistics or keys are missing or do not match.
         """
         self.check_params(params)
-        stages = self.bind(batch_stats, train=train, rngs=rngs)
-        outputs, emitted = run(stages, params, x)
+        # Inside an optimizer, a forgotten `train=True` would silently switch dropout off.
+        if train is None and self.rng_collections:
+            refuse_undecided_dropout()
+        stages = self.bind(batch_stats, train=bool(train), rngs=rngs)
+        outputs, emitted = run_stages(stages, params, x)
         if train and self.has_batch_stats:
             return outputs, {**(batch_stats or {}), **emitted}
         return outputs
 
-    def split(self, params: Params) -> dict[str, Tree]:
-        """See `Playable`; parameters are `{player: tree}` already."""
-        self.check_params(params)
-        return dict(params)
+    @override
+    def split(self, params: Tree) -> dict[str, Tree]:
+        return dict(self.check_params(params))
 
-    def merge(self, players: Mapping[str, Tree], like: Params) -> dict[str, Tree]:
-        """See `Playable`."""
-        return {name: players[name] for name in like}
+    @override
+    def merge(self, players: PlayerTrees, like: Tree) -> dict[str, Tree]:
+        return {name: players[name] for name in cast(PlayerTrees, like)}
 
-    def batch_size(self, inputs: Inputs) -> int:
-        """See `Playable`."""
-        return inputs.shape[0]
+    @override
+    def batch_size(self, inputs: Batch) -> int:
+        return cast(Inputs, inputs).shape[0]
 
-    def initial_batch_stats(
-        self, batch_stats: Statistics | None, axis_name: AxisName
-    ) -> dict[str, Tree]:
-        """See `Playable`."""
-        self.check_batch_stats(batch_stats)
-        for op in self.normalisations:
-            others = [axis for axis in op.axes if axis not in Samples(0, axis_name).axes]
+    @override
+    def initial_batch_stats(self, batch_stats: Tree | None, axis_name: AxisName) -> dict[str, Tree]:
+        statistics = self.check_batch_stats(batch_stats)
+        # Otherwise the layer would see the samples of all devices, but the game those of one.
+        axes = SampleReductions(0, axis_name).axes
+        for op in self.normalizations:
+            others = [axis for axis in op.axes if axis not in axes]
             if others:
                 raise NetworkError(
                     f"gtddp: {op.name} synchronises its statistics over the mapped axis "
@@ -288,45 +351,24 @@ class Network(Playable):
                     "axis_name, or leave it out of nn.BatchNorm (under jit with a sharded batch "
                     "nothing is needed)."
                 )
-        return dict(batch_stats or {})
+        return dict(statistics)
 
+    @override
     def forward(
         self,
-        params: Mapping[str, Tree],
-        inputs: Inputs,
-        batch_stats: Statistics,
-        rngs: Tree,
-        samples: Samples,
+        params: PlayerTrees,
+        inputs: Batch,
+        batch_stats: Tree,
+        rngs: Mapping[str, PRNGKeyArray] | None,
+        samples: SampleReductions,
         *,
         replayed: bool,
-    ) -> Pass:
-        """See `Playable`."""
-        from gtddp_jax.game.passes import StagePass
-
-        del replayed
-        stages = self.bind(batch_stats, train=True, rngs=rngs)
-        return StagePass(stages, params, inputs, batch_stats, self.normalisations, samples)
-
-    def explain(
-        self,
-        params: Params,
-        x: InputsLike,
-        curvature: "Curvature | None" = None,
-    ) -> str:
-        """The game as a table: stages, players, shapes, live states, cost rules, sizes.
-
-        Args:
-            params: the network's parameters.
-            x: an input batch [B, ...]; its batch size decides the cost rules.
-            curvature: from `gtddp_jax.curvature`; adds what each player gets from it (for Kronecker
-                curvature: sizes of the factors, cost of a refresh, cooperation).
-
-        Returns:
-            Text for `print`.
-        """
-        from gtddp_jax.network.explain import explain
-
-        return explain(self, params, x, curvature)
+    ) -> StagePass:
+        del replayed  # a StagePass can always be replayed
+        statistics = self.check_batch_stats(batch_stats)
+        stages = self.bind(statistics, train=True, rngs=rngs)
+        array = cast(Inputs, inputs)
+        return StagePass(stages, params, array, statistics, self.normalizations, samples)
 
     def __repr__(self) -> str:
         return f"Network({len(self.stages)} stages, {len(self.players)} players)"

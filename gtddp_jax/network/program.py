@@ -1,81 +1,89 @@
-"""The lowered form of a network: operations on named values, grouped into stages.
+"""A network as a program: operations on named values, grouped into stages.
 
-| symbol (DESIGN)  | here                                                                     |
+| mathematics      | here                                                                     |
 |------------------|--------------------------------------------------------------------------|
 | stage t          | `Stage`: one or more players that act at the same time                    |
 | states x_t       | `Stage.inputs`: the values alive before the stage, as a tuple of arrays   |
-| f_t(x, u)        | `Stage.__call__(params, states) -> states` (Eq. 7, 8, 13, 26)             |
+| f_t(x, u)        | `Stage.__call__(params, states) -> states` (paper Eq. 7, 8, 13, 26)       |
 
-Values are written once. A value that is read again in a later stage is alive in between: that is
-the shortcut state x_r of Eq. 26, and no other bookkeeping of shortcuts exists.
+Each value is written once. A value that a later stage reads again stays alive in between: it is the
+shortcut state x_r of paper Eq. 26. Shortcuts need no other bookkeeping.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from jaxtyping import Array, Shaped
 
-from gtddp_jax.core.types import Tree
+from gtddp_jax.core.types import PlayerTrees, Tree
 
-Value = int
-Params: TypeAlias = Mapping[str, Tree]
+ValueId: TypeAlias = int
 States: TypeAlias = tuple[Shaped[Array, "B ..."], ...]
 
 
 @dataclasses.dataclass(frozen=True)
-class Act:
+class PlayerOp:
     """A player acts: `target = module(params[name], source)`.
 
-    `module` is a linen module or, for a player read from a trace, a description from
-    `gtddp_jax.players.layers`, which cannot be called.
+    Attributes:
+        name: the player's name.
+        module: a flax.linen module; for a player of a traced model, a description from
+            `gtddp_jax.network.sample_gradients.layer_descriptions`, which cannot be called.
+        source: the value that the player reads.
+        target: the value that it writes.
     """
 
     name: str
     module: Any
-    source: Value
-    target: Value
+    source: ValueId
+    target: ValueId
 
     @property
-    def sources(self) -> tuple[Value, ...]:
+    def sources(self) -> tuple[ValueId, ...]:
         """The values that are read."""
         return (self.source,)
 
-    def __call__(self, params: Params, *xs: Shaped[Array, "B ..."]) -> Shaped[Array, "B ..."]:
-        """Applies the module to its input [B, ...]."""
-        outputs: Any = self.module.apply({"params": params[self.name]}, *xs)
-        return outputs
+    def apply(self, player_params: Tree, x: Shaped[Array, "B ..."]) -> Shaped[Array, "B ..."]:
+        """The output for the player's own parameters and its input [B, ...]."""
+        return self.module.apply({"params": player_params}, x)
+
+    def __call__(self, params: PlayerTrees, *xs: Shaped[Array, "B ..."]) -> Shaped[Array, "B ..."]:
+        """The output for the parameters of all players and the player's input [B, ...]."""
+        # All operations take *xs, so that a stage can run them alike; a player reads one value.
+        (x,) = xs
+        return self.apply(params[self.name], x)
 
 
 @dataclasses.dataclass(frozen=True)
-class Map:
-    """A parameter-free function: `target = function(source)`, sample by sample."""
+class FunctionOp:
+    """A function without parameters, which keeps samples apart: `target = function(source)`."""
 
     function: Callable[[Shaped[Array, "B ..."]], Shaped[Array, "B ..."]]
     label: str
-    source: Value
-    target: Value
+    source: ValueId
+    target: ValueId
 
     @property
-    def sources(self) -> tuple[Value, ...]:
+    def sources(self) -> tuple[ValueId, ...]:
         """The values that are read."""
         return (self.source,)
 
-    def __call__(self, params: Params, *xs: Shaped[Array, "B ..."]) -> Shaped[Array, "B ..."]:
+    def __call__(self, params: PlayerTrees, *xs: Shaped[Array, "B ..."]) -> Shaped[Array, "B ..."]:
         """Applies the function to its input [B, ...]."""
         del params
         return self.function(*xs)
 
 
 @dataclasses.dataclass(frozen=True)
-class Add:
-    """States of the same shape are added: a merge, or the outputs of cooperating players."""
+class AddOp:
+    """A sum of values of one shape: a shortcut's merge, or the outputs of cooperating players."""
 
     label: str
-    sources: tuple[Value, ...]
-    target: Value
+    sources: tuple[ValueId, ...]
+    target: ValueId
 
-    def __call__(self, params: Params, *xs: Shaped[Array, "B ..."]) -> Shaped[Array, "B ..."]:
+    def __call__(self, params: PlayerTrees, *xs: Shaped[Array, "B ..."]) -> Shaped[Array, "B ..."]:
         """Adds its inputs, all [B, ...] of one shape."""
         del params
         total = xs[0]
@@ -84,7 +92,7 @@ class Add:
         return total
 
 
-Op = Act | Map | Add
+StageOp: TypeAlias = PlayerOp | FunctionOp | AddOp
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,46 +100,54 @@ class Stage:
     """One step of the state-augmented dynamics, `stage(params, states) -> states`.
 
     Attributes:
-        ops: what happens, in order.
+        ops: the operations, in order.
         inputs: identifiers of the states alive before the stage.
         outputs: identifiers of the states alive after it.
     """
 
-    ops: tuple[Op, ...]
-    inputs: tuple[Value, ...]
-    outputs: tuple[Value, ...]
+    ops: tuple[StageOp, ...]
+    inputs: tuple[ValueId, ...]
+    outputs: tuple[ValueId, ...]
 
     @property
-    def acts(self) -> tuple[Act, ...]:
-        """The moves of the players of this stage."""
-        return tuple(op for op in self.ops if isinstance(op, Act))
+    def player_ops(self) -> tuple[PlayerOp, ...]:
+        """The operations of the players of this stage."""
+        return tuple(op for op in self.ops if isinstance(op, PlayerOp))
 
     @property
     def players(self) -> tuple[str, ...]:
-        """Keys into `params` of the players that act at once in this stage."""
-        return tuple(act.name for act in self.acts)
+        """Names of the players that act in this stage, which are keys into `params`."""
+        return tuple(player_op.name for player_op in self.player_ops)
 
-    def run(self, params: Params, states: States) -> dict[Value, Shaped[Array, "B ..."]]:
-        """Every value of the stage by identifier, inputs included."""
+    def run(self, params: PlayerTrees, states: States) -> dict[ValueId, Shaped[Array, "B ..."]]:
+        """All values of the stage by identifier, inputs included."""
         values = dict(zip(self.inputs, states, strict=True))
         for op in self.ops:
-            values[op.target] = op(params, *(values[v] for v in op.sources))
+            values[op.target] = op(params, *(values[source] for source in op.sources))
         return values
 
-    def __call__(self, params: Params, states: States) -> States:
+    def __call__(self, params: PlayerTrees, states: States) -> States:
         """Maps the live states (each [B, ...]) to the next live states."""
         values = self.run(params, states)
-        return tuple(values[v] for v in self.outputs)
+        return tuple(values[output] for output in self.outputs)
 
 
-def close_stages(steps: list[list[Op]], source: Value, target: Value) -> tuple[Stage, ...]:
-    """Turns groups of operations into stages by computing which values are alive between them."""
-    live: tuple[Value, ...] = (target,)
+def close_stages(steps: list[list[StageOp]], source: ValueId, target: ValueId) -> tuple[Stage, ...]:
+    """Turns groups of operations into stages, by computing which values are alive between them.
+
+    Args:
+        steps: the operations of each stage.
+        source: the network's input.
+        target: the network's output.
+    """
+    live: tuple[ValueId, ...] = (target,)
     stages: list[Stage] = []
+    # Backward, because a value is alive before a stage if this stage or a later one reads it.
     for ops in reversed(steps):
         written = {op.target for op in ops}
-        read = [v for op in ops for v in op.sources]
-        inputs = tuple(dict.fromkeys(v for v in (*read, *live) if v not in written))
+        read = [value for op in ops for value in op.sources]
+        # In order of first use, without repetitions; the order of the live states is public.
+        inputs = tuple(dict.fromkeys(value for value in (*read, *live) if value not in written))
         stages.append(Stage(tuple(ops), inputs, live))
         live = inputs
     assert live == (source,), "the first stage reads the network input alone"

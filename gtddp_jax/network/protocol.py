@@ -1,90 +1,173 @@
-"""What the engine needs of a network; `gt.Network` and `gt.from_flax` provide it.
+"""What the games need of a network; `gt.Network` and `gt.from_flax` implement it.
 
-| object     | what                                                                         |
-|------------|------------------------------------------------------------------------------|
-| `Playable` | a network: stages of players, and its parameters as `{player: tree}`         |
-| `Pass`     | one batch: outputs, the players' moves, and the stages again after the moves |
+| object          | meaning                                                                 |
+|-----------------|-------------------------------------------------------------------------|
+| `StagedNetwork` | a network as stages of players, with its parameters as `{player: tree}` |
+| `NetworkPass`   | one batch: outputs, what it records of the players, the replay          |
+| `NetworkStage`  | one stage: the players that act at the same time                        |
 
-The engine knows parameters by player; `split` and `merge` translate from and to the tree in which
-the user holds them.
+A player is a layer with parameters, together with these parameters. The games address parameters by
+player; `split` and `merge` convert from and to the tree in which the user holds them.
 """
 
 import abc
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
-from gtddp_jax.core.samples import Samples
-from gtddp_jax.core.types import AxisName, Batch, Outputs, PerSample, Tree
+from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
-if TYPE_CHECKING:
-    from gtddp_jax.curvature import Move
+from gtddp_jax.core.samples import SampleReductions
+from gtddp_jax.core.types import AxisName, Batch, Outputs, PerSample, PlayerTrees, Tree
+from gtddp_jax.network.program import PlayerOp, ValueId
+from gtddp_jax.network.sample_gradients.base import SampleGradients
 
-Players: TypeAlias = Mapping[str, Tree]
+PlayerValue = TypeVar("PlayerValue")
 
 
-class Pass(abc.ABC):
-    """One batch through a network.
+@runtime_checkable
+class NetworkStage(Protocol):
+    """One step of the state-augmented dynamics.
+
+    `ops` and `outputs` describe the operations of the stage and the values alive after it, as in
+    `gtddp_jax.network.program.Stage`; they are empty if these are not known.
+    """
+
+    @property
+    def players(self) -> tuple[str, ...]:
+        """Names of the players that act in this stage."""
+        ...
+
+    @property
+    def player_ops(self) -> tuple[PlayerOp, ...]:
+        """The operations of these players."""
+        ...
+
+    @property
+    def ops(self) -> tuple[Any, ...]:
+        """All operations, in order."""
+        ...
+
+    @property
+    def outputs(self) -> tuple[ValueId, ...]:
+        """Identifiers of the values alive after the stage."""
+        ...
+
+
+class StageIndex(NamedTuple):
+    """A stage and its position in the network; static under `jit`.
 
     Attributes:
-        outputs: an array [B, ...] or a tree of such.
+        stage: the stage.
+        number: its number, counted from 0.
+        stage_count: the number of stages of the network.
+    """
+
+    stage: NetworkStage
+    number: int
+    stage_count: int
+
+
+def stage_indices(stages: Sequence[NetworkStage]) -> list[StageIndex]:
+    """All stages of a network with their positions."""
+    return [StageIndex(stage, number, len(stages)) for number, stage in enumerate(stages)]
+
+
+def params_by_stage(
+    stages: Sequence[NetworkStage], players: Mapping[str, PlayerValue]
+) -> list[dict[str, PlayerValue]]:
+    """The entries of `{player: value}` that belong to each stage."""
+    return [{name: players[name] for name in stage.players} for stage in stages]
+
+
+class PlayerTape(NamedTuple):
+    """What one forward and backward pass records of a player.
+
+    Attributes:
+        inputs: x, the player's inputs, [B, ...].
+        output_adjoints: g_h, the gradient of each sample's loss by the player's output, [B, ...].
+        sample_gradients: the gradients G_i of each sample's loss by the player's parameters.
+    """
+
+    inputs: Shaped[Array, "B ..."]
+    output_adjoints: Float[Array, "B ..."]
+    sample_gradients: SampleGradients
+
+
+class NetworkPass(abc.ABC):
+    """One training batch through a network.
+
+    Attributes:
+        outputs: an array [B, ...] or a tree of arrays [B, ...].
         batch_stats: the network's state beside its parameters, after this batch.
     """
 
+    # Set once by the constructor of a subclass; the forward pass is part of it.
     outputs: Outputs
     batch_stats: Tree
 
     @abc.abstractmethod
-    def moves(self, gradient: Outputs, *, feedback: bool) -> "list[dict[str, Move]]":
-        """What each player did, stage by stage.
+    def player_tapes(self, gradient: Outputs, *, feedback: bool) -> list[dict[str, PlayerTape]]:
+        """Propagates gradients backward; returns the tapes of each stage, `{player: tape}`.
 
         Args:
-            gradient: of each sample's loss by the outputs.
-            feedback: whether more than one sum over samples will be asked of a move.
+            gradient: the gradient of each sample's loss by the outputs.
+            feedback: whether more than one sum over samples will be computed from a tape.
         """
 
     @abc.abstractmethod
-    def replay(self, t: int, new: Players) -> PerSample:
-        """`g . (x' - x)` [B] over what is alive after stage t, whose players have moved to `new`.
+    def replay_stage(self, stage_number: int, new_params: PlayerTrees) -> PerSample:
+        """Runs a stage again, on the states after the replay of the stages before it.
 
-        Called for the stages in order, after `moves`; only where the pass was made `replayed`.
+        The stages are replayed in order, after `player_tapes`, and only if `StagedNetwork.forward`
+        was called with `replayed=True`.
+
+        Args:
+            stage_number: the number of the stage, from 0.
+            new_params: the new parameters of its players.
+
+        Returns:
+            `g . (x' - x)` [B]: the change of the states alive after the stage by their adjoints.
         """
 
     @property
     @abc.abstractmethod
     def new_outputs(self) -> Outputs | None:
-        """The outputs after the moves, once every stage has been replayed; else None."""
+        """The outputs with the new parameters, once every stage has been replayed; else None."""
 
 
-class Playable(abc.ABC):
-    """A network as stages of players.
+class StagedNetwork(abc.ABC):
+    """A network as stages of players."""
 
-    Attributes:
-        stages: `stage.players` are the names of those who act at once, `stage.acts` their moves
-            as `gtddp_jax.network.program.Act` describes them.
-    """
-
-    stages: tuple[Any, ...]
+    @property
+    @abc.abstractmethod
+    def stages(self) -> Sequence[NetworkStage]:
+        """The stages, in the order in which they act."""
 
     @property
     def coupled_stages(self) -> int:
-        """So many stages, counted from the first, act before samples are coupled the last time."""
+        """The number of stages up to the last operation that couples samples (BatchNorm)."""
+        # Most networks keep samples apart.
         return 0
 
     @abc.abstractmethod
-    def split(self, params: Tree) -> dict[str, Tree]:
-        """Parameters, or a tree like them, as `{player: tree}`.
+    def split(self, params: Tree) -> PlayerTrees:
+        """Parameters, or a tree of the same structure, as `{player: tree}`.
 
         Raises:
             NetworkError: they are not the parameters of this network.
         """
 
     @abc.abstractmethod
-    def merge(self, players: Players, like: Tree) -> Tree:
+    def merge(self, players: PlayerTrees, like: Tree) -> Tree:
         """The inverse of `split`, in the structure of the tree `like`."""
 
     @abc.abstractmethod
-    def initial_batch_stats(self, batch_stats: Tree, axis_name: AxisName) -> Tree:
-        """The state beside the parameters to begin with, checked; `batch_stats` may be None.
+    def initial_batch_stats(self, batch_stats: Tree | None, axis_name: AxisName) -> Tree:
+        """The checked initial state beside the parameters.
+
+        Args:
+            batch_stats: the state; None if there is none.
+            axis_name: the mapped axis over devices.
 
         Raises:
             ValueError: it is missing or does not fit the network or the mapped axes.
@@ -97,14 +180,14 @@ class Playable(abc.ABC):
     @abc.abstractmethod
     def forward(
         self,
-        params: Players,
+        params: PlayerTrees,
         inputs: Batch,
         batch_stats: Tree,
-        rngs: Tree,
-        samples: Samples,
+        rngs: Mapping[str, PRNGKeyArray] | None,
+        samples: SampleReductions,
         *,
         replayed: bool,
-    ) -> Pass:
+    ) -> NetworkPass:
         """Runs a training batch.
 
         Args:
@@ -113,10 +196,5 @@ class Playable(abc.ABC):
             batch_stats: the state beside the parameters.
             rngs: random keys by collection, or None.
             samples: the sample axis.
-            replayed: whether `Pass.replay` will be asked.
+            replayed: whether `NetworkPass.replay_stage` will be called.
         """
-
-
-def by_stage(stages: Sequence[Any], players: Players) -> list[dict[str, Any]]:
-    """`{player: value}` of each stage."""
-    return [{name: players[name] for name in stage.players} for stage in stages]

@@ -1,15 +1,15 @@
-"""Slow, literal versions of the algorithm: what every fast path is tested against."""
+"""Slow, literal definitions of the algorithm, against which the optimizer is tested."""
 
 from gtddp_jax.reference.collapsed import collapsed_step
-from gtddp_jax.reference.dense import (
+from gtddp_jax.reference.ddp import (
     DenseStep,
     Gains,
     ddp_step,
-    preconditioned,
-    with_own_curvature,
+    preconditioned_gains,
+    stage_curvature_gains,
 )
+from gtddp_jax.reference.exact_loss_rollout import exact_loss_rollout
 from gtddp_jax.reference.hessians import HESSIANS
-from gtddp_jax.reference.slopes import line_rollout
 
 __all__ = [
     "HESSIANS",
@@ -17,7 +17,7 @@ __all__ = [
     "Gains",
     "collapsed_step",
     "ddp_step",
-    "line_rollout",
-    "preconditioned",
-    "with_own_curvature",
+    "exact_loss_rollout",
+    "preconditioned_gains",
+    "stage_curvature_gains",
 ]

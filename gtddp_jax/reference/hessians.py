@@ -1,4 +1,8 @@
-"""Dense models of the terminal Hessian, [B, n, n] (DESIGN §4)."""
+"""Dense models of the terminal Hessian, [B, n, n].
+
+They are the quadratic terminal models of docs/mathematics.md, "4. Terminal models and the implicit
+game", and the exact Hessian.
+"""
 
 from collections.abc import Callable
 from typing import TypeAlias
@@ -12,37 +16,38 @@ from gtddp_jax.core.types import PerSample
 PerSampleLoss: TypeAlias = Callable[[Float[Array, "B ..."]], PerSample]
 
 
-def _derivatives(loss: PerSampleLoss, outputs: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _gradients_and_hessians(loss: PerSampleLoss, outputs: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Gradients [B, n] and Hessians [B, n, n] of each sample's loss."""
     shape, batch = outputs.shape, outputs.shape[0]
 
-    def total(flat: jax.Array) -> jax.Array:
+    def total_loss(flat: jax.Array) -> jax.Array:
         return loss(flat.reshape(shape)).sum()
 
     flat = outputs.reshape(batch, -1)
-    full = jax.hessian(total)(flat)
-    index = jnp.arange(batch)
-    return jax.grad(total)(flat), full[index, :, index, :]
+    # Samples are separate at the outputs, so all blocks between two samples are zero.
+    full = jax.hessian(total_loss)(flat)
+    sample = jnp.arange(batch)
+    return jax.grad(total_loss)(flat), full[sample, :, sample, :]
 
 
-def exact(loss: PerSampleLoss, outputs: Float[Array, "B ..."]) -> Float[Array, "B n n"]:
+def exact_hessian(loss: PerSampleLoss, outputs: Float[Array, "B ..."]) -> Float[Array, "B n n"]:
     """The Hessian itself."""
-    return _derivatives(loss, outputs)[1]
+    return _gradients_and_hessians(loss, outputs)[1]
 
 
-def gradient(loss: PerSampleLoss, outputs: Float[Array, "B ..."]) -> Float[Array, "B n n"]:
+def gradient_hessian(loss: PerSampleLoss, outputs: Float[Array, "B ..."]) -> Float[Array, "B n n"]:
     """`g g^T` (paper Prop. 5)."""
-    g, _ = _derivatives(loss, outputs)
+    g, _ = _gradients_and_hessians(loss, outputs)
     return jnp.einsum("bp,bq->bpq", g, g)
 
 
-def projected(loss: PerSampleLoss, outputs: Float[Array, "B ..."]) -> Float[Array, "B n n"]:
+def projected_hessian(loss: PerSampleLoss, outputs: Float[Array, "B ..."]) -> Float[Array, "B n n"]:
     """`h g g^T` with `h = g^T H g / |g|^4`, at least 0."""
-    g, hessian = _derivatives(loss, outputs)
-    square = (g**2).sum(-1)
-    h = jnp.einsum("bp,bpq,bq->b", g, hessian, g) / square**2
+    g, hessian = _gradients_and_hessians(loss, outputs)
+    squared_norm = (g**2).sum(-1)
+    h = jnp.einsum("bp,bpq,bq->b", g, hessian, g) / squared_norm**2
     return jnp.maximum(h, 0)[:, None, None] * jnp.einsum("bp,bq->bpq", g, g)
 
 
-HESSIANS = {"exact": exact, "gradient": gradient, "projected": projected}
+HESSIANS = {"exact": exact_hessian, "gradient": gradient_hessian, "projected": projected_hessian}
 """All dense terminal models by name."""

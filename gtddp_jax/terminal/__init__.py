@@ -1,17 +1,24 @@
-"""Terminal models: the loss of each sample along its own gradient (DESIGN §4)."""
+"""Terminal models: the loss of each sample along its own gradient."""
 
 from collections.abc import Callable
 
-from gtddp_jax.terminal.base import Expansion, Terminal
-from gtddp_jax.terminal.gradient import gradient
-from gtddp_jax.terminal.line import line
-from gtddp_jax.terminal.projected import projected
+from gtddp_jax.terminal.base import TerminalExpansion, TerminalModel
+from gtddp_jax.terminal.exact_loss import ExactLoss
+from gtddp_jax.terminal.gradient_hessian import GradientHessian
+from gtddp_jax.terminal.projected_hessian import ProjectedHessian
 
-TERMINALS: dict[str, Callable[..., Terminal]] = {
-    "gradient": gradient,
-    "projected": projected,
-    "line": line,
+TERMINALS: dict[str, Callable[..., TerminalModel]] = {
+    "gradient": GradientHessian,
+    "projected": ProjectedHessian,
+    "exact_loss": ExactLoss,
 }
 """All terminal models by name."""
 
-__all__ = ["TERMINALS", "Expansion", "Terminal", "gradient", "line", "projected"]
+__all__ = [
+    "TERMINALS",
+    "ExactLoss",
+    "GradientHessian",
+    "ProjectedHessian",
+    "TerminalExpansion",
+    "TerminalModel",
+]

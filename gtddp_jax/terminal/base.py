@@ -1,42 +1,49 @@
-"""The terminal contract: a model of each sample's loss along its own gradient (DESIGN §4).
+"""The terminal contract: a model of each sample's loss along its own gradient.
 
 | symbol  | meaning                                                         | shape    |
 |---------|-----------------------------------------------------------------|----------|
 | phi_i   | loss of sample i                                                | [B]      |
-| g_i     | its gradient by the outputs                                     | [B, ...] |
-| psi_i   | psi_i(s) = phi_i(x + s g_i / |g_i|^2), s in units of loss change | [B]      |
+| g_i     | gradient of phi_i with respect to the network's outputs         | [B, ...] |
+| psi_i   | psi_i(s) = phi_i(x + s g_i / |g_i|^2)                           | [B]      |
 | h_i     | curvature of the model at s = 0                                 | [B]      |
 
-`slope` is psi'; psi'(0) = 1. A sample without a gradient has slope 1 and curvature 0.
+The shift s is measured in units of loss change, so psi'(0) = 1. A sample whose gradient vanishes
+has psi' = 1 and h = 0: it takes part in the step with weight 1 and without feedback. See
+docs/mathematics.md, "4. Terminal models and the implicit game".
 """
 
 import abc
 import dataclasses
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
+from typing_extensions import override
 
-from gtddp_jax.core import arguments
-from gtddp_jax.core.trees import inner, per_sample, wide
+from gtddp_jax.core import validation
+from gtddp_jax.core.trees import expand_per_sample, per_sample_dot, upcast
 from gtddp_jax.core.types import Outputs, PerSample
 
-PerSampleLoss: TypeAlias = Callable[[Outputs], PerSample]
+# Users annotate the argument of a loss more narrowly than `Outputs`, see `core/types.py`.
+if TYPE_CHECKING:
+    PerSampleLoss: TypeAlias = Callable[[Any], PerSample]
+else:
+    PerSampleLoss = Callable[[Outputs], PerSample]
 
 
 @dataclasses.dataclass(frozen=True)
-class Line:
-    """The losses of a batch along their own gradients.
+class LossAlongGradient:
+    """The exact loss of each sample, restricted to the line along its own gradient.
 
     Attributes:
-        loss: outputs -> [B].
+        loss: maps outputs to losses [B].
         outputs: the network's outputs x_T, an array [B, ...] or a tree of such arrays.
         value: phi_i [B].
-        gradient: g_i, like the outputs, dtypes included.
-        direction: g_i / |g_i|^2 in at least float32, zero where |g_i| vanishes.
-        norm: |g_i| [B], over all outputs of a sample.
+        gradient: g_i, with the structure and the dtypes of the outputs.
+        direction: g_i / |g_i|^2 in at least float32; zero where g_i vanishes.
+        gradient_norm: |g_i| [B], over all outputs of a sample.
     """
 
     loss: PerSampleLoss
@@ -44,108 +51,128 @@ class Line:
     value: PerSample
     gradient: Outputs
     direction: Outputs
-    norm: PerSample
+    gradient_norm: PerSample
 
     @property
-    def alive(self) -> Bool[Array, " B"]:
+    def has_gradient(self) -> Bool[Array, " B"]:
         """Which samples have a gradient, [B]."""
-        return self.norm > 0
+        return self.gradient_norm > 0
 
-    def along(self, s: PerSample) -> tuple[PerSample, PerSample]:
-        """psi(s) and psi'(s), each [B]; the slope is 1 where there is no gradient."""
-        x = jax.tree.map(lambda x, d: wide(x) + per_sample(s, d) * d, self.outputs, self.direction)
-        value, slope = jax.jvp(self.loss, (x,), (self.direction,))
-        return value, jnp.where(self.alive, slope, 1.0)
+    def value_and_derivative(self, shift: PerSample) -> tuple[PerSample, PerSample]:
+        """psi(shift) and psi'(shift), each [B]; psi' is 1 where the gradient vanishes."""
+        shifted_outputs = jax.tree.map(
+            lambda leaf, direction: upcast(leaf) + expand_per_sample(shift, direction) * direction,
+            self.outputs,
+            self.direction,
+        )
+        # One forward-mode pass gives psi and psi', because d/ds of the shifted outputs is the
+        # direction itself.
+        value, derivative = jax.jvp(self.loss, (shifted_outputs,), (self.direction,))
+        return value, jnp.where(self.has_gradient, derivative, 1.0)
 
-    def bend(self) -> PerSample:
-        """psi''(0) = g^T H g / |g|^4 [B]; 0 where there is no gradient."""
-        return self.slope_and_bend(jnp.zeros_like(self.norm))[1]
+    def first_two_derivatives(self, shift: PerSample) -> tuple[PerSample, PerSample]:
+        """psi'(shift) and psi''(shift), each [B]; 1 and 0 where the gradient vanishes."""
+        derivative, second_derivative = jax.jvp(
+            lambda shift: self.value_and_derivative(shift)[1], (shift,), (jnp.ones_like(shift),)
+        )
+        return derivative, jnp.where(self.has_gradient, second_derivative, 0.0)
 
-    def slope_and_bend(self, s: PerSample) -> tuple[PerSample, PerSample]:
-        """psi'(s) and psi''(s), each [B]; 1 and 0 where there is no gradient."""
-        slope, bend = jax.jvp(lambda s: self.along(s)[1], (s,), (jnp.ones_like(s),))
-        return slope, jnp.where(self.alive, bend, 0.0)
+    def second_derivative_at_zero(self) -> PerSample:
+        """psi''(0) = g^T H g / |g|^4 [B], H the Hessian; 0 where the gradient vanishes."""
+        return self.first_two_derivatives(jnp.zeros_like(self.gradient_norm))[1]
 
 
-def line_of(loss: PerSampleLoss, outputs: Outputs) -> Line:
-    """The losses and gradients at `outputs`, an array [B, ...] or a tree of such arrays.
+def loss_along_gradient(loss: PerSampleLoss, outputs: Outputs) -> LossAlongGradient:
+    """Evaluates and differentiates `loss` at `outputs`.
+
+    Args:
+        loss: maps outputs to losses [B].
+        outputs: an array [B, ...] or a tree of such arrays.
 
     Raises:
-        ValueError: `loss` does not return one real number a sample, or there is no sample.
+        ValueError: `loss` does not return one real number per sample, or the batch is empty.
     """
     value, pullback = jax.vjp(loss, outputs)
-    shapes = [x.shape for x in jax.tree.leaves(outputs)]
+    shapes = [leaf.shape for leaf in jax.tree.leaves(outputs)]
     if value.ndim != 1 or any(shape[:1] != value.shape for shape in shapes):
         raise ValueError(
             f"loss(outputs, targets) returned shape {value.shape} for outputs of shape "
-            f"{', '.join(map(str, shapes))}; one loss a sample, shape {shapes[0][:1]}, is needed "
-            "(no mean over the batch)."
+            f"{', '.join(map(str, shapes))}. It must return one loss per sample, shape "
+            f"{shapes[0][:1]} (no mean over the batch)."
         )
-    arguments.refuse_empty("loss(outputs, targets)", value.shape[0])
+    validation.refuse_empty_batch("loss(outputs, targets)", value.shape[0])
     if not jnp.issubdtype(value.dtype, jnp.floating):
         raise ValueError(
-            f"loss(outputs, targets) returned {value.dtype}; real floating-point numbers are "
-            "needed, which can be differentiated."
+            f"loss(outputs, targets) returned {value.dtype}. It must return real floating-point "
+            "numbers, which can be differentiated."
         )
+    # Samples are separate at the outputs, so one reverse pass gives the gradients of all losses.
     (gradient,) = pullback(jnp.ones_like(value))
-    square = inner(gradient, gradient)
-    alive = square > jnp.finfo(square.dtype).tiny * 1e6
-    square = jnp.where(alive, square, 1.0)
-    inverse = jnp.where(alive, 1 / square, 0.0)
-    direction = jax.tree.map(lambda g: per_sample(inverse, g) * wide(g), gradient)
-    norm = jnp.where(alive, jnp.sqrt(square), 0.0)
-    return Line(loss, outputs, wide(value), gradient, direction, norm)
+    squared_norm = per_sample_dot(gradient, gradient)
+    # The inverse of a subnormal square overflows; such a gradient counts as zero. The inner `where`
+    # keeps the division finite, so that derivatives of this function have no NaN either.
+    has_gradient = squared_norm > jnp.finfo(squared_norm.dtype).tiny * 1e6
+    squared_norm = jnp.where(has_gradient, squared_norm, 1.0)
+    inverse = jnp.where(has_gradient, 1 / squared_norm, 0.0)
+    direction = jax.tree.map(lambda leaf: expand_per_sample(inverse, leaf) * upcast(leaf), gradient)
+    gradient_norm = jnp.where(has_gradient, jnp.sqrt(squared_norm), 0.0)
+    return LossAlongGradient(loss, outputs, upcast(value), gradient, direction, gradient_norm)
 
 
-class Expansion(abc.ABC):
-    """A terminal model at the outputs of one batch.
+class TerminalExpansion(abc.ABC):
+    """A terminal model, expanded at the outputs of one batch.
 
     Attributes:
-        line: the losses along their gradients.
+        exact_loss: the losses that are modelled, along their gradients.
         curvature: h_i [B], >= 0.
-        bounds: smallest and largest slope, or None.
+        bounds: the smallest and the largest value of psi', or None.
     """
 
-    line: Line
+    exact_loss: LossAlongGradient
     curvature: PerSample
     bounds: tuple[float, float] | None = None
 
     @abc.abstractmethod
-    def slope(self, s: PerSample) -> PerSample:
-        """psi'(s) of the model, [B]; 1 at s = 0."""
+    def derivative(self, shift: PerSample) -> PerSample:
+        """psi'(shift) of the model, [B]; 1 at shift = 0."""
 
     @abc.abstractmethod
-    def slope_and_bend(self, s: PerSample) -> tuple[PerSample, PerSample]:
-        """psi'(s) and psi''(s) of the model, each [B]."""
+    def first_two_derivatives(self, shift: PerSample) -> tuple[PerSample, PerSample]:
+        """psi'(shift) and psi''(shift) of the model, each [B]."""
 
     @abc.abstractmethod
-    def change(self, s: PerSample) -> PerSample:
-        """psi(s) - psi(0) of the model, [B]."""
+    def loss_change(self, shift: PerSample) -> PerSample:
+        """psi(shift) - psi(0) of the model, [B]."""
 
 
-class Terminal(abc.ABC):
-    """A terminal model: immutable, holds its options, expands the losses of a batch."""
+class TerminalModel(abc.ABC):
+    """A terminal model: immutable options, and the expansion at the outputs of a batch."""
 
     @abc.abstractmethod
-    def expand(self, loss: PerSampleLoss, outputs: Outputs) -> Expansion:
-        """The model at `outputs`, an array [B, ...] or a tree of such; `loss` maps them to [B]."""
+    def expand(self, loss: PerSampleLoss, outputs: Outputs) -> TerminalExpansion:
+        """Expands the model.
+
+        Args:
+            loss: maps outputs to losses [B].
+            outputs: an array [B, ...] or a tree of such arrays.
+        """
 
 
 @dataclasses.dataclass(frozen=True)
-class Tangent(Expansion):
-    """The straight slope 1 + h s of a quadratic model."""
+class QuadraticExpansion(TerminalExpansion):
+    """A quadratic model, psi(s) = psi(0) + s + h s^2 / 2, without bounds."""
 
-    line: Line
+    exact_loss: LossAlongGradient
     curvature: PerSample
 
-    def slope(self, s: PerSample) -> PerSample:
-        """See `Expansion`."""
-        return 1 + self.curvature * s
+    @override
+    def derivative(self, shift: PerSample) -> PerSample:
+        return 1 + self.curvature * shift
 
-    def slope_and_bend(self, s: PerSample) -> tuple[PerSample, PerSample]:
-        """See `Expansion`."""
-        return self.slope(s), self.curvature
+    @override
+    def first_two_derivatives(self, shift: PerSample) -> tuple[PerSample, PerSample]:
+        return self.derivative(shift), self.curvature
 
-    def change(self, s: PerSample) -> PerSample:
-        """See `Expansion`."""
-        return s + 0.5 * self.curvature * jnp.square(s)
+    @override
+    def loss_change(self, shift: PerSample) -> PerSample:
+        return shift + 0.5 * self.curvature * jnp.square(shift)

@@ -1,10 +1,11 @@
 """Every error message of the library and its command, and the tests that provoke each.
 
-    python -m tests.docs.errors          # says what no test provokes
-    python -m tests.docs.errors --write  # writes docs/errors.md
+    python -m tests.docs.errors          # lists the messages that no test provokes
+    python -m tests.docs.errors --write  # also writes docs/errors.md
 
-Messages come from the `raise` statements of the code. A test provokes one if a string in it has
-words that are in this message and in few others: what `pytest.raises(match=...)` expects.
+Messages are collected from the `raise` statements of the code. A test is taken to provoke a message
+if one of its strings, such as the argument of `pytest.raises(match=...)`, contains words that occur
+in this message and in few others.
 """
 
 import argparse
@@ -19,36 +20,39 @@ from tests.docs.provoked import ELSEWHERE, PROVOKED
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "errors.md"
-PACKAGES = ("gtddp_jax", "gtddp_cli")
+PACKAGES = ("gtddp_jax", "gtddp_lab")
 GAP = "…"
-"""Stands for what a message takes from its input."""
+"""Stands for the parts of a message that depend on its input."""
 
-LEAST = 9
-"""Letters that words of a test must have, to tell one message from others."""
+MIN_LENGTH = 9
+"""Number of characters from which on the words of a test identify a message."""
+
+PRINTS_ERROR = "_print_error"
+"""The function by which the command prints a message before it exits."""
 
 SILENT = ("SystemExit", "AssertionError", "NotImplementedError", "KeyboardInterrupt")
-"""What is raised for other reasons than to tell somebody something."""
+"""Exceptions that carry no message for a user."""
 
 HEAD = """# Error messages
 
-Every message that the library and its command raise themselves, and the test that gives the input
-for it. `…` stands for what a message takes from that input. The commonest are on
+Every message that the library and its command raise themselves, and the test that provokes it. `…`
+stands for the parts of a message that depend on the input. The most common messages are on
 [a page with what to do instead](limits.md). A test compares this page with the code;
-`python -m tests.docs.errors --write` writes it anew.
+`python -m tests.docs.errors --write` regenerates it.
 
-Errors of JAX, Flax and optax pass through as they are: shapes that do not fit a layer
+Errors of JAX, Flax and optax are passed through unchanged: shapes that do not fit a layer
 (`flax.errors.ScopeParamShapeError`), targets that cannot be broadcast (`TypeError`), labels that
-are no integers.
+are not integers.
 
-## What no message tells
+## Mistakes without a message
 
-A loss is a function to the library: it does not know what a label means. Under optax's integer
-cross entropy a label beyond the last class makes the loss NaN, so the step is
+To the library a loss is a function, so it cannot check labels. Under optax's integer cross entropy
+a label beyond the last class makes the loss NaN, so the step is
 [skipped and counted](faq.md#a-step-was-skipped). A negative label counts from the end, as in
 NumPy, and trains on the wrong class: mask such samples in the loss. `gtddp train` checks all labels
-of a data set before it begins.
+of a data set before it starts.
 
-There are {all} messages; {missing} of them are provoked by no test.
+There are {all} messages; {missing} of them are not provoked by any test.
 """
 
 
@@ -56,9 +60,9 @@ class Message(NamedTuple):
     """One `raise` statement.
 
     Attributes:
-        module: where it is, as a path.
-        line: where in it.
-        kind: the exception.
+        module: path of the file.
+        line: line in the file.
+        kind: name of the exception.
         text: the message, with gaps.
     """
 
@@ -68,29 +72,30 @@ class Message(NamedTuple):
     text: str
 
 
-def text_of(node: ast.AST | None, names: dict[str, ast.expr]) -> str:
-    """The text of an expression, with a gap for everything that is known only when it runs."""
+def expression_text(node: ast.AST | None, names: dict[str, ast.expr]) -> str:
+    """The text of an expression, with a gap for everything that is not constant."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return node.value
     if isinstance(node, ast.JoinedStr):
-        return "".join(text_of(part, names) for part in node.values)
+        return "".join(expression_text(part, names) for part in node.values)
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-        return text_of(node.left, names) + text_of(node.right, names)
+        return expression_text(node.left, names) + expression_text(node.right, names)
     if isinstance(node, ast.IfExp):
-        return text_of(node.body, names) or text_of(node.orelse, names)
+        return expression_text(node.body, names) or expression_text(node.orelse, names)
     if isinstance(node, ast.Name) and node.id in names:
-        return text_of(names[node.id], {k: v for k, v in names.items() if k != node.id})
+        others = {name: value for name, value in names.items() if name != node.id}
+        return expression_text(names[node.id], others)
     if (
         isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)
         and node.func.attr == "format"
     ):
-        return re.sub(r"\{\w*\}", GAP, text_of(node.func.value, names))
+        return re.sub(r"\{\w*\}", GAP, expression_text(node.func.value, names))
     return GAP
 
 
-def raised(path: Path) -> Iterator[Message]:
-    """The messages of one file."""
+def raised_messages(path: Path) -> Iterator[Message]:
+    """The messages of one file: what it raises, and what it prints before it exits."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     names = {
         target.id: node.value
@@ -100,115 +105,114 @@ def raised(path: Path) -> Iterator[Message]:
         if isinstance(target, ast.Name)
     }
     for node in ast.walk(tree):
-        call = node.exc if isinstance(node, ast.Raise) else node
-        told = isinstance(node, ast.Call) and getattr(node.func, "id", "") == "_told"
-        if not isinstance(call, ast.Call) or not isinstance(node, ast.Raise | ast.Call):
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+            call = node.exc
+            kind = getattr(call.func, "id", getattr(call.func, "attr", ""))
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == PRINTS_ERROR:
+            call, kind = node, "exit"
+        else:
             continue
-        if isinstance(node, ast.Call) and not told:
-            continue
-        kind = getattr(call.func, "id", getattr(call.func, "attr", ""))
-        text = text_of(call.args[0], names) if call.args else ""
+        text = expression_text(call.args[0], names) if call.args else ""
         text = re.sub(f"(?:{GAP})+", GAP, " ".join(text.split()))
-        if kind in SILENT or len(text.replace(GAP, "").strip(" :.")) < LEAST - 1:
-            continue  # passes on what somebody else said
-        yield Message(
-            path.relative_to(ROOT).as_posix(), node.lineno, "exit" if told else kind, text
-        )
+        # Hardly any text is left where the message of another exception is passed on.
+        if kind not in SILENT and len(text.replace(GAP, "").strip(" :.")) >= MIN_LENGTH - 1:
+            yield Message(path.relative_to(ROOT).as_posix(), node.lineno, kind, text)
 
 
 @functools.cache
-def messages() -> tuple[Message, ...]:
+def all_messages() -> tuple[Message, ...]:
     """All messages, by module."""
     files = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
     return tuple(
         message
         for path in files
-        for message in sorted(raised(path), key=lambda message: message.line)
+        for message in sorted(raised_messages(path), key=lambda message: message.line)
     )
 
 
-def pieces(text: str) -> set[str]:
-    """The runs of plain words in what a test expects, which may be a regular expression."""
+def plain_pieces(text: str) -> set[str]:
+    """The plain parts of a test's string, which may be a regular expression."""
     plain = re.sub(r"\\(.)", r"\1", text)
-    cut = re.split(r"\.[*+?]|\[\^?\w[^\]]*\]|[|^$\n]", plain)
-    found = {piece.strip() for piece in [*cut, *text.splitlines()]}
-    return {piece for piece in found if len(piece) >= LEAST}
+    parts = re.split(r"\.[*+?]|\[\^?\w[^\]]*\]|[|^$\n]", plain)
+    pieces = {piece.strip() for piece in [*parts, *text.splitlines()]}
+    return {piece for piece in pieces if len(piece) >= MIN_LENGTH}
 
 
 @functools.cache
-def expected() -> tuple[tuple[str, str], ...]:
-    """What tests expect, longest first: `(words, test)`."""
-    found = set()
+def expected_words() -> tuple[tuple[str, str], ...]:
+    """The words that tests expect, longest first: `(words, test)`."""
+    expected = set()
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
         if path.name == "test_errors_page.py":
             continue
-        place = path.relative_to(ROOT).as_posix()
+        file = path.relative_to(ROOT).as_posix()
         for part in ast.parse(path.read_text(encoding="utf-8")).body:
             name = getattr(part, "name", "")
+            test = f"{file}::{name}" if name.startswith("test") else file
             for node in ast.walk(part):
                 if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                    where = f"{place}::{name}" if name.startswith("test") else place
-                    found |= {(piece, where) for piece in pieces(node.value)}
-    return tuple(sorted(found, key=lambda each: (-len(each[0]), each)))
+                    expected |= {(piece, test) for piece in plain_pieces(node.value)}
+    return tuple(sorted(expected, key=lambda each: (-len(each[0]), each)))
 
 
-def common(words: str, text: str) -> bool:
-    """Whether a test's words tell a message: they are in it, or reach into its gaps."""
+def words_match(words: str, text: str) -> bool:
+    """Whether the words occur in the message, or contain one of its parts between gaps."""
     if words in text:
         return True
     parts = [part.strip(" .:;,()'") for part in text.split(GAP)]
-    return any(len(part) >= LEAST and part in words for part in parts)
+    return any(len(part) >= MIN_LENGTH and part in words for part in parts)
 
 
-def told(module: str, beginning: str) -> Message:
-    """The message with this beginning in the module whose path ends so, the shortest if several."""
+def find_message(module: str, beginning: str) -> Message:
+    """The shortest message that begins so, in the modules whose path ends with `module`."""
     found = [
         message
-        for message in messages()
+        for message in all_messages()
         if message.module.endswith(module) and message.text.startswith(beginning)
     ]
+    assert found, (module, beginning)
     return min(found, key=lambda message: (len(message.text), message.line))
 
 
 @functools.cache
-def provoked() -> dict[Message, str]:
-    """By message: the test that expects it with the most words."""
-    own = "tests/docs/test_errors_page.py::test_messages"
-    found = {told(*place): own for place in PROVOKED}
-    found |= {told(*place): test for place, test in ELSEWHERE.items()}
-    for words, where in expected():
-        meant = [message for message in messages() if common(words, message.text)]
-        if len({message.text for message in meant}) <= 2:
-            for message in meant:
-                found.setdefault(message, where)
-    return found
+def provoking_tests() -> dict[Message, str]:
+    """For each message the test that expects it with the most words."""
+    this_test = "tests/docs/test_errors_page.py::test_messages"
+    tests = {find_message(*place): this_test for place in PROVOKED}
+    tests |= {find_message(*place): test for place, test in ELSEWHERE.items()}
+    for words, test in expected_words():
+        matching = [message for message in all_messages() if words_match(words, message.text)]
+        if len({message.text for message in matching}) <= 2:
+            for message in matching:
+                tests.setdefault(message, test)
+    return tests
 
 
-def page() -> str:
-    """The page."""
-    missing = [message for message in messages() if message not in provoked()]
-    lines = [HEAD.format(missing=len(missing), all=len(messages()))]
-    for module in dict.fromkeys(message.module for message in messages()):
+def errors_page() -> str:
+    """The text of docs/errors.md."""
+    tests = provoking_tests()
+    missing = [message for message in all_messages() if message not in tests]
+    lines = [HEAD.format(missing=len(missing), all=len(all_messages()))]
+    for module in dict.fromkeys(message.module for message in all_messages()):
         lines += [f"## {module}", "", "| message | error | provoked in |", "|---|---|---|"]
-        for message in messages():
+        for message in all_messages():
             if message.module == module:
                 text = message.text.replace("|", "\\|")
-                test = provoked().get(message)
-                where = f"`{test}`" if test else "not provoked"
+                test = f"`{tests[message]}`" if message in tests else "not provoked"
                 quoted = f"`` {text} ``" if "`" in text else f"`{text}`"
-                lines.append(f"| {quoted} | {message.kind} | {where} |")
+                lines.append(f"| {quoted} | {message.kind} | {test} |")
         lines.append("")
     return "\n".join(lines)
 
 
 def main() -> None:
-    """Writes the page, or says what no test provokes."""
+    """Write the page if asked to, and list the messages that no test provokes."""
     parser = argparse.ArgumentParser("python -m tests.docs.errors")
     parser.add_argument("--write", action="store_true")
     if parser.parse_args().write:
-        PAGE.write_text(page(), encoding="utf-8")
-    for message in messages():
-        if message not in provoked():
+        PAGE.write_text(errors_page(), encoding="utf-8")
+    for message in all_messages():
+        if message not in provoking_tests():
             print(f"{message.module}:{message.line}: {message.text}")
 
 

@@ -1,4 +1,4 @@
-"""Inputs for messages that no other test tells from their neighbours; see `errors.py`."""
+"""Inputs for messages that no other test identifies; see `errors.py`."""
 
 import io
 import pickle
@@ -15,14 +15,14 @@ import numpy as np
 import optax
 
 import gtddp_jax as gt
-from gtddp_cli.errors import UsageError
-from gtddp_cli.options import Plot
-from gtddp_jax.training import clock, distributed, files, methods, results, run_folder, tables
-from gtddp_jax.training.data.dataset import Dataset
-from gtddp_jax.training.data.raw import files as raw_files
-from gtddp_jax.training.data.raw import pickles
-from gtddp_jax.training.data.raw.examples import Examples
-from gtddp_jax.training.settings import Settings
+from gtddp_lab.cli.cli_errors import UsageError
+from gtddp_lab.cli.options import PlotOptions
+from gtddp_lab.core import distributed, files, look_up
+from gtddp_lab.data.dataset import Dataset
+from gtddp_lab.data.raw import original_files as raw_files
+from gtddp_lab.data.raw import pickles
+from gtddp_lab.data.raw.examples import Examples
+from gtddp_lab.training import clock, methods, results, run_folder
 
 LOSS = optax.softmax_cross_entropy_with_integer_labels
 X = jnp.ones((4, 3))
@@ -32,7 +32,7 @@ UNKNOWN: Any = "x"
 
 
 class Idle(nn.Module):
-    """Has a parameter that nothing depends on."""
+    """Has a parameter that does not affect the output."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -41,7 +41,7 @@ class Idle(nn.Module):
 
 
 class Constant(nn.Module):
-    """Returns a number of its own beside what it computes."""
+    """Returns a constant besides its result."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> Any:
@@ -65,7 +65,7 @@ class Turned(nn.Module):
         return x.reshape(3, -1, 2).swapaxes(0, 1)
 
 
-def from_flax(module: Any, x: Any = X, **options: Any) -> gt.FlaxNetwork:
+def from_flax(module: Any, x: Any = X, **options: Any) -> gt.TracedNetwork:
     """The module as a network."""
     return gt.from_flax(module, x, **options)
 
@@ -83,15 +83,15 @@ def dataset(images: Any) -> Dataset:
     return Dataset("set", images, labels, images, labels, 2)
 
 
-def member(size: int) -> None:
-    """A member of an archive that claims so many bytes."""
-    found = tarfile.TarInfo("images")
-    found.size = size
-    raw_files._safe_name(Path("archive"), found)
+def archive_member(size: int) -> None:
+    """A member of an archive with this claimed size."""
+    member = tarfile.TarInfo("images")
+    member.size = size
+    raw_files._checked_member_name(Path("archive"), member)
 
 
 def in_folder(use: Callable[[Path], Any]) -> Callable[[], Any]:
-    """A function of an empty folder."""
+    """A function that is called with an empty folder."""
 
     def run() -> None:
         with TemporaryDirectory() as folder:
@@ -100,69 +100,74 @@ def in_folder(use: Callable[[Path], Any]) -> Callable[[], Any]:
     return run
 
 
-def read_whole(folder: Path) -> None:
-    """Reads more than is allowed."""
+def read_large_file(folder: Path) -> None:
+    """Reads a file above the size limit."""
     (folder / "file").write_text("12345")
-    files.read_whole(folder / "file", 4)
+    files.read_text_file(folder / "file", 4)
 
 
-def unpacked(folder: Path) -> None:
-    """A stream that gives more than any data set has."""
-    limited = raw_files._Limited(io.BytesIO(b"12"), folder)
+def long_stream(folder: Path) -> None:
+    """A stream that returns more than any data set has."""
+    limited = raw_files._LimitedStream(io.BytesIO(b"12"), folder)
     limited._left = 1
     limited.read(2)
 
 
-def locked(folder: Path) -> None:
-    """A run in a folder that is none."""
+def lock_missing_folder(folder: Path) -> None:
+    """A run in a folder that does not exist."""
     with run_folder.RunFolder(folder / "absent").locked():
         pass
 
 
-def new_folder(folder: Path) -> None:
+def folder_below_file(folder: Path) -> None:
     """A run below a file."""
     (folder / "file").touch()
     run_folder.new_folder(folder / "file" / "runs", "run")
 
 
-def divided() -> None:
+def uneven_batch() -> None:
     """Three samples on two devices."""
     mesh = jax.sharding.AbstractMesh((2,), ("data",))
-    distributed._put(np.ones(3), distributed.spread(mesh))  # type: ignore[arg-type]
+    distributed._place_array(np.ones(3), distributed.split_samples(mesh))  # type: ignore[arg-type]
 
 
 def plot_nothing() -> None:
     """The command without a run."""
-    from gtddp_cli.plot import plot
+    from gtddp_lab.cli.plot_command import plot_runs
 
-    plot(Plot(runs=()))
+    plot_runs(PlotOptions(runs=()))
 
 
 def unknown_option() -> None:
     """The command with an option that it does not have."""
-    from gtddp_cli.parse import parse
+    from gtddp_lab.cli.parse import parse_command_line
 
-    parse(["train", "--epoch", "3"])
+    parse_command_line(["train", "--epoch", "3"])
 
 
 PROVOKED: dict[tuple[str, str], Callable[[], Any]] = {
-    ("flax_models/axes.py", "from_flax: a reshape"): lambda: from_flax(
+    ("explain/__init__.py", "explain: the network must"): lambda: gt.explain(UNKNOWN),
+    ("explain/__init__.py", "explain: a gt.Network needs"): lambda: gt.explain(NET),
+    ("implicit/optimizer.py", "tail=…"): lambda: gt.implicit(
+        optax.sgd(0.1), NET, LOSS, weighting="product", tail="head"
+    ),
+    ("tracing/sample_axes.py", "from_flax: a reshape"): lambda: from_flax(
         Turned(), jnp.ones((4, 3, 2))
     ),
-    ("flax_models/grouping.py", "from_flax(unsupported='error')"): lambda: from_flax(
+    ("tracing/grouping.py", "from_flax(unsupported='error')"): lambda: from_flax(
         nn.RNN(nn.GRUCell(2)), X[:, :, None], unsupported="error"
     ),
-    ("flax_models/models.py", "params: …"): lambda: from_flax(nn.Dense(2)).split(
+    ("tracing/pure_model.py", "params: …"): lambda: from_flax(nn.Dense(2)).split(
         {"kernel": jnp.ones((1, 2)), "bias": jnp.ones(2)}
     ),
-    ("flax_models/network.py", "from_flax: invalid"): lambda: from_flax(
+    ("flax_models/from_flax.py", "from_flax: invalid"): lambda: from_flax(
         nn.Dense(2), unsupported="x"
     ),
-    ("flax_models/network.py", "rngs is missing"): lambda: update(from_flax(Dropping())),
-    ("flax_models/reading.py", "from_flax: the outputs do"): lambda: from_flax(Idle()),
-    ("flax_models/reading.py", "from_flax: an output of the"): lambda: from_flax(Constant()),
-    ("game/sequential.py", "Invalid rollout"): lambda: gt.sgd(NET, LOSS, 0.1, rollout="x"),
-    ("kronecker/checks.py", "…: invalid"): lambda: gt.curvature.kfac(0.1, positions="all"),
+    ("tracing/traced_network.py", "rngs is missing"): lambda: update(from_flax(Dropping())),
+    ("tracing/traced_model.py", "from_flax: the outputs do"): lambda: from_flax(Idle()),
+    ("tracing/traced_model.py", "from_flax: an output of the"): lambda: from_flax(Constant()),
+    ("sequential/step.py", "Invalid rollout"): lambda: gt.sgd(NET, LOSS, 0.1, rollout="x"),
+    ("core/validation.py", "…: invalid"): lambda: gt.curvature.KFAC(0.1, positions="all"),
     ("network/lowering.py", "…: at=…"): lambda: gt.Network([gt.Residual(nn.Dense(3), at=3)]),
     ("network/modes.py", "this stage depends"): lambda: DROPPING.stages[0](
         DROPPING.init(jax.random.key(0), X), (X,)
@@ -171,14 +176,14 @@ PROVOKED: dict[tuple[str, str], Callable[[], Any]] = {
     ("reference/collapsed.py", "Invalid terminal"): lambda: gt.reference.collapsed_step(
         (), {}, X, jnp.sum, UNKNOWN, terminal="x"
     ),
-    ("reference/dense.py", "Invalid coupling"): lambda: gt.reference.ddp_step(
+    ("reference/ddp.py", "Invalid coupling"): lambda: gt.reference.ddp_step(
         (), {}, X, jnp.sum, UNKNOWN, UNKNOWN, coupling="x"
     ),
-    ("weights/newton.py", "Invalid form"): lambda: gt.weights.newton(form="x"),
-    ("terminal/base.py", "loss(outputs, targets) returned …; real"): (
-        lambda: gt.terminal.line().expand(lambda outputs: outputs.sum(-1).astype(int), X)
+    ("weighting/newton.py", "Invalid form"): lambda: gt.weighting.Newton(form="x"),
+    ("terminal/base.py", "loss(outputs, targets) returned …. It must return real"): (
+        lambda: gt.terminal.ExactLoss().expand(lambda outputs: outputs.sum(-1).astype(int), X)
     ),
-    ("training/clock.py", "Invalid part"): lambda: clock.Clock().add("adam", "x", 1.0),
+    ("training/clock.py", "Invalid part"): lambda: clock.RunClock().add_seconds("adam", "x", 1.0),
     ("data/dataset.py", "…: … images must have"): lambda: dataset(np.zeros((2, 1), np.float32)),
     ("data/dataset.py", "…: … images must be"): lambda: dataset(np.zeros((2, 1, 1, 1))),
     ("data/dataset.py", "…: … images must lie"): lambda: dataset(
@@ -187,48 +192,47 @@ PROVOKED: dict[tuple[str, str], Callable[[], Any]] = {
     ("raw/examples.py", "…: images"): lambda: Examples(np.ones((2, 3, 3, 1)), {}).checked(
         "file", (4, 4, 1), {}
     ),
-    ("raw/files.py", "…: refused, because … claims"): lambda: member(2**50),
-    ("raw/files.py", "…: refused, because it unpacks"): in_folder(unpacked),
-    ("raw/pickles.py", "refused, because it asks for ….…"): lambda: pickles._Unpickler(
+    ("raw/original_files.py", "…: refused because … claims"): lambda: archive_member(2**50),
+    ("raw/original_files.py", "…: refused because it decompresses"): in_folder(long_stream),
+    ("raw/pickles.py", "refused because it asks for ….…"): lambda: pickles._RestrictedUnpickler(
         io.BytesIO(pickle.dumps(TemporaryDirectory, 2))
     ).load(),
-    ("raw/pickles.py", "refused, because it refers"): lambda: pickles._Unpickler(
+    ("raw/pickles.py", "refused because it refers"): lambda: pickles._RestrictedUnpickler(
         io.BytesIO(b"\x80\x02K\x01Q.")
     ).load(),
-    ("training/distributed.py", "an axis of"): divided,
-    ("training/files.py", "it is larger"): in_folder(read_whole),
-    ("training/files.py", "it is nested"): lambda: files.parse_json(100_000 * "["),
-    ("training/methods.py", "The implicit game"): lambda: methods.method("kfac", "implicit"),
-    ("training/results.py", "Invalid status"): lambda: results.document(
+    ("gtddp_lab/core/distributed.py", "an axis of"): uneven_batch,
+    ("gtddp_lab/core/files.py", "it is larger"): in_folder(read_large_file),
+    ("gtddp_lab/core/files.py", "it is nested"): lambda: files.parse_json(100_000 * "["),
+    ("training/methods.py", "The implicit game"): lambda: methods.build_method("kfac", "implicit"),
+    ("training/results.py", "Invalid status"): lambda: results.results_document(
         UNKNOWN, [], {}, status="x"
     ),
-    ("training/run_folder.py", "cannot write to …: …."): in_folder(locked),
-    ("training/run_folder.py", "cannot write to …: …"): in_folder(new_folder),
-    ("training/settings.py", "Invalid rollout"): lambda: Settings(0.1, rollout="x"),
-    ("training/tables.py", "Invalid …"): lambda: tables.look_up({"a": 1}, "x", "letter"),
-    ("gtddp_cli/parse.py", "… See gtddp"): unknown_option,
-    ("gtddp_cli/plot.py", "plot needs"): plot_nothing,
+    ("training/run_folder.py", "cannot write to …: …."): in_folder(lock_missing_folder),
+    ("training/run_folder.py", "cannot write to …: …"): in_folder(folder_below_file),
+    ("gtddp_lab/core/look_up.py", "Invalid …"): lambda: look_up.look_up({"a": 1}, "x", "letter"),
+    ("gtddp_lab/cli/parse.py", "… See gtddp"): unknown_option,
+    ("gtddp_lab/cli/plot_command.py", "plot needs"): plot_nothing,
 }
-"""By the end of the module's path and the beginning of the message."""
+"""Inputs by the end of the module's path and the beginning of the message."""
 
-FILES = "tests/training/test_messages.py::"
+FILES = "tests/lab/training/test_messages.py::"
 ELSEWHERE = {
     ("raw/cifar.py", "…: its entry 'data'"): f"{FILES}test_entries_of_cifar",
-    ("raw/files.py", "…: holds"): f"{FILES}test_an_archive_with_a_file_twice",
-    ("raw/files.py", "…: cannot be read"): f"{FILES}test_reading_fails_in_its_own_words",
-    ("raw/pickles.py", "refused, because it asks for memory"): (
-        "tests/training/test_raw.py::test_hostile_pickles"
+    ("raw/original_files.py", "…: holds"): f"{FILES}test_an_archive_with_a_file_twice",
+    ("raw/original_files.py", "…: cannot be read"): f"{FILES}test_read_errors_are_named",
+    ("raw/pickles.py", "refused because it asks for memory"): (
+        "tests/lab/data/test_raw.py::test_hostile_pickles"
     ),
-    ("raw/svhn.py", "…: refused, because it claims"): (
+    ("raw/svhn.py", "…: refused because it claims"): (
         f"{FILES}test_matlab_files_with_other_numbers"
     ),
-    ("gtddp_cli/train.py", "cannot write to"): f"{FILES}test_a_disk_that_is_full",
+    ("gtddp_lab/cli/train_command.py", "cannot write to"): f"{FILES}test_a_disk_that_is_full",
     ("data/store.py", "cannot write to"): f"{FILES}test_places_that_cannot_be_written_or_read",
     ("report/sources.py", "… cannot be read"): (
         f"{FILES}test_places_that_cannot_be_written_or_read"
     ),
 }
-"""Tests of messages whose words alone do not tell them from others; by module and beginning."""
+"""Tests of messages whose words do not identify them, by module and beginning."""
 
 ERRORS = (ValueError, UsageError, pickle.UnpicklingError, run_folder.RunFolderError)
-"""What they raise; network and data errors are kinds of `ValueError`."""
+"""What the inputs raise; network and data errors are subclasses of `ValueError`."""

@@ -1,7 +1,7 @@
-"""Every line of every console block is a command that exists, as it is written.
+"""Every line of every console block is a valid command.
 
-All `gtddp` lines are read by the command's own parser. A slow test runs them, page by page, on data
-sets of a few images and for one epoch. What builds and checks the project is run by `.ci/run`.
+The command's own parser reads all `gtddp` lines. A slow test runs them, page by page, on data sets
+of a few images and for one epoch. `.ci/run` runs the commands that build and check the project.
 """
 
 import re
@@ -15,9 +15,9 @@ from pathlib import Path
 import matplotlib
 import pytest
 
-from gtddp_cli.parse import parse
+from gtddp_lab.cli.parse import parse_command_line
 from tests.conftest import child_environment
-from tests.training import originals
+from tests.lab.data import originals
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
@@ -30,11 +30,11 @@ BY_HAND = (
     "python -m tests.reproducibility.golden --write",
     "pyright --verifytypes gtddp_jax --ignoreexternal",
 )
-"""What `.ci/run` leaves out."""
+"""Commands that `.ci/run` leaves out."""
 
 
 def commands(page: Path) -> list[str]:
-    """The commands of a page; in blocks with prompts, what stands behind them."""
+    """The commands of a page; in blocks with prompts, the lines that have one."""
     found = []
     text = page.read_text(encoding="utf-8")
     for block in re.findall(r"^```console\n(.*?)^```$", text, flags=re.M | re.S):
@@ -45,27 +45,27 @@ def commands(page: Path) -> list[str]:
     return found
 
 
-def ours(page: Path) -> list[list[str]]:
+def gtddp_commands(page: Path) -> list[list[str]]:
     split = [shlex.split(command) for command in commands(page)]
     return [words[1:] for words in split if words[0] == "gtddp"]
 
 
 def named_runs(page: Path) -> set[str]:
-    """Folders of runs that the page supposes to be there."""
-    return {word for words in ours(page) for word in words if word.startswith("runs/")}
+    """Folders of runs that the page assumes to exist."""
+    return {word for words in gtddp_commands(page) for word in words if word.startswith("runs/")}
 
 
-def others() -> list[str]:
+def other_commands() -> list[str]:
     found = [command for page in PAGES for command in commands(page)]
     return [command for command in found if not command.startswith("gtddp ")]
 
 
-WITH_RUNS = [page for page in PAGES if ours(page)]
+PAGES_WITH_COMMANDS = [page for page in PAGES if gtddp_commands(page)]
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with what the pages speak of: a configuration and folders of data."""
+def work_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with the configuration file that the pages use."""
     monkeypatch.chdir(tmp_path)
     text = (ROOT / "docs" / "resume.md").read_text(encoding="utf-8")
     (config,) = re.findall(r"^```yaml\n(.*?)^```$", text, flags=re.M | re.S)
@@ -73,27 +73,27 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("page", WITH_RUNS, ids=lambda page: page.stem)
-def test_the_parser_reads_them(page: Path, place: Path) -> None:
+@pytest.mark.parametrize("page", PAGES_WITH_COMMANDS, ids=lambda page: page.stem)
+def test_the_parser_reads_them(page: Path, work_folder: Path) -> None:
     for run in named_runs(page):
-        (place / run).mkdir(parents=True)
-        (place / run / "config.yaml").write_text("dataset: fashion_mnist\n")
-    for arguments in ours(page):
-        assert parse(arguments) is not None
+        (work_folder / run).mkdir(parents=True)
+        (work_folder / run / "config.yaml").write_text("dataset: fashion_mnist\n")
+    for arguments in gtddp_commands(page):
+        assert parse_command_line(arguments) is not None
 
 
 def test_yaml_blocks_are_read() -> None:
-    """The one that there is, by the test above, as run.yaml."""
+    """The only one is read as run.yaml by the test above."""
     pages = [page for page in PAGES if "```yaml" in page.read_text(encoding="utf-8")]
     assert [page.name for page in pages] == ["resume.md"]
-    assert any("run.yaml" in words for page in pages for words in ours(page))
+    assert any("run.yaml" in words for page in pages for words in gtddp_commands(page))
 
 
 def test_installed_extras_exist() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
         "optional-dependencies"
     ]
-    named = [c for c in others() if c.startswith("pip ")]
+    named = [c for c in other_commands() if c.startswith("pip ")]
     assert named
     for command in named:
         found = re.fullmatch(r'pip install -e "\.\[([\w,]+)\]"|pip install -e \.', command)
@@ -103,21 +103,21 @@ def test_installed_extras_exist() -> None:
 
 def test_tools_are_run_by_ci() -> None:
     script = (ROOT / ".ci" / "run").read_text()
-    for command in others():
+    for command in other_commands():
         if command.startswith("pip ") or command in BY_HAND:
             continue
         words = shlex.split(command)
         if words[0].startswith(".ci/"):
             assert (ROOT / words[0]).is_file(), command
             continue
-        assert words[0] in TOOLS, f"say in {Path(__file__).name} how this is run: {command}"
+        assert words[0] in TOOLS, f"{Path(__file__).name} must say how this is run: {command}"
         if words[0] == "sphinx-build":
             words = words[:2]
         assert " ".join(words) in script or (ROOT / words[-1]).is_file(), command
 
 
-def small(arguments: list[str]) -> list[str]:
-    """The same command on little data and for a short time."""
+def shortened(arguments: list[str]) -> list[str]:
+    """The same command with little data and few epochs."""
     arguments = [a.replace("~/Downloads", "downloads") for a in arguments]
     if arguments[0] == "data":
         source = [] if "--from" in arguments else ["--from", "my_folder"]
@@ -128,53 +128,56 @@ def small(arguments: list[str]) -> list[str]:
     return [*arguments, *SMALL, "--batch-size", "8" if tiny else "128"]
 
 
-def elsewhere(arguments: list[str]) -> bool:
-    """Whether it needs other processes; `tests/training/test_distributed.py` has those."""
+def needs_other_processes(arguments: list[str]) -> bool:
+    """Whether `tests/lab/training/test_distributed.py` tests the command instead."""
     return "--distributed" in arguments or "--coordinator" in arguments
 
 
-def devices_of(arguments: list[str]) -> int:
-    """How many devices it asks for."""
+def device_count(arguments: list[str]) -> int:
+    """The number of devices that the command asks for."""
     words = [*arguments, "--devices", "1"]
     return int(words[words.index("--devices") + 1])
 
 
-def run(arguments: list[str], place: Path) -> None:
-    caches = {"XDG_CACHE_HOME": str(place / "cache"), "MPLCONFIGDIR": matplotlib.get_configdir()}
-    done = subprocess.run(
-        [sys.executable, "-m", "gtddp_jax", *arguments],
-        cwd=place,
-        env={**child_environment(devices_of(arguments)), **caches},
+def run_command(arguments: list[str], work_folder: Path) -> None:
+    caches = {
+        "XDG_CACHE_HOME": str(work_folder / "cache"),
+        "MPLCONFIGDIR": matplotlib.get_configdir(),
+    }
+    result = subprocess.run(
+        [sys.executable, "-m", "gtddp_lab", *arguments],
+        cwd=work_folder,
+        env={**child_environment(device_count(arguments)), **caches},
         capture_output=True,
         text=True,
         timeout=900,
         check=False,
     )
-    assert done.returncode == 0, (arguments, done.stderr)
+    assert result.returncode == 0, (arguments, result.stderr)
 
 
 @pytest.fixture(scope="module")
-def a_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a prepared data set (`cache`) and one small run (`runs/*`)."""
-    place = tmp_path_factory.mktemp("made")
-    originals.write_idx(place)
-    run(["data", "fashion_mnist", "--from", str(place), "--own"], place)
-    run(small(["train", "--dataset", "fashion_mnist"]), place)
-    return place
+def example_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a prepared data set (`cache`) and one short run (`runs/*`)."""
+    folder = tmp_path_factory.mktemp("made")
+    originals.write_idx(folder)
+    run_command(["data", "fashion_mnist", "--from", str(folder), "--own"], folder)
+    run_command(shortened(["train", "--dataset", "fashion_mnist"]), folder)
+    return folder
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", WITH_RUNS, ids=lambda page: page.stem)
-def test_they_run(page: Path, place: Path, a_run: Path) -> None:
+@pytest.mark.parametrize("page", PAGES_WITH_COMMANDS, ids=lambda page: page.stem)
+def test_they_run(page: Path, work_folder: Path, example_run: Path) -> None:
     for folder in ("my_folder", "downloads"):
-        (place / folder).mkdir()
-    originals.write_idx(place / "my_folder")
-    originals.write_cifar(place / "downloads", "cifar10", "python", packed=True)
-    if ["data", "fashion_mnist"] not in ours(page):
-        shutil.copytree(a_run / "cache", place / "cache")
-    (made,) = (a_run / "runs").iterdir()
+        (work_folder / folder).mkdir()
+    originals.write_idx(work_folder / "my_folder")
+    originals.write_cifar(work_folder / "downloads", "cifar10", "python", packed=True)
+    if ["data", "fashion_mnist"] not in gtddp_commands(page):
+        shutil.copytree(example_run / "cache", work_folder / "cache")
+    (made,) = (example_run / "runs").iterdir()
     for name in named_runs(page):
-        shutil.copytree(made, place / name)
-    for arguments in ours(page):
-        if not elsewhere(arguments):
-            run(small(arguments), place)
+        shutil.copytree(made, work_folder / name)
+    for arguments in gtddp_commands(page):
+        if not needs_other_processes(arguments):
+            run_command(shortened(arguments), work_folder)

@@ -9,18 +9,25 @@ from pathlib import Path
 import pytest
 
 import gtddp_jax as gt
+import gtddp_lab
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.glob("*.md"))]
 
 
-def modules() -> list[str]:
-    found = pkgutil.walk_packages(gt.__path__, "gtddp_jax.")
-    return ["gtddp_jax", *(m.name for m in found if not m.name.endswith("__main__"))]
+def module_names() -> list[str]:
+    """All modules of both packages, except the one that runs the command."""
+    found = [
+        module.name
+        for package in (gt, gtddp_lab)
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+    ]
+    names = ["gtddp_jax", "gtddp_lab", *found]
+    return [name for name in names if not name.endswith("__main__")]
 
 
-@pytest.mark.parametrize("name", modules())
+@pytest.mark.parametrize("name", module_names())
 def test_docstring_examples_run(name: str) -> None:
     outcome = doctest.testmod(importlib.import_module(name))
     assert outcome.failed == 0
@@ -33,9 +40,9 @@ def test_optimizers_have_examples() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_files_and_tests_that_are_named_exist(page: Path) -> None:
-    """`tests/core/test_x.py::test_y`, `examples/z.py`, `gtddp_jax/players/rules.py` ..."""
+    """For example `tests/sequential/test_x.py::test_y`, `examples/z.py`, `gtddp_jax/core/w.py`."""
     text = page.read_text(encoding="utf-8")
-    top = "tests|examples|docs|benchmarks|gtddp_jax|gtddp_cli"
+    top = "tests|examples|docs|benchmarks|gtddp_jax|gtddp_lab"
     for path, test in re.findall(rf"`((?:{top})/[\w./]*)(?:::(\w+))?`", text):
         assert (ROOT / path).exists(), path
         if test:

@@ -1,4 +1,4 @@
-"""docs/errors.md lists every message of the code, and what provokes it."""
+"""docs/errors.md lists every message of the code and the test that provokes it."""
 
 import re
 import traceback
@@ -8,32 +8,35 @@ import pytest
 from tests.docs import errors
 from tests.docs.provoked import ELSEWHERE, ERRORS, PROVOKED
 
-WITHOUT = 0
-"""How many messages no test provokes."""
+MAX_UNPROVOKED = 0
+"""Number of messages that no test provokes."""
 
 
-def rows(page: str) -> set[tuple[str, str]]:
+def page_rows(page: str) -> set[tuple[str, str]]:
     """The messages of a page, `(module, text)`."""
-    module, found = "", set()
+    module, rows = "", set()
     for line in page.splitlines():
         if line.startswith("## "):
             module = line.removeprefix("## ")
         if line.startswith("| `"):
-            found.add((module, line.split("` | ")[0].strip("| `")))
-    return found
+            rows.add((module, line.split("` | ")[0].strip("| `")))
+    return rows
 
 
 def test_the_page_lists_the_messages_of_the_code() -> None:
-    wrong = rows(errors.PAGE.read_text(encoding="utf-8")) ^ rows(errors.page())
-    assert not wrong, f"python -m tests.docs.errors --write; differing: {wrong}"
+    difference = page_rows(errors.PAGE.read_text(encoding="utf-8")) ^ page_rows(
+        errors.errors_page()
+    )
+    assert not difference, f"python -m tests.docs.errors --write; differing: {difference}"
 
 
 def test_messages_are_provoked() -> None:
-    left = [message for message in errors.messages() if message not in errors.provoked()]
-    assert len(left) <= WITHOUT, left
+    tests = errors.provoking_tests()
+    unprovoked = [message for message in errors.all_messages() if message not in tests]
+    assert len(unprovoked) <= MAX_UNPROVOKED, unprovoked
 
 
-def test_tests_that_are_named_are_there() -> None:
+def test_named_tests_exist() -> None:
     for test in ELSEWHERE.values():
         file, name = test.split("::")
         assert f"def {name}(" in (errors.ROOT / file).read_text(encoding="utf-8")
@@ -41,8 +44,8 @@ def test_tests_that_are_named_are_there() -> None:
 
 @pytest.mark.parametrize(("module", "beginning"), PROVOKED)
 def test_messages(module: str, beginning: str) -> None:
-    """The message comes from the module that the page names, word for word."""
-    message = errors.told(module, beginning)
+    """The message is raised, word for word, in the module that the page names."""
+    message = errors.find_message(module, beginning)
     pattern = ".*?".join(map(re.escape, message.text.split(errors.GAP)))
     with pytest.raises(ERRORS) as error:
         PROVOKED[module, beginning]()

@@ -1,4 +1,4 @@
-"""Every refusal that docs/limits.md tells of happens, with the words it quotes."""
+"""Every refusal on docs/limits.md happens, with the words that the page quotes."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +13,10 @@ from jax.sharding import AbstractMesh, AxisType
 from jax.sharding import PartitionSpec as P
 
 import gtddp_jax as gt
-from gtddp_jax.training import data
-from gtddp_jax.training.data import official
-from gtddp_jax.training.distributed import Coordinates
-from gtddp_jax.training.placement import Placement
+from gtddp_lab import data
+from gtddp_lab.core.distributed import ProcessCoordinates
+from gtddp_lab.data import official
+from gtddp_lab.training.placement import Placement
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "limits.md"
 LOSS = optax.softmax_cross_entropy_with_integer_labels
@@ -32,7 +32,7 @@ FOUR_DEVICES = AbstractMesh((4,), ("data",))
 
 
 def quoted() -> list[str]:
-    """The second column of every table of the page, headings left out."""
+    """The second column of every table of the page, without headings."""
     rows = [line for line in PAGE.read_text().splitlines() if line.startswith("| ")]
     cells = [row.strip("|").split(" | ")[1].strip() for row in rows]
     return [cell for cell in cells if cell != "message"]
@@ -44,7 +44,7 @@ def update(tx: Any, **arguments: Any) -> None:
 
 
 def implicit(**options: Any) -> None:
-    update(gt.implicit(optax.adam(1e-3), NET.apply, LOSS, **options))
+    update(gt.implicit(optax.adam(1e-3), NET, LOSS, **options))
 
 
 def network(*layers: Any) -> None:
@@ -94,7 +94,7 @@ def flax_step(model: nn.Module, stats: bool = True, keys: bool = True, **options
     tx.update(None, tx.init(params), params, batch=(X, Y), rngs=rngs)
 
 
-def flax_net(model: nn.Module, x: Any = X, **options: Any) -> gt.FlaxNetwork:
+def flax_net(model: nn.Module, x: Any = X, **options: Any) -> gt.TracedNetwork:
     return gt.from_flax(model, x, **options)
 
 
@@ -119,7 +119,7 @@ class Counting(nn.Module):
 
 
 class OwnDropout(nn.Dropout):
-    """Anything may happen in a subclass."""
+    """A subclass, whose behavior is unknown."""
 
 
 def synchronised() -> gt.Network:
@@ -132,9 +132,9 @@ def shared() -> None:
 
 
 def in_shard_map() -> None:
-    """One device suffices: the refusal comes when the step is traced."""
-    weights = gt.weights.newton()
-    tx = gt.implicit(optax.sgd(0.1), NET.apply, LOSS, weights=weights, axis_name="data")
+    """One device suffices: the step is refused while it is traced."""
+    weighting = gt.weighting.Newton()
+    tx = gt.implicit(optax.sgd(0.1), NET, LOSS, weighting=weighting, axis_name="data")
     mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,))
     specs = (P(), P(), P("data"))
     jax.shard_map(gt.make_update(tx), mesh=mesh, in_specs=specs, out_specs=(P(), P()))(
@@ -147,7 +147,7 @@ PROVOKED: dict[str, Callable[[], Any]] = {
     "needs all parameters": lambda: update(optax.masked(ADAM, MASK)),
     "update is missing batch": lambda: update(ADAM, batch=None),
     "must be a pair": lambda: update(ADAM, batch=X),
-    "one loss a sample": lambda: update(gt.adam(NET, lambda o, y: LOSS(o, y).mean(), 1e-3)),
+    "one loss per sample": lambda: update(gt.adam(NET, lambda o, y: LOSS(o, y).mean(), 1e-3)),
     "curvature must come": lambda: gt.gtddp(NET, LOSS, optax.adam(1e-3)),  # type: ignore[arg-type]
     "model must be an instance": lambda: gt.from_flax(jnp.tanh, X),
     "params do not match the model": lambda: flax_net(nn.Dense(2)).split({"params": {}}),
@@ -173,7 +173,9 @@ PROVOKED: dict[str, Callable[[], Any]] = {
         synchronised(), LOSS, 1e-3, batch_stats=STATISTICS
     ),
     "rngs is missing ['dropout']: the network": lambda: update(gt.adam(DROPPING, LOSS, 1e-3)),
-    "net.apply drops nothing": lambda: gt.implicit(optax.adam(1e-3), DROPPING.apply, LOSS),
+    "needs a random key in every step": lambda: update(
+        gt.implicit(optax.adam(1e-3), DROPPING, LOSS)
+    ),
     "a subclass of": lambda: network(nn.Dense(2), OwnDropout(0.1)),
     "cannot be a member": lambda: network(gt.Cooperative([nn.Dense(2), nn.BatchNorm()])),
     "nn.BatchNorm(axis=1)": lambda: network(nn.BatchNorm(axis=1)),
@@ -186,18 +188,18 @@ PROVOKED: dict[str, Callable[[], Any]] = {
     "is taken by": lambda: network(nn.Dense(3, name="a"), nn.Dense(3, name="a")),
     "is a class": lambda: network(nn.Dense(3), nn.LayerNorm),
     "a player may have": lambda: network(Counting()),
-    "Invalid weights": lambda: implicit(weights="all"),
+    "Invalid weighting": lambda: implicit(weighting="all"),
     "selects no parameter": lambda: implicit(tail="Dense_9"),
-    "goes with weights='tail'": lambda: implicit(weights="product", tail="head"),
+    "goes with weighting='tail'": lambda: implicit(weighting="product", tail="head"),
     "must be in [0, 1]": lambda: implicit(strength=2.0),
     "needs aux=": lambda: implicit(has_aux=True),
     "needs all samples": in_shard_map,
-    "nothing is downloaded": lambda: data.load("cifar10", Path("nowhere")),
-    "a folder with the four": lambda: official.read_folder("mnist", Path("nowhere")),
+    "nothing is downloaded": lambda: data.load_dataset("cifar10", Path("nowhere")),
+    "a folder with the four": lambda: official.read_original_files("mnist", Path("nowhere")),
     "batch_size must be": lambda: Placement(FOUR_DEVICES).check_batch(6),  # type: ignore[arg-type]
-    "go together": lambda: Coordinates("host:1234", num_processes=2),
+    "go together": lambda: ProcessCoordinates("host:1234", num_processes=2),
 }
-"""What provokes the message of the page that begins with these words."""
+"""Inputs that provoke the message of the page with these words."""
 
 
 @pytest.mark.parametrize("beginning", PROVOKED)

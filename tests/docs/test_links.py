@@ -1,4 +1,4 @@
-"""Links of the pages: to files, to headings, to the world outside (form only)."""
+"""Links of the pages: to files, to headings, and to other sites (form only)."""
 
 import re
 from collections import Counter
@@ -25,7 +25,7 @@ def links(page: Path) -> list[str]:
 
 @cache
 def anchors(page: Path) -> set[str]:
-    """What GitHub and MyST make of the headings, and targets of the page's own."""
+    """Anchors that GitHub and MyST derive from the headings, and explicit targets."""
     text = page.read_text(encoding="utf-8")
     included = re.findall(r"^```\{include\} (\S+)$", text, flags=re.M)
     text = re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
@@ -65,11 +65,11 @@ def test_every_page_is_in_the_navigation_once() -> None:
     entries = "\n".join(re.findall(r"```\{toctree\}\n(.*?)```", index, flags=re.S)).splitlines()
     listed = [line for line in entries if line and not line.startswith(":")]
     pages = {page.stem for page in (ROOT / "docs").glob("*.md")} - {"index"}
-    pages.add("quick/report")  # which the build makes
+    pages.add("quick/report")  # written by the build
     assert sorted(listed) == sorted(pages)
 
 
 def test_the_front_page_is_short() -> None:
     text = prose(ROOT / "docs" / "index.md")
-    first = text[text.index("An optimizer gives") : text.index("New here?")]
+    first = text[text.index("An optimizer computes") : text.index("New here?")]
     assert len(re.sub(r"\]\([^)]*\)", "]", first).split()) <= 200

@@ -1,4 +1,4 @@
-"""Each statement of docs/mathematics.md names the tests that show it, and they exist."""
+"""Each statement of docs/mathematics.md names tests that verify it, and they exist."""
 
 import ast
 import re
@@ -13,7 +13,7 @@ PAPER = ("Prop. 1", "Prop. 2", "Prop. 4", "Prop. 5", "Prop. 6", "Theorem 3", "Co
 
 
 def statements(section: str) -> list[tuple[str, list[str]]]:
-    """The rows of the tables whose last column is `shown by`, and the tests that they name."""
+    """The rows of the tables with the last column `shown by`, and the tests that they name."""
     found = []
     for table in re.findall(
         r"^\|.*\| shown by \|\n\|[-|]+\n((?:\|.*\n)+)", section + "\n", flags=re.M
@@ -29,7 +29,7 @@ def statements(section: str) -> list[tuple[str, list[str]]]:
 ALL = [row for section in SECTIONS for row in statements(section)]
 
 
-def functions_of(path: Path) -> set[str]:
+def function_names(path: Path) -> set[str]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
 
@@ -44,7 +44,7 @@ def test_every_statement_names_tests_that_exist() -> None:
     for statement, tests in ALL:
         assert tests, statement
         for path, name in (test.split("::") for test in tests):
-            assert name in functions_of(ROOT / path), f"{path}::{name}"
+            assert name in function_names(ROOT / path), f"{path}::{name}"
 
 
 def test_the_papers_theorems_are_among_them() -> None:
@@ -56,6 +56,6 @@ def test_the_papers_theorems_are_among_them() -> None:
 def test_every_misprint_has_its_test() -> None:
     (section,) = [section for section in SECTIONS if "Misprints" in section.splitlines()[0]]
     named = {test for _, tests in statements(section) for test in tests}
-    path = "tests/core/test_misprints.py"
-    shown = {name for name in functions_of(ROOT / path) if name.startswith("test_")}
+    path = "tests/reference/test_misprints.py"
+    shown = {name for name in function_names(ROOT / path) if name.startswith("test_")}
     assert shown and {f"{path}::{name}" for name in shown} <= named

@@ -12,7 +12,7 @@ SLOW = ("what_the_weights_do", "policies")
 
 
 def drawn_by(script: str) -> set[str]:
-    """The pictures of a script: `name.png`, or several, `name_*.png`."""
+    """The pictures of a script: `name.png`, or `name_*.png`."""
     return {
         p.name
         for p in PICTURES.glob("*.png")

@@ -1,4 +1,4 @@
-"""The launch files of examples/cluster/: two real processes, and what JAX makes of clusters."""
+"""The launch files of examples/cluster/: two real processes, and JAX's detection of clusters."""
 
 import json
 import os
@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gtddp_cli.options import Train
-from gtddp_cli.parse import parse
+from gtddp_lab.cli.options import TrainOptions
+from gtddp_lab.cli.parse import parse_command_line
 from tests.conftest import child_environment
 
 CLUSTER = Path(__file__).resolve().parents[2] / "examples" / "cluster"
@@ -28,7 +28,7 @@ def free_port() -> int:
 
 @pytest.mark.slow
 def test_the_flag_form_trains_in_two_processes(tmp_path: Path) -> None:
-    """Their run is that of one process, and one process can go on with it."""
+    """Their run equals that of one process, and one process can resume it."""
     paths = [str(Path(sys.executable).parent), os.environ["PATH"]]
     environment = {**child_environment(), "PATH": os.pathsep.join(paths)}
     options = ["--base-only", "--epochs", "1", "--batch-size", "64"]
@@ -51,8 +51,8 @@ def test_the_flag_form_trains_in_two_processes(tmp_path: Path) -> None:
         return [epoch["train_loss"] for epoch in content["epochs"]]
 
     two, one = tmp_path / "two", tmp_path / "one"
-    said = gtddp(str(CLUSTER / "flags.sh"), "2", str(free_port()), *options, "--out", str(two))
-    assert said.count("Results in ") == 1  # process 0 alone writes
+    output = gtddp(str(CLUSTER / "flags.sh"), "2", str(free_port()), *options, "--out", str(two))
+    assert output.count("Results in ") == 1  # only process 0 writes
     gtddp("gtddp", "train", *options, "--out", str(one))
     assert losses(two) == pytest.approx(losses(one), rel=1e-4)
     (run,) = two.iterdir()
@@ -66,7 +66,7 @@ def test_ctrl_c_in_one_process_stops_all(tmp_path: Path) -> None:
     options = ["--base-only", "--epochs", "200", "--batch-size", "64", "--out", str(tmp_path)]
     children = [
         subprocess.Popen(
-            [sys.executable, "-m", "gtddp_jax", "train", *options, *where, "--process-id", index],
+            [sys.executable, "-m", "gtddp_lab", "train", *options, *where, "--process-id", index],
             env=child_environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -103,14 +103,14 @@ PLACES = {
         "OMPI_COMM_WORLD_LOCAL_RANK": "0",
     },
 }
-"""What a process finds around it in such a job."""
+"""Environment of a process in such a job."""
 
 MEET = """
 import jax
-from gtddp_jax.training import distributed, peers
-distributed.initialise(distributed.Coordinates(), timeout=100)
-with peers.session() as beat:
-    first = distributed.agree(f"said by {jax.process_index()}")
+from gtddp_lab.core import distributed, peers
+distributed.join_processes(distributed.ProcessCoordinates(), timeout=100)
+with peers.peer_session() as beat:
+    first = distributed.broadcast_text(f"sent by {jax.process_index()}")
     seen = distributed.any_process(jax.process_index() == 1)
     print(jax.process_index(), jax.process_count(), distributed.data_mesh().size, first, seen)
 """
@@ -138,7 +138,7 @@ def test_jax_asks_the_cluster(cluster: str) -> None:
         for child in children:
             child.kill()
     for index, (out, err) in enumerate(said):
-        assert out.splitlines()[-1:] == [f"{index} 2 2 said by 0 True"], err
+        assert out.splitlines()[-1:] == [f"{index} 2 2 sent by 0 True"], err
 
 
 @pytest.mark.parametrize("name", ["flags.sh", "openmpi.sh", "slurm.sbatch"])
@@ -150,7 +150,7 @@ def test_scripts_are_well_formed(name: str) -> None:
 def test_options_in_launch_files_exist(path: Path) -> None:
     lines = [line for line in path.read_text().splitlines() if "gtddp train" in line]
     used = re.findall(r"--[a-z][a-z-]+", " ".join(re.sub(r"^.*gtddp train", "", s) for s in lines))
-    known = {f"--{name.replace('_', '-')}" for name in Train.__dataclass_fields__}
+    known = {f"--{name.replace('_', '-')}" for name in TrainOptions.__dataclass_fields__}
     assert used or path.name == "openmpi.sh"  # it builds them before
     assert set(used) <= known
 
@@ -166,4 +166,5 @@ def test_the_kubernetes_job_names_its_parts() -> None:
     assert pod["subdomain"] == kinds["Service"]["metadata"]["name"]
     line = "train --distributed --data-dir /shared/data --dataset cifar10 --out /shared/runs"
     assert line in pod["containers"][0]["args"][0]
-    assert parse(line.split()).distributed
+    options = parse_command_line(line.split())
+    assert isinstance(options, TrainOptions) and options.distributed

@@ -1,4 +1,4 @@
-"""The examples run as they are, each in a process of its own, and show what they promise."""
+"""The examples run unchanged, each in its own process, and show what they promise."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import RunPython
-from tests.training import originals
+from tests.lab.data import originals
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -70,7 +70,7 @@ def test_cooperative_blocks(run_python: RunPython) -> None:
 
 @pytest.mark.slow
 def test_cifar_resnet18(run_python: RunPython, tmp_path: Path) -> None:
-    """A narrow one, on a few images of noise in the true format: it runs."""
+    """A narrow network runs on a few noise images in the original format."""
     originals.write_cifar(tmp_path, "cifar10", "python", packed=True)
     options = ("--own", "--epochs", "2", "--batch-size", "5", "--width", "4")
     script = str(EXAMPLES / "cifar_resnet18.py")

@@ -1,4 +1,4 @@
-"""Exactness is claimed in float64; what runs once is compiled with little optimisation."""
+"""Tests run in float64; programs that run once are compiled with few optimizations."""
 
 from collections.abc import Iterator
 

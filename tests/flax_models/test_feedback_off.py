@@ -1,4 +1,4 @@
-"""With feedback off, a model trains as under optax in plain Flax, statistics and keys included."""
+"""With feedback off, a model trains exactly as under optax, statistics and random keys included."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 import gtddp_jax as gt
-from gtddp_jax.verify import log_cosh
+from gtddp_jax.reference.verify import log_cosh
 from tests.flax_models import zoo
 
 Tree = Any
@@ -20,8 +20,8 @@ QUICK = ("resnet", "nnx", "two_inputs")
 MODELS = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in zoo.ZOO]
 
 
-def plain(p: zoo.Problem, params: Tree, stats: Tree, rngs: Any) -> tuple[jax.Array, Tree]:
-    """The mean loss and the next state, by Flax alone."""
+def flax_loss(p: zoo.Problem, params: Tree, stats: Tree, rngs: Any) -> tuple[jax.Array, Tree]:
+    """The mean loss and the next state, computed by Flax alone."""
     if isinstance(p.model, nn.Module):
         args = p.inputs if isinstance(p.inputs, tuple) else (p.inputs,)
         outputs, after = p.model.apply(
@@ -32,41 +32,42 @@ def plain(p: zoo.Problem, params: Tree, stats: Tree, rngs: Any) -> tuple[jax.Arr
             **p.spec.options.get("apply_kwargs", {}),
         )
         return log_cosh(outputs).mean(), after.get("batch_stats", stats)
-    graph, own, rest = nnx.split(p.model, nnx.Param, ...)
-    own, rest = (
+    graph, *templates = nnx.split(p.model, nnx.Param, ...)
+    variables = (
         jax.tree.unflatten(jax.tree.structure(like), jax.tree.leaves(tree))
-        for like, tree in ((own, params), (rest, stats))
+        for like, tree in zip(templates, (params, stats), strict=True)
     )
-    model = nnx.merge(graph, own, rest)
+    model = nnx.merge(graph, *variables)
     value = log_cosh(model(p.inputs)).mean()
     after = jax.tree.leaves(nnx.state(model, nnx.Not(nnx.Param)))
     return value, jax.tree.unflatten(jax.tree.structure(stats), after)
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_ten_steps(name: str) -> None:
+def test_ten_steps_equal_optax(name: str) -> None:
     p = zoo.problem(name, batch=2)
     base = optax.adam(0.01)
     tx: Any = gt.adam(p.net, log_cosh, 0.01, feedback=False, batch_stats=p.batch_stats)
     batch = (p.inputs, None)
 
     @jax.jit
-    def ours(params: Tree, state: Any, rngs: Any) -> tuple[Tree, Any]:
+    def game_step(params: Tree, state: Any, rngs: Any) -> tuple[Tree, Any]:
         step, state = tx.update(None, state, params, batch=batch, rngs=rngs)
         return optax.apply_updates(params, step), state
 
     @jax.jit
-    def theirs(params: Tree, state: Any, stats: Tree, rngs: Any) -> tuple[Tree, Any, Tree]:
-        gradient, stats = jax.grad(lambda u: plain(p, u, stats, rngs), has_aux=True)(params)
+    def optax_step(params: Tree, state: Any, stats: Tree, rngs: Any) -> tuple[Tree, Any, Tree]:
+        gradient_fn = jax.grad(lambda u: flax_loss(p, u, stats, rngs), has_aux=True)
+        gradient, new_stats = gradient_fn(params)
         step, state = base.update(gradient, state, params)
-        return optax.apply_updates(params, step), state, stats
+        return optax.apply_updates(params, step), state, new_stats
 
     got, state = p.params, tx.init(p.params)
-    want, memory, stats = p.params, base.init(p.params), p.batch_stats
+    want, base_state, stats = p.params, base.init(p.params), p.batch_stats
     for i in range(STEPS):
         rngs = {"dropout": jax.random.key(i)} if p.rngs else None
-        got, state = ours(got, state, rngs)
-        want, memory, stats = theirs(want, memory, stats, rngs)
+        got, state = game_step(got, state, rngs)
+        want, base_state, stats = optax_step(want, base_state, stats, rngs)
     assert not state.report.skipped
     pairs = zip(
         jax.tree.leaves((got, state.batch_stats)), jax.tree.leaves((want, stats)), strict=True

@@ -1,4 +1,4 @@
-"""Who plays, when, and what `explain` says about it."""
+"""Which players a model has, when they act, and what `explain` says about them."""
 
 from typing import Any
 
@@ -10,21 +10,21 @@ import pytest
 from flax import nnx
 
 import gtddp_jax as gt
-from gtddp_jax.players.layers import ConvLayer, DenseLayer, OtherLayer
+from gtddp_jax.network.sample_gradients.layer_descriptions import ConvLayer, DenseLayer, OtherLayer
 from tests.flax_models import zoo
 
 
-def network(name: str, **options: Any) -> gt.FlaxNetwork:
+def network(name: str, **options: Any) -> gt.TracedNetwork:
     spec = zoo.ZOO[name]
     inputs = spec.inputs(np.random.default_rng(0), 3)
     return gt.from_flax(spec.make(), inputs, **{**spec.options, **options})
 
 
-def stage_of(net: gt.FlaxNetwork, name: str) -> int:
+def stage_of(net: gt.TracedNetwork, name: str) -> int:
     return next(t for t, stage in enumerate(net.stages) if name in stage.players)
 
 
-def test_players_without_a_path_between_them_act_at_once() -> None:
+def test_players_without_a_path_between_them_share_a_stage() -> None:
     attention = "Block_0/MultiHeadDotProductAttention_0"
     vit = network("vit")
     three = [stage_of(vit, f"{attention}/{part}") for part in ("query", "key", "value")]
@@ -36,7 +36,7 @@ def test_players_without_a_path_between_them_act_at_once() -> None:
 
 
 class Queries(nn.Module):
-    """Learned queries, which meet a layer before they meet data."""
+    """Learned queries, which enter a layer before they meet data."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -45,16 +45,20 @@ class Queries(nn.Module):
         return nn.Dense(2)(nn.MultiHeadDotProductAttention(2)(q, nn.Dense(4)(x)))
 
 
-def test_parameters_that_meet_a_layer_before_data_act_before_it() -> None:
+def test_parameters_that_enter_a_layer_before_data_act_before_it() -> None:
     net = gt.from_flax(Queries(), jnp.ones((2, 5, 4)))
     attention = "MultiHeadDotProductAttention_0"
-    stages = [stage_of(net, n) for n in ("queries", f"{attention}/query", f"{attention}/out")]
+    stages = [stage_of(net, name) for name in ("queries", f"{attention}/query", f"{attention}/out")]
     assert stages == sorted(set(stages)) and stages[0] == 0
-    assert not net.example.plan.late
+    assert not net.example_trace.schedule.reused_players
 
 
-def test_what_players_are() -> None:
-    layers = {act.name: act.module for stage in network("vit").stages for act in stage.acts}
+def test_layers_of_players() -> None:
+    layers = {
+        player_op.name: player_op.module
+        for stage in network("vit").stages
+        for player_op in stage.player_ops
+    }
     attention = "Block_0/MultiHeadDotProductAttention_0"
     assert layers[f"{attention}/query"] == DenseLayer(4, use_bias=True)
     assert layers[f"{attention}/out"] == DenseLayer(4, use_bias=True)
@@ -63,21 +67,21 @@ def test_what_players_are() -> None:
     assert isinstance(layers["LayerNorm_0"], OtherLayer)
 
 
-def test_explain_says_why() -> None:
-    text = network("lstm").explain()
+def test_explain_says_why_modules_form_one_player() -> None:
+    text = gt.explain(network("lstm"))
     assert "8 modules act as one, in scan" in text
-    gpt = network("gpt").explain()
+    gpt = gt.explain(network("gpt"))
     assert "used again later" in gpt and "19 players" in gpt
-    kfac = gt.curvature.kfac(0.1, other=gt.curvature.adam(0.1))
-    table = network("vit").explain(curvature=kfac)
-    assert "5 x 4" in table and "adam" in table
+    kfac = gt.curvature.KFAC(0.1, other=gt.curvature.Adam(0.1))
+    table = gt.explain(network("vit"), curvature=kfac)
+    assert "5 x 4" in table and "Adam" in table
 
 
 def test_cost_rules_follow_the_batch() -> None:
     model = nn.Dense(2048)
     net = gt.from_flax(model, jax.ShapeDtypeStruct((2, 3, 600), jnp.float32))
-    assert "recomputed" in net.explain()
-    assert "factored" in gt.from_flax(model, jnp.ones((2, 600))).explain()
+    assert "recomputed" in gt.explain(net)
+    assert "factored" in gt.explain(gt.from_flax(model, jnp.ones((2, 600))))
 
 
 class Unused(nnx.Module):
@@ -88,21 +92,21 @@ class Unused(nnx.Module):
         return self.used(x)
 
 
-def test_parameters_without_influence_are_named_and_stay() -> None:
+def test_parameters_without_influence_are_reported_and_unchanged() -> None:
     model, x = Unused(nnx.Rngs(0)), jnp.ones((2, 3))
     net = gt.from_flax(model, x)
     assert net.players == ("used", "unused")
-    assert "no influence on the outputs: idle/bias, idle/kernel" in net.explain()
+    assert "no influence on the outputs: idle/bias, idle/kernel" in gt.explain(net)
     with pytest.raises(gt.NetworkError, match="no influence"):
         gt.from_flax(model, x, unsupported="error")
     params = net.init(jax.random.key(0), x)
     tx: Any = gt.sgd(net, lambda outputs, y: jnp.square(outputs).sum(-1), 0.1)
     step, _ = tx.update(None, tx.init(params), params, batch=(x, None))
-    moved = net.split(step)
+    moved: Any = net.split(step)
     assert not moved["unused"]["idle/kernel"].any() and moved["used"]["kernel"].any()
 
 
-class Remembering(nn.Module):
+class CountingCalls(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         calls = self.variable("memory", "calls", jnp.zeros, ())
@@ -113,8 +117,8 @@ class Remembering(nn.Module):
 
 def test_other_collections_are_kept_by_name() -> None:
     x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 2)), jnp.float32)
-    net = gt.from_flax(Remembering(), x)
-    variables = net.init_variables(jax.random.key(0), x)
+    net = gt.from_flax(CountingCalls(), x)
+    variables: Any = net.init_variables(jax.random.key(0), x)
     assert set(variables["batch_stats"]) == {"batch_stats", "memory"}
     params, stats = variables["params"], variables["batch_stats"]
     tx: Any = gt.sgd(net, lambda o, y: jnp.square(o).sum(-1), 0.1, batch_stats=stats)

@@ -1,9 +1,10 @@
-"""A network written as a stage list and as a Flax module is one game: the same updates to 1e-9."""
+"""A stage list and a Flax module of the same network get the same updates, to 1e-9."""
 
 import functools
 from collections.abc import Callable
 from typing import Any
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -11,13 +12,13 @@ import numpy as np
 import pytest
 
 import gtddp_jax as gt
-from tests.core import oracle, zoo
-from tests.core.methods import METHODS
+from tests.sequential import oracle, zoo
+from tests.sequential.methods import METHODS
 
 Tree = Any
 
 
-class Written(nn.Module):
+class FunctionModule(nn.Module):
     """Runs a function that calls modules by the names of the stage list's players."""
 
     body: Callable[..., jax.Array]
@@ -98,25 +99,26 @@ PAIRS: dict[str, Callable[..., jax.Array]] = {
     "conv_small": projection,
     "conv_grouped": grouped,
 }
-"""Networks of `tests.core.zoo` as Flax modules."""
+"""Networks of `tests.sequential.zoo` as Flax modules."""
 
 SGD = {"sgd": METHODS["sgd_momentum"].curvature}
 CURVATURES = SGD | {
     "adam": METHODS["adam_eps"].curvature,
-    "ekfac": gt.curvature.ekfac(0.1, damping=0.1, refresh_every=1, factors_every=1),
+    "ekfac": gt.curvature.EKFAC(0.1, damping=0.1, refresh_every=1, factors_every=1),
 }
 LINEAR = ("norms",)
-"""A stage list counts the normalisation of a LayerNorm to its player; a trace counts it, like every
-function between two players, to the first of them, which the nonlinear rollout sees."""
+"""Networks that agree under the linear rollout only. A stage list counts the normalisation of a
+LayerNorm to its player. A trace counts it, like every function between two players, to the first
+of them, which changes the nonlinear rollout."""
 ALL_CURVATURES = ("tokens", "conv_small")
 QUICK = ("conv_small", "cooperative", "norms")
 NAMES = [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in PAIRS]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_both_are_one_game(name: str) -> None:
+def test_both_descriptions_get_the_same_updates(name: str) -> None:
     p = zoo.problem(name, batch=3)
-    flax = gt.from_flax(Written(PAIRS[name]), p.x)
+    flax = gt.from_flax(FunctionModule(PAIRS[name]), p.x)
     assert set(flax.players) == set(p.net.players)
     assert [set(s.players) for s in flax.stages] == [set(s.players) for s in p.net.stages]
     rollouts = ("linear",) if name in LINEAR else ("linear", "nonlinear")
@@ -129,12 +131,12 @@ def test_both_are_one_game(name: str) -> None:
             for rollout in rollouts if label == "sgd" else rollouts[:1]:
                 for net in (p.net, flax):
                     tx: Any = gt.gtddp(net, zoo.LOSSES["softmax"], curvature, rollout=rollout)
-                    state, now = tx.init(params), params
+                    state, moved, step = tx.init(params), params, params
                     for _ in range(2):
-                        step, state = tx.update(None, state, now, batch=(p.x, p.y))
-                        now = jax.tree.map(jnp.add, now, step)
+                        step, state = tx.update(None, state, moved, batch=(p.x, p.y))
+                        moved = jax.tree.map(jnp.add, moved, step)
                     key = f"{label}, {rollout}"
-                    found.setdefault(key, []).append((step, state.report.weight_max))
+                    found.setdefault(key, []).append((step, state.report.sample_weight_max))
         return found
 
     for label, ((want, weight), (got, _)) in steps(p.params).items():
@@ -147,20 +149,20 @@ def normalised(x: jax.Array) -> jax.Array:
     return dense(3, 1)(jnp.tanh(x))
 
 
-def test_batch_normalisation_too() -> None:
+def test_both_descriptions_agree_on_batch_normalisation() -> None:
     x, y = (jnp.asarray(np.random.default_rng(i).normal(size=(3, 3))) for i in range(2))
     network = gt.Network([nn.Dense(4), nn.BatchNorm(), jnp.tanh, nn.Dense(3)])
-    flax = gt.from_flax(Written(normalised), x)
+    flax = gt.from_flax(FunctionModule(normalised), x)
     variables = network.init_variables(jax.random.key(0), x)
     params, stats = (zoo.cast(variables[k], jnp.float64) for k in ("params", "batch_stats"))
 
-    def step(net: Any) -> Any:
+    def one_step(net: Any) -> Any:
         curvature = METHODS["adam_eps"].curvature
         tx: Any = gt.gtddp(net, zoo.LOSSES["squared"], curvature, batch_stats=stats)
         step, state = jax.jit(tx.update)(None, tx.init(params), params, batch=(x, y))
-        assert state.report.weight_max - state.report.weight_min > 0.01
+        assert state.report.sample_weight_max - state.report.sample_weight_min > 0.01
         return step, state.batch_stats
 
-    (want, after), (got, also) = step(network), step(flax)
+    (want, want_stats), (got, got_stats) = one_step(network), one_step(flax)
     assert oracle.relative_error(got, want) < 1e-9
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), after, also)
+    chex.assert_trees_all_close(got_stats, want_stats, rtol=1e-12)

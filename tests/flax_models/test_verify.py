@@ -1,4 +1,4 @@
-"""`verify` holds for every model of the zoo: single gradients, the step, feedback off."""
+"""`gt.verify` passes on every model of the zoo."""
 
 import jax.numpy as jnp
 import pytest
@@ -11,12 +11,12 @@ MODELS = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) 
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_the_zoo(name: str) -> None:
+def test_models_of_the_zoo_pass(name: str) -> None:
     p = zoo.problem(name)
-    found = gt.verify(
+    verification = gt.verify(
         p.net, p.params, (p.inputs, None), batch_stats=p.batch_stats, rngs=p.rngs or None
     )
-    assert found.ok, str(found)
-    names = [check.name for check in found.checks]
+    assert verification.ok, str(verification)
+    names = [check.name for check in verification.checks]
     assert ("step, against the dense definition" in names) == (not p.spec.coupled)
-    assert (found.checks[0].bound == jnp.inf) == p.spec.coupled
+    assert (verification.checks[0].bound == jnp.inf) == p.spec.coupled

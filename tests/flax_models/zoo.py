@@ -1,6 +1,6 @@
-"""Flax models that nobody wrote for this library, by name: the table that the tests run through.
+"""Flax models that were not written for this library, by name; most tests here run on all of them.
 
-docs/bring_your_own_model.md shows the same table; a test compares the two.
+docs/bring_your_own_model.md shows the same table, and a test compares the two.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ DOUBLE: dict[str, Any] = {"param_dtype": jnp.float64}
 
 
 class Classifier(nn.Module):
-    """A perceptron with a normalisation and a shared activation."""
+    """A perceptron with LayerNorm and a residual connection."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -45,7 +45,7 @@ class ResNet(nn.Module):
 
 
 class DenseNet(nn.Module):
-    """Every layer reads all layers before it, side by side."""
+    """Every layer reads the concatenated features of all layers before it."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -56,7 +56,7 @@ class DenseNet(nn.Module):
 
 
 class UNet(nn.Module):
-    """Down and up again, with a shortcut across; one output a pixel."""
+    """Down- and upsampling with a skip connection; outputs are feature maps."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -79,7 +79,7 @@ class Mixer(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and a perceptron, each behind a normalisation."""
+    """A transformer block: attention and a perceptron, each after a LayerNorm."""
 
     width: int = 4
     causal: bool = False
@@ -93,7 +93,7 @@ class Block(nn.Module):
 
 
 class ViT(nn.Module):
-    """Patches, a class token, learned positions, attention."""
+    """A vision transformer: patches, a class token, learned positions, attention."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -118,7 +118,7 @@ class GPT(nn.Module):
 
 
 class LSTM(nn.Module):
-    """A recurrent net over a sequence."""
+    """A recurrent network over a sequence."""
 
     @nn.compact
     def __call__(self, x: Any) -> jax.Array:
@@ -127,7 +127,7 @@ class LSTM(nn.Module):
 
 
 class Scanned(nn.Module):
-    """Layers of one kind, scanned over."""
+    """A stack of equal layers as one `nn.scan`."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -142,7 +142,7 @@ class Scanned(nn.Module):
 
 
 class Einsums(nn.Module):
-    """Contractions by name, and layers applied to merged axes."""
+    """Named contractions, and layers on merged axes."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -153,7 +153,7 @@ class Einsums(nn.Module):
 
 
 class Reparametrised(nn.Module):
-    """Weights that are computed before they are used."""
+    """Weights that are functions of the parameters: weight norm, low-rank products."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -164,7 +164,7 @@ class Reparametrised(nn.Module):
 
 
 class Spectral(nn.Module):
-    """A weight divided by its largest singular value, which is tracked beside it."""
+    """A weight divided by its largest singular value, which is part of the state."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -173,7 +173,7 @@ class Spectral(nn.Module):
 
 
 class Shared(nn.Module):
-    """One layer used three times."""
+    """One layer in three places."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -184,7 +184,7 @@ class Shared(nn.Module):
 
 
 class TwoInTwoOut(nn.Module):
-    """Two inputs, one of them tokens, and a tree of outputs."""
+    """Two inputs, one of which is tokens, and a tree of outputs."""
 
     @nn.compact
     def __call__(self, x: jax.Array, tokens: jax.Array) -> dict[str, jax.Array]:
@@ -193,7 +193,7 @@ class TwoInTwoOut(nn.Module):
 
 
 class NnxNet(nnx.Module):
-    """nnx: convolution, BatchNorm, dropout."""
+    """An nnx network: convolution, BatchNorm, dropout."""
 
     def __init__(self, rngs: nnx.Rngs) -> None:
         self.conv = nnx.Conv(2, 3, (3, 3), rngs=rngs, **DOUBLE)
@@ -209,7 +209,7 @@ class NnxNet(nnx.Module):
 
 
 class NnxTransformer(nnx.Module):
-    """nnx: attention and a shared embedding."""
+    """An nnx transformer with a tied embedding."""
 
     def __init__(self, rngs: nnx.Rngs) -> None:
         self.embed = nnx.Embed(7, 4, rngs=rngs, **DOUBLE)
@@ -225,20 +225,20 @@ class NnxTransformer(nnx.Module):
 
 
 class Spec(NamedTuple):
-    """A model.
+    """How to build a model.
 
     Attributes:
-        what: what is in it, for the documentation.
-        make: the module.
-        inputs: makes a batch of inputs from a random generator and a batch size.
-        options: of `from_flax`.
+        contents: what it consists of, for the documentation.
+        make: builds the module.
+        inputs: draws a batch of inputs from a random generator and a batch size.
+        options: options of `from_flax`.
         coupled: whether samples are coupled (BatchNorm).
         nonlinear: whether the nonlinear rollout is well defined.
-        batch: samples of a batch. nnx's attention rounds to float32 inside, which a division of
-            the loss by two goes through unharmed and one by three does not.
+        batch: number of samples of a batch. nnx's attention rounds to float32 internally; dividing
+            the loss by two samples is exact, by three it is not.
     """
 
-    what: str
+    contents: str
     make: Callable[[], Any]
     inputs: Callable[[np.random.Generator, int], Any]
     options: Mapping[str, Any] = {}
@@ -298,7 +298,7 @@ class Problem(NamedTuple):
 
     spec: Spec
     model: Any
-    net: gt.FlaxNetwork
+    net: gt.TracedNetwork
     params: Tree
     batch_stats: Tree
     inputs: Any
@@ -306,7 +306,7 @@ class Problem(NamedTuple):
 
 
 def problem(name: str, batch: int | None = None) -> Problem:
-    """A problem of the zoo."""
+    """The model of the zoo with this name, with `batch` samples or its own number."""
     spec = ZOO[name]
     draw = np.random.default_rng(0)
     inputs = spec.inputs(draw, batch or spec.batch)
@@ -314,14 +314,14 @@ def problem(name: str, batch: int | None = None) -> Problem:
     net = gt.from_flax(model, inputs, **spec.options)
     variables = net.init_variables(jax.random.key(0), inputs)
 
-    def weights(p: jax.Array) -> jax.Array:
-        scale = np.prod(p.shape[:-1]) ** -0.5 if p.ndim > 1 else 0.5
-        return jnp.asarray(scale * draw.normal(size=p.shape))
+    def random_leaf(leaf: jax.Array) -> jax.Array:
+        scale = np.prod(leaf.shape[:-1]) ** -0.5 if leaf.ndim > 1 else 0.5
+        return jnp.asarray(scale * draw.normal(size=leaf.shape))
 
-    def wide(x: jax.Array) -> jax.Array:
-        return x.astype(jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x
+    def to_float64(leaf: jax.Array) -> jax.Array:
+        return leaf.astype(jnp.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
 
-    stats = jax.tree.map(wide, variables["batch_stats"])
+    stats = jax.tree.map(to_float64, variables["batch_stats"])
     rngs = {} if name.startswith("nnx") else {"dropout": jax.random.key(1)}
-    params = jax.tree.map(weights, variables["params"])
+    params = jax.tree.map(random_leaf, variables["params"])
     return Problem(spec, model, net, params, stats, inputs, rngs)

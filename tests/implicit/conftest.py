@@ -1,4 +1,4 @@
-"""Exactness is claimed in float64, and nothing may be promoted in rank without being asked."""
+"""Tests run in float64, where exactness is claimed, and without implicit rank promotion."""
 
 from collections.abc import Iterator
 
@@ -16,7 +16,7 @@ def hostile() -> Iterator[None]:
 
 @pytest.fixture
 def float32() -> Iterator[None]:
-    """What users have: its precision, and programs that are optimised as usual."""
+    """The precision and the compiler optimizations that users have."""
     jax.config.update(FEW_PASSES, False)  # until `hostile` ends
     with jax.enable_x64(False):
         yield

@@ -1,12 +1,12 @@
-"""The implicit game by formula (DESIGN §4): flat vectors, dense matrices, one sample at a time.
+"""The implicit game by formula: flat vectors, dense matrices, one sample at a time.
 
 | symbol | meaning                                                | here            |
 |--------|--------------------------------------------------------|-----------------|
 | G      | gradient of each sample's loss by all parameters       | `big_g` [B, m]  |
 | u(q)   | the base's update for a gradient q                     | `Base(q)` [m]   |
-| psi'   | slope of a sample's loss along its output gradient     | `slope(i, s)`   |
+| psi'   | derivative of a loss along its output gradient         | `derivative(i, s)` |
 
-Nothing of the library is used.
+The formulas are those of docs/mathematics.md, "The implicit game". Nothing of the library is used.
 """
 
 import functools
@@ -20,7 +20,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 from scipy import optimize
 
-from tests.core.oracle import FAST
+from tests.sequential.oracle import FAST
 
 Tree = Any
 Vector = np.ndarray
@@ -55,20 +55,20 @@ class Losses:
         self.g = [self.gradient(i, self.outputs[i]) for i in range(self.batch)]
 
     def gradient(self, i: int, outputs: Any) -> Vector:
-        """Of sample i's loss by its own outputs."""
+        """The gradient of sample i's loss by its own outputs."""
         return np.asarray(self._gradient(jnp.asarray(outputs), self.p.y[i]))
 
-    def slope(self, i: int, s: float) -> float:
-        """psi'_i(s) of the true loss, the shift of the outputs bounded by `max_shift`."""
+    def derivative(self, i: int, s: float) -> float:
+        """psi'_i(s) of the true loss, with the shift of the outputs bounded by `max_shift`."""
         g = self.g[i]
         square = (g * g).sum()
         if self.max_shift is not None:
             s = np.clip(s, -self.max_shift * np.sqrt(square), self.max_shift * np.sqrt(square))
         return float((g * self.gradient(i, self.outputs[i] + s * g / square)).sum() / square)
 
-    def slopes(self, s: Vector) -> Vector:
+    def derivatives(self, s: Vector) -> Vector:
         """psi'_i(s_i) of every sample."""
-        return np.array([self.slope(i, s[i]) for i in range(self.batch)])
+        return np.array([self.derivative(i, s[i]) for i in range(self.batch)])
 
     def mean_gradient(self, w: Vector | float = 1.0) -> Vector:
         """q(w) = (1/B) sum_i w_i G_i."""
@@ -77,16 +77,16 @@ class Losses:
     def scalar_weight(
         self, i: int, s0: float, n: float, bounds: tuple[float, float] | None
     ) -> float:
-        """The root of `w = psi'(s0 - n w)`, or the bound beyond which it lies; of n >= 0.
+        """For n >= 0 the root of `w = psi'(s0 - n w)`, or the bound beyond which it lies.
 
-        For n < 0 it is `psi'(s0 - n)`, within the bounds.
+        For n < 0, `psi'(s0 - n)` within the bounds.
         """
         low, high = (-1e4, 1e4) if bounds is None else bounds
         if n < 0:
-            return float(np.clip(self.slope(i, s0 - n), low, high))
+            return float(np.clip(self.derivative(i, s0 - n), low, high))
 
         def residual(w: float) -> float:
-            return w - self.slope(i, s0 - n * w)
+            return w - self.derivative(i, s0 - n * w)
 
         if residual(low) >= 0:
             return low
@@ -103,7 +103,7 @@ class Losses:
 
 
 class Base:
-    """u(q) on flat vectors, for a base method at its present state."""
+    """u(q) on flat vectors, for a base optimizer at a fixed state."""
 
     def __init__(self, tx: optax.GradientTransformation, state: Any, params: Tree) -> None:
         _, unravel = ravel_pytree(params)
@@ -113,24 +113,24 @@ class Base:
         return np.asarray(self._step(jnp.asarray(q)))
 
     def split(self, q: Vector) -> tuple[Vector, Vector]:
-        """u(0) and u(q) - u(0)."""
-        rest = self(np.zeros_like(q))
-        return rest, self(q) - rest
+        """The momentum step u(0) and the gradient response u(q) - u(0)."""
+        momentum_step = self(np.zeros_like(q))
+        return momentum_step, self(q) - momentum_step
 
 
 def influence(losses: Losses, base: Base, only: Vector | None = None) -> tuple[Vector, Vector]:
-    """`s0 = G u(0)` and `n = -G (u(q) - u(0))`; with `only` [m], of these parameters alone."""
+    """`s0 = G u(0)` and `n = -G (u(q) - u(0))`; with a mask `only` [m], of these parameters."""
     mask = np.ones(losses.big_g.shape[1]) if only is None else only
-    rest, response = base.split(mask * losses.mean_gradient())
-    return losses.big_g @ (mask * rest), -losses.big_g @ (mask * response)
+    momentum_step, response = base.split(mask * losses.mean_gradient())
+    return losses.big_g @ (mask * momentum_step), -losses.big_g @ (mask * response)
 
 
-def system_weights(losses: Losses, base: Base, *, drift: bool = True) -> Vector:
+def system_weights(losses: Losses, base: Base, *, predict_momentum: bool = True) -> Vector:
     """The root of the B equations `w = psi'(G u(q(w)))`, by scipy."""
-    offset = 0.0 if drift else losses.big_g @ base(np.zeros(losses.big_g.shape[1]))
+    offset = 0.0 if predict_momentum else losses.big_g @ base(np.zeros(losses.big_g.shape[1]))
 
     def residual(w: Vector) -> Vector:
-        return w - losses.slopes(losses.big_g @ base(losses.mean_gradient(w)) - offset)
+        return w - losses.derivatives(losses.big_g @ base(losses.mean_gradient(w)) - offset)
 
     found = optimize.root(residual, np.ones(losses.batch), tol=1e-15)
     assert np.abs(residual(found.x)).max() < 1e-12, found

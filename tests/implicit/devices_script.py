@@ -1,4 +1,4 @@
-"""Run by test_devices.py with four virtual devices: prints a line for each way that agrees."""
+"""Run by test_devices.py with four virtual devices; prints a line per parallelism and case."""
 
 from typing import Any
 
@@ -8,35 +8,34 @@ import numpy as np
 import optax
 
 import gtddp_jax as gt
-from tests.core import zoo
-from tests.core.devices_script import DEVICES, LOSS, Devices, distance
 from tests.implicit.models import implicit
+from tests.sequential import zoo
+from tests.sequential.devices_script import DEVICES, LOSS, Devices, distance
 
 Tree = Any
 SGD, ADAM = optax.sgd(0.2, momentum=0.9), optax.adam(0.05)
-HEAD = gt.weights.tail("head", response=1.0, good=0.1, poor=0.0)
-NEWTON = gt.weights.newton(steps=3, form="matrix_free", inner=8)
+HEAD = gt.weighting.Tail("head", response=1.0, good=0.1, poor=0.0)
+NEWTON = gt.weighting.Newton(steps=3, form="matrix_free", solver_steps=8)
 CASES: dict[str, tuple[Any, bool, dict[str, Any]]] = {
-    "tail, autodiff": (SGD, False, {"weights": HEAD}),
-    "tail, players": (ADAM, True, {"weights": HEAD}),
-    "product, autodiff": (ADAM, False, {"weights": "product"}),
-    "product, players": (SGD, True, {"weights": "product"}),
-    "trial, autodiff": (SGD, False, {"weights": "trial", "every": 2}),
-    "newton, autodiff": (ADAM, False, {"weights": NEWTON}),
+    "tail, autodiff": (SGD, False, {"weighting": HEAD}),
+    "tail, players": (ADAM, True, {"weighting": HEAD}),
+    "product, autodiff": (ADAM, False, {"weighting": "product"}),
+    "product, players": (SGD, True, {"weighting": "product"}),
+    "newton, autodiff": (ADAM, False, {"weighting": NEWTON}),
 }
-"""Base, whether the players are known, options."""
+"""Base, whether the network itself is passed, options."""
 
 
 def transformations(p: zoo.Problem, axis_name: Any = None) -> dict[str, Any]:
     def one(base: Any, players: bool, options: dict[str, Any]) -> Any:
-        apply_fn = p.net.apply if players else lambda params, x: p.net.apply(params, x)
-        return implicit(base, apply_fn, LOSS, axis_name=axis_name, **options)
+        model = p.net if players else lambda params, x: p.net.apply(params, x)
+        return implicit(base, model, LOSS, axis_name=axis_name, **options)
 
     return {label: one(*case) for label, case in CASES.items()}
 
 
 def side_by_side(table: dict[str, Any]) -> Any:
-    """All of them at once, each with its own parameters: one compilation."""
+    """All transformations at once, each with its own parameters, for a single compilation."""
 
     def init(params: Tree) -> Tree:
         return {label: tx.init(params[label]) for label, tx in table.items()}
@@ -64,13 +63,15 @@ def compare(p: zoo.Problem) -> None:
         got, state = way(build, start, (p.x, p.y))
         for label, now in memory.items():
             report = now.report
-            assert not report.skipped and report.weight_max - report.weight_min > 1e-3, label
+            assert (
+                not report.skipped and report.sample_weight_max - report.sample_weight_min > 1e-3
+            ), label
             error = distance((got[label], state[label].base), (want[label], now.base))
-            figures = (state[label].report, state[label].weights, state[label].prediction)
+            figures = (state[label].report, state[label].weighting, state[label].prediction)
             close = jax.tree.map(
                 lambda a, b: bool(np.allclose(a, b, rtol=1e-5, atol=1e-6)),
                 figures,
-                (report, now.weights, now.prediction),
+                (report, now.weighting, now.prediction),
             )
             same = all(jax.tree.leaves(close))
             verdict = "equal" if error < 1e-12 and same else f"differ by {error:.1e}, {close}"
@@ -78,9 +79,9 @@ def compare(p: zoo.Problem) -> None:
 
 
 def refuse_gram(p: zoo.Problem) -> None:
-    """The dense form of `newton` needs all samples on one device."""
+    """The dense form of `Newton` needs all samples on one device."""
     devices = Devices()
-    tx = implicit(SGD, p.net.apply, LOSS, weights="newton", axis_name="data")
+    tx = implicit(SGD, p.net, LOSS, weighting="newton", axis_name="data")
     try:
         devices.shard_map(lambda axis_name: tx, (p.params, tx.init(p.params)), (p.x, p.y))
     except ValueError as error:

@@ -13,10 +13,10 @@ from tests.implicit.dense import Problem, compiled
 Tree = Any
 implicit: Any = gt.implicit
 implicit_weights: Any = gt.implicit_weights
-"""Under these names a type checker does not mind a state with attributes or updates of None."""
+"""Typed Any, because optax's types allow neither state attributes nor updates of None."""
 
-MODELS = ("tail", "product", "trial", "newton")
-"""Weight models by name, as in `gtddp_jax.weights.WEIGHTS`."""
+WEIGHTINGS = ("tail", "product", "newton")
+"""Sample weightings by name, as in `gtddp_jax.weighting.WEIGHTINGS`."""
 
 
 def mlp(params: Tree, x: jax.Array) -> jax.Array:
@@ -42,7 +42,7 @@ def cross_entropy(outputs: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 def classification(batch: int = 5, seed: int = 0) -> Problem:
-    """`mlp` and integer labels."""
+    """`mlp` with integer labels."""
     rng = np.random.default_rng(seed)
     x = jnp.asarray(2 * rng.normal(size=(batch, 3)))
     y = jnp.asarray(rng.integers(0, 3, size=batch))
@@ -50,7 +50,7 @@ def classification(batch: int = 5, seed: int = 0) -> Problem:
 
 
 def linear(outputs: int = 1, batch: int = 6, *, loss: Any, seed: int = 0) -> Problem:
-    """A linear model without bias and real targets."""
+    """A linear model without bias, with real targets."""
     rng = np.random.default_rng(seed)
     params = jnp.asarray(rng.normal(size=(4, outputs)))
     x, y = jnp.asarray(rng.normal(size=(batch, 4))), jnp.asarray(rng.normal(size=(batch, outputs)))
@@ -58,7 +58,7 @@ def linear(outputs: int = 1, batch: int = 6, *, loss: Any, seed: int = 0) -> Pro
 
 
 def after(p: Problem, tx: optax.GradientTransformation, steps: int) -> tuple[Tree, Any]:
-    """Parameters and state of a plain optimizer after some steps with the gradient of the mean."""
+    """Parameters and state of a plain optimizer after some steps on the mean loss."""
 
     @compiled
     def step(params: Tree, state: Any) -> tuple[Tree, Any]:

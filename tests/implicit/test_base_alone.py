@@ -1,7 +1,7 @@
-"""At strength 0 `implicit` is its base, bit for bit, whatever the base (float32, under jit).
+"""At strength 0 `implicit` equals its base bit for bit, for any base (float32, under jit).
 
-The updates are: where XLA compiles them together with `optax.apply_updates`, it may round a product
-and a sum once (one machine instruction) in one program and twice in the other.
+This holds for the updates. If XLA compiles them together with `optax.apply_updates`, it may round a
+product and a sum once (one machine instruction) in one program and twice in the other.
 """
 
 from typing import Any
@@ -82,15 +82,19 @@ def test_strength_zero_is_the_base_bit_for_bit(name: str, float32: None) -> None
         assert got.dtype == want.dtype
         np.testing.assert_array_equal(got, want)
     report = our_state.report
-    assert (report.weight_min, report.weight_mean, report.weight_max) == (1, 1, 1)
+    assert (report.sample_weight_min, report.sample_weight_mean, report.sample_weight_max) == (
+        1,
+        1,
+        1,
+    )
     assert not report.skipped and our_state.step == STEPS
 
 
-@pytest.mark.parametrize("weights", models.MODELS)
-def test_zero_learning_rate_gives_plain_weights(weights: str) -> None:
-    """Nothing moves, so nothing is predicted: psi'(0) = 1."""
+@pytest.mark.parametrize("weighting", models.WEIGHTINGS)
+def test_zero_learning_rate_gives_plain_weights(weighting: str) -> None:
+    """Nothing moves, so every weight is psi'(0) = 1."""
     p = models.classification()
-    tx = implicit(optax.sgd(0.0, momentum=0.9), p.apply_fn, p.loss, weights=weights)
+    tx = implicit(optax.sgd(0.0, momentum=0.9), p.apply_fn, p.loss, weighting=weighting)
     state = tx.init(p.params)
 
     @jax.jit
@@ -99,5 +103,7 @@ def test_zero_learning_rate_gives_plain_weights(weights: str) -> None:
 
     for _ in range(3):
         updates, state = step(p.params, state)
-        np.testing.assert_allclose([state.report.weight_min, state.report.weight_max], 1, rtol=1e-7)
-    assert not np.any(updates["out"]["w"])
+        assert not np.any(updates["out"]["w"])
+        np.testing.assert_allclose(
+            [state.report.sample_weight_min, state.report.sample_weight_max], 1, rtol=1e-7
+        )

@@ -1,4 +1,4 @@
-"""Every weight model under everything that optax users do with a transformation."""
+"""Every sample weighting in everything that optax users do with a transformation."""
 
 from typing import Any
 
@@ -14,19 +14,20 @@ from tests.implicit.dense import compiled
 from tests.implicit.models import implicit
 
 Tree = Any
-MODELS: dict[str, Any] = {
-    "tail": gt.weights.tail("auto", response=1.0, cost_limit=0.9, good=0.1, poor=0.0),
+WEIGHTINGS: dict[str, Any] = {
+    "tail": gt.weighting.Tail("auto", response=1.0, cost_limit=0.9, good=0.1, poor=0.0),
     "product": "product",
-    "trial": "trial",
-    "newton": gt.weights.newton(steps=2),
-    "newton, matrix-free": gt.weights.newton(steps=2, form="matrix_free", inner=6),
+    "newton": gt.weighting.Newton(steps=2),
+    "newton, matrix-free": gt.weighting.Newton(steps=2, form="matrix_free", solver_steps=6),
 }
 BASE = optax.adam(0.1)
-each_model = pytest.mark.parametrize("weights", MODELS)
+each_weighting = pytest.mark.parametrize("weighting", WEIGHTINGS)
 
 
-def transformation(weights: str, base: Any = BASE, **options: Any) -> Any:
-    return implicit(base, models.mlp, models.cross_entropy, weights=MODELS[weights], **options)
+def transformation(weighting: str, base: Any = BASE, **options: Any) -> Any:
+    return implicit(
+        base, models.mlp, models.cross_entropy, weighting=WEIGHTINGS[weighting], **options
+    )
 
 
 def step_with(tx: Any, p: dense.Problem) -> Any:
@@ -47,7 +48,7 @@ def looped(tx: Any, p: dense.Problem, steps: int = 3) -> tuple[Tree, Any]:
 
 
 def assert_close(got: Tree, want: Tree, rtol: float = 1e-10) -> None:
-    """The figures of reports are in float32."""
+    """Compare trees; reports are in float32."""
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
         tolerance = rtol if a.dtype == jnp.float64 else max(rtol, 1e-5)
         np.testing.assert_allclose(a, b, rtol=tolerance, atol=1e-3 * tolerance)
@@ -58,27 +59,27 @@ def trained() -> dict[str, tuple[Tree, Any]]:
     """Three steps in an ordinary loop."""
     with jax.enable_x64(True):
         p = models.classification()
-        found = {weights: looped(transformation(weights), p) for weights in MODELS}
-        for weights, (_, state) in found.items():
-            assert state.report.weight_max - state.report.weight_min > 1e-3, weights
+        found = {name: looped(transformation(name), p) for name in WEIGHTINGS}
+        for name, (_, state) in found.items():
+            assert state.report.sample_weight_max - state.report.sample_weight_min > 1e-3, name
         return found
 
 
-@each_model
-def test_steps_inside_a_scan(weights: str, trained: dict[str, Any]) -> None:
-    p, tx = models.classification(), transformation(weights)
+@each_weighting
+def test_steps_inside_a_scan(weighting: str, trained: dict[str, Any]) -> None:
+    p, tx = models.classification(), transformation(weighting)
     step = step_with(tx, p)
 
     @compiled
     def scanned(start: Any) -> Any:
         return jax.lax.scan(lambda now, _: (step(*now), None), start, None, length=3)[0]
 
-    assert_close(scanned((p.params, tx.init(p.params))), trained[weights])
+    assert_close(scanned((p.params, tx.init(p.params))), trained[weighting])
 
 
-@each_model
-def test_seeds_side_by_side(weights: str, trained: dict[str, Any]) -> None:
-    p, tx = models.classification(), transformation(weights)
+@each_weighting
+def test_seeds_side_by_side(weighting: str, trained: dict[str, Any]) -> None:
+    p, tx = models.classification(), transformation(weighting)
     step = step_with(tx, p)
     seeds = [p.params, models.mlp_params(seed=5)]
     stacked = jax.tree.map(lambda *u: jnp.stack(u), *seeds)
@@ -89,47 +90,44 @@ def test_seeds_side_by_side(weights: str, trained: dict[str, Any]) -> None:
         return jax.lax.scan(lambda now, _: (jax.vmap(step)(*now), None), now, None, length=3)[0]
 
     got = all_seeds(stacked)
-    assert_close(jax.tree.map(lambda u: u[0], got), trained[weights])
+    assert_close(jax.tree.map(lambda u: u[0], got), trained[weighting])
     assert not np.allclose(got[0]["out"]["w"][0], got[0]["out"]["w"][1])
 
 
-@each_model
-def test_donated_buffers(weights: str, trained: dict[str, Any]) -> None:
+@each_weighting
+def test_donated_buffers(weighting: str, trained: dict[str, Any]) -> None:
     p = models.classification()
-    for every in (1, 2):  # with 2, the compiler cannot drop the old prediction
-        tx = transformation(weights, every=every)
-        donated = compiled(step_with(tx, p), donate_argnums=(0, 1))
-        params = jax.tree.map(jnp.copy, p.params)
-        state = tx.init(params)
-        for _ in range(3 if every == 1 else 1):
-            params, state = donated(params, state)
-        if every == 1:
-            assert_close((params, state), trained[weights])
+    tx = transformation(weighting)
+    donated = compiled(step_with(tx, p), donate_argnums=(0, 1))
+    params = jax.tree.map(jnp.copy, p.params)
+    state = tx.init(params)
+    for _ in range(3):
+        params, state = donated(params, state)
+    assert_close((params, state), trained[weighting])
 
 
-@each_model
+@each_weighting
 @pytest.mark.parametrize("kept", ["float32", "float64", "bfloat16"])
-def test_the_state_keeps_its_structure(weights: str, kept: str) -> None:
-    """The compiler itself proves that structure, shapes and dtypes are a fixed point."""
+def test_the_state_keeps_its_structure(weighting: str, kept: str) -> None:
+    """`lax.cond` proves that structure, shapes and dtypes of the state are a fixed point."""
     p = models.classification()
     cast = jax.tree.map(lambda u: u.astype(kept), p.params)
-    for every in (1, 2):
-        tx = transformation(weights, every=every)
+    tx = transformation(weighting)
 
-        def both(params: Tree, x: jax.Array, tx: Any = tx) -> Any:
-            state = tx.init(params)
-            updates, new = tx.update(None, state, params, batch=(x, p.y))
-            assert jax.tree.map(jnp.dtype, updates) == jax.tree.map(jnp.dtype, params)
-            return jax.lax.cond(new.report.skipped, lambda: state, lambda: new)
+    def both(params: Tree, x: jax.Array) -> Any:
+        state = tx.init(params)
+        updates, new = tx.update(None, state, params, batch=(x, p.y))
+        assert jax.tree.map(jnp.dtype, updates) == jax.tree.map(jnp.dtype, params)
+        return jax.lax.cond(new.report.skipped, lambda: state, lambda: new)
 
-        jax.eval_shape(both, cast, p.x.astype(kept))
+    jax.eval_shape(both, cast, p.x.astype(kept))
 
 
-@each_model
-def test_decay_before_and_clipping_after(weights: str) -> None:
-    """What comes before is the running cost's gradient; what comes after sees the step."""
+@each_weighting
+def test_decay_before_and_clipping_after(weighting: str) -> None:
+    """Transformations before it add to the running cost's gradient; those after it see the step."""
     p = models.classification()
-    tx = transformation(weights)
+    tx = transformation(weighting)
     chain = optax.chain(
         optax.add_decayed_weights(0.2), tx, optax.clip_by_global_norm(0.05), optax.scale(2.0)
     )
@@ -150,7 +148,7 @@ def test_decay_before_and_clipping_after(weights: str) -> None:
 
 
 def test_the_running_cost_is_added_to_the_gradient() -> None:
-    """And, with weights of 1, nothing else happens to either."""
+    """With weights of 1 the result is the base's step on the sum."""
     p = models.classification()
     tx = transformation("product", strength=0.0)
 
@@ -165,34 +163,36 @@ def test_the_running_cost_is_added_to_the_gradient() -> None:
     assert_close(*both(p.params))
 
 
-@each_model
-def test_a_batch_that_is_not_finite_is_skipped(weights: str, trained: dict[str, Any]) -> None:
-    """Nothing moves but the counts; the next good batch continues as if it had never come."""
-    p, tx = models.classification(), transformation(weights)
+@each_weighting
+def test_a_batch_that_is_not_finite_is_skipped(weighting: str, trained: dict[str, Any]) -> None:
+    """Only the counts change; the next finite batch continues as if the bad one had not come."""
+    p, tx = models.classification(), transformation(weighting)
 
     @compiled
     def step(params: Tree, state: Any, x: jax.Array) -> tuple[Tree, Any]:
         updates, state = tx.update(None, state, params, batch=(x, p.y))
         return optax.apply_updates(params, updates), state
 
-    params, state = trained[weights]
+    params, state = trained[weighting]
     for bad in (jnp.nan, jnp.inf):
         same, after = step(params, state, p.x.at[1, 2].set(bad))
         assert after.report.skipped and after.report.skipped_steps == 1
         assert after.step == state.step + 1
-        assert_close((same, after.base, after.weights), (params, state.base, state.weights), rtol=0)
+        assert_close(
+            (same, after.base, after.weighting), (params, state.base, state.weighting), rtol=0
+        )
         with_gap, recovered = step(same, after._replace(step=state.step), p.x)
         want, want_state = step(params, state, p.x)
         assert not recovered.report.skipped and recovered.report.skipped_steps == 1
         assert_close(
-            (with_gap, recovered.base, recovered.weights),
-            (want, want_state.base, want_state.weights),
+            (with_gap, recovered.base, recovered.weighting),
+            (want, want_state.base, want_state.weighting),
             rtol=0,
         )
 
 
 def test_hyperparameters_injected_into_the_base() -> None:
-    """The learning rate is in the state of the base, where it may be changed between steps."""
+    """The learning rate is in the base's state, where it can be changed between steps."""
     p = models.classification()
     tx = transformation("product", optax.inject_hyperparams(optax.sgd)(learning_rate=0.5))
 
@@ -214,16 +214,16 @@ def test_hyperparameters_injected_into_the_base() -> None:
 
 
 def test_hyperparameters_injected_around() -> None:
-    """Numbers that are not static may be injected: strength, with a schedule if wanted."""
+    """Traced options such as `strength` can be injected, with a schedule."""
     p = models.classification()
     injected = optax.inject_hyperparams(
-        gt.implicit, static_args=("base", "apply_fn", "loss", "weights", "every", "bounds")
+        gt.implicit, static_args=("base", "model", "loss", "weighting", "bounds")
     )
     tx = injected(
         BASE,
         models.mlp,
         models.cross_entropy,
-        weights="product",
+        weighting="product",
         strength=lambda count: 0.5 * count,
     )
     _, state = looped(tx, p)
@@ -237,15 +237,15 @@ def test_hyperparameters_injected_around() -> None:
 
 
 def test_multi_steps_as_the_base() -> None:
-    """Gradients accumulate; prediction and step are those of the base at the step that counts."""
+    """Gradients accumulate; the base moves, and is predicted, at every n-th step."""
     p = models.classification()
     base = optax.MultiSteps(optax.sgd(0.5), 3)
     tx = transformation("product", base)
     params, state = looped(tx, p, steps=2)
     assert_close(params, p.params)
-    assert (state.report.weight_min, state.report.weight_max) == (1, 1)
+    assert (state.report.sample_weight_min, state.report.sample_weight_max) == (1, 1)
     params, state = compiled(step_with(tx, p))(params, state)
-    assert state.report.weight_max - state.report.weight_min > 1e-3
+    assert state.report.sample_weight_max - state.report.sample_weight_min > 1e-3
     losses = dense.Losses(p)
     q = losses.mean_gradient()
     u = dense.Base(optax.sgd(0.5), optax.sgd(0.5).init(p.params), p.params)
@@ -257,7 +257,7 @@ def test_multi_steps_as_the_base() -> None:
 
 
 def test_extra_arguments_reach_the_base() -> None:
-    """Such as the value that `reduce_on_plateau` watches."""
+    """For example the value that `reduce_on_plateau` monitors."""
     p = models.classification()
     base = optax.chain(optax.sgd(0.5), optax.contrib.reduce_on_plateau(patience=1, factor=0.1))
     tx = transformation("product", base)
@@ -293,7 +293,7 @@ def test_a_loss_gradient_as_running_cost_is_noticed() -> None:
 
 
 def test_a_running_cost_that_overflows_the_state_is_skipped(float32: None) -> None:
-    """Its square is infinite in Adam's second moment, and the step is zero ever after."""
+    """Its square would be infinite in Adam's second moment, and all later steps zero."""
     params = models.mlp_params()
     p = models.classification()
     tx = transformation("product", optax.adam(0.01))

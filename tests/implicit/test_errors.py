@@ -1,7 +1,8 @@
-"""What is refused, and that the message names what is supported."""
+"""Invalid arguments are refused with a message that lists what is supported."""
 
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -15,30 +16,34 @@ BASE = optax.sgd(0.1)
 
 
 def make(**options: Any) -> Any:
-    arguments = {"base": BASE, "apply_fn": models.mlp, "loss": models.cross_entropy} | options
+    arguments = {"base": BASE, "model": models.mlp, "loss": models.cross_entropy} | options
     return implicit(**arguments)
 
 
 CONSTRUCTION: dict[str, tuple[dict[str, Any], str]] = {
-    "weights": ({"weights": "adam"}, r"Invalid weights: 'adam'\. Supported: \('tail', 'product',"),
-    "weights type": ({"weights": 3}, r"Invalid weights: 3\. Supported: .* or a model from"),
-    "weights class": ({"weights": gt.weights.product}, r"Invalid weights: .*Supported"),
+    "weighting": (
+        {"weighting": "adam"},
+        r"Invalid weighting: 'adam'\. Supported: \('tail', 'product',",
+    ),
+    "weighting type": ({"weighting": 3}, r"Invalid weighting: 3\. Supported: .* or an instance"),
+    "weighting class": ({"weighting": gt.weighting.Product}, r"Invalid weighting: .*Supported"),
     "tail elsewhere": (
-        {"weights": "product", "tail": "head"},
-        r"tail='head' goes with weights='tail', not with 'product'.*weights\.tail\(players",
+        {"weighting": "product", "tail": "head"},
+        r"tail='head' goes with weighting='tail', not with 'product'.*weighting\.Tail\(players",
     ),
     "tail twice": (
-        {"weights": gt.weights.tail(), "tail": "head"},
-        r"tail='head' goes with weights='tail'",
+        {"weighting": gt.weighting.Tail(), "tail": "head"},
+        r"tail='head' goes with weighting='tail'",
     ),
-    "terminal": ({"terminal": "line"}, r"terminal must come from gtddp_jax\.terminal, got 'line'"),
+    "terminal": (
+        {"terminal": "exact_loss"},
+        r"terminal must come from gtddp_jax\.terminal, got 'exact_loss'",
+    ),
     "bounds": ({"bounds": (1.5, 2.0)}, r"bounds=\(1\.5, 2\.0\) must be \(low <= 1, high >= 1\)"),
     "strength": ({"strength": 2.0}, r"strength=2\.0 must be in \[0, 1\]"),
-    "every": ({"every": 0}, r"every=0 must be an int >= 1"),
-    "every type": ({"every": 1.5}, r"every=1\.5 must be an int >= 1"),
     "aux": ({"has_aux": True}, r"has_aux=True\) needs aux=\.\.\., an initial value"),
-    "apply_fn": ({"apply_fn": None}, r"apply_fn and loss must be functions.*-> \[B\]"),
-    "loss": ({"loss": 3.0}, r"apply_fn and loss must be functions"),
+    "model": ({"model": None}, r"pass a gtddp_jax\.Network or a function apply_fn.*-> \[B\]"),
+    "loss": ({"loss": 3.0}, r"pass a gtddp_jax\.Network .* and a function loss"),
     "base": ({"base": 0.1}, r"the base must be an optax\.GradientTransformation, got 0\.1"),
     "base class": ({"base": optax.adam}, r"the base must be an optax.*optax\.adam\(1e-3\)"),
 }
@@ -51,27 +56,28 @@ def test_construction(name: str) -> None:
         make(**options)
 
 
-MODELS: dict[str, tuple[Any, dict[str, Any], str]] = {
-    "form": (gt.weights.newton, {"form": "dense"}, r"Invalid form: 'dense'\. Supported: \('gram'"),
-    "steps": (gt.weights.newton, {"steps": 0}, r"steps=0.*steps and inner must be >= 1"),
-    "halvings": (gt.weights.newton, {"halvings": -1}, r"halvings=-1.*halvings >= 0"),
-    "radius": (gt.weights.trial, {"radius": 0.0}, r"radius=0\.0.*radius and least must be > 0"),
-    "shrink": (gt.weights.trial, {"shrink": 1.0}, r"shrink=1\.0.*0 < shrink < 1 <= grow"),
-    "least": (gt.weights.trial, {"least": 2.0, "most": 1.0}, r"least=2\.0"),
-    "calibrate": (gt.weights.tail, {"calibrate_every": 0}, r"calibrate_every >= 1"),
-    "good": (gt.weights.tail, {"good": 0.5, "poor": 0.5}, r"poor < good <= 1"),
-    "memory": (gt.weights.tail, {"memory": 1.0}, r"0 <= memory < 1"),
-    "most": (gt.weights.tail, {"most": 0.0}, r"most > 0"),
-    "cost": (gt.weights.tail, {"cost_limit": 1.1}, r"0 < cost_limit <= 1 are needed"),
-    "shift": (gt.terminal.line, {"max_shift": 0.0}, r"max_shift=0\.0.*number > 0, or None"),
+OPTIONS: dict[str, tuple[Any, dict[str, Any], str]] = {
+    "form": (
+        gt.weighting.Newton,
+        {"form": "dense"},
+        r"Invalid form: 'dense'\. Supported: \('gram'",
+    ),
+    "steps": (gt.weighting.Newton, {"steps": 0}, r"steps=0.*steps and solver_steps must be >= 1"),
+    "halvings": (gt.weighting.Newton, {"halvings": -1}, r"halvings=-1.*halvings >= 0"),
+    "calibrate": (gt.weighting.Tail, {"calibrate_every": 0}, r"calibrate_every >= 1"),
+    "good": (gt.weighting.Tail, {"good": 0.5, "poor": 0.5}, r"poor < good <= 1"),
+    "memory": (gt.weighting.Tail, {"memory": 1.0}, r"0 <= memory < 1"),
+    "most": (gt.weighting.Tail, {"most": 0.0}, r"most > 0"),
+    "cost": (gt.weighting.Tail, {"cost_limit": 1.1}, r"0 < cost_limit <= 1 are needed"),
+    "shift": (gt.terminal.ExactLoss, {"max_shift": 0.0}, r"max_shift=0\.0.*number > 0, or None"),
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_options_of_models(name: str) -> None:
-    model, options, message = MODELS[name]
+@pytest.mark.parametrize("name", OPTIONS)
+def test_options_of_weightings(name: str) -> None:
+    weighting, options, message = OPTIONS[name]
     with pytest.raises(ValueError, match=message):
-        model(**options)
+        weighting(**options)
 
 
 def refused(tx: Any, message: str, *, updates: Any = None, params: Any = 0, **rest: Any) -> None:
@@ -102,7 +108,7 @@ def test_losses_and_outputs() -> None:
     def mean(outputs: jax.Array, targets: jax.Array) -> jax.Array:
         return models.cross_entropy(outputs, targets).mean()
 
-    refused(make(loss=mean), r"returned shape \(\).*one loss a sample, shape \(5,\).*no mean")
+    refused(make(loss=mean), r"returned shape \(\).*one loss per sample, shape \(5,\).*no mean")
     refused(
         make(has_aux=True, aux=0.0),
         r"has_aux=True\): apply_fn must return a pair \(outputs, aux\), got",
@@ -142,3 +148,46 @@ def test_freezing_parameters_as_the_message_says() -> None:
         jax.tree.map(jnp.zeros_like, p.params), tx.init(p.params), p.params, batch=(p.x, p.y)
     )
     assert not updates["hidden"]["w"].any() and updates["out"]["w"].any()
+
+
+DROPPING = gt.Network([nn.Dense(4), nn.Dropout(0.5), nn.Dense(3)])
+X = jnp.ones((5, 3))
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (nn.Dropout(0.5), r"has nn\.Dropout, .*net\.apply\(params, x, train=True, rngs="),
+        (nn.BatchNorm(), r"has nn\.BatchNorm, .*has_aux=True and aux=variables"),
+    ],
+)
+def test_networks_that_need_more_than_inputs(layer: nn.Module, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(model=gt.Network([nn.Dense(4), layer, nn.Dense(3)]))
+
+
+def trace_update(model: Any, inputs: Any) -> None:
+    params = DROPPING.init(jax.random.key(0), X)
+    tx = make(model=model, weighting="product")
+    jax.eval_shape(
+        lambda: tx.update(None, tx.init(params), params, batch=(inputs, jnp.zeros(5, int)))
+    )
+
+
+def test_dropout_must_be_decided_while_training() -> None:
+    """`net.apply` drops nothing by default, which must not happen silently in training."""
+    for undecided in (DROPPING.apply, lambda params, x: DROPPING.apply(params, x)):
+        with pytest.raises(
+            ValueError, match=r"implicit: .*net\.apply drops nothing unless `train`"
+        ):
+            trace_update(undecided, X)
+
+    def with_key(params: Any, inputs: Any) -> Any:
+        x, key = inputs
+        return DROPPING.apply(params, x, train=True, rngs={"dropout": key})
+
+    trace_update(with_key, (X, jax.random.key(1)))
+    trace_update(lambda params, x: DROPPING.apply(params, x, train=False), X)
+    params = DROPPING.init(jax.random.key(0), X)
+    outputs: Any = DROPPING.apply(params, X)  # evaluation, outside of the optimizer
+    assert outputs.shape == (5, 3)

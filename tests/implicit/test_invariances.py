@@ -1,4 +1,4 @@
-"""What must not matter to the weights, and what must."""
+"""Invariances of the weights, and their bounds."""
 
 from typing import Any
 
@@ -15,17 +15,17 @@ from tests.implicit.models import implicit, implicit_weights
 
 Tree = Any
 BASE = optax.adam(0.1)
-TAIL = gt.weights.tail("out", response=1.0, good=0.1, poor=0.0)
-WEIGHTS = {name: TAIL if name == "tail" else name for name in models.MODELS}
+TAIL = gt.weighting.Tail("out", response=1.0, good=0.1, poor=0.0)
+WEIGHTINGS = {name: TAIL if name == "tail" else name for name in models.WEIGHTINGS}
 
 
 def looked(p: dense.Problem, base: Any = BASE, steps: int = 1, **options: Any) -> dict[str, Any]:
-    """By weight model: the weights after some steps, and parameters and state before and after."""
+    """By weighting: the weights after some steps, and the parameters and state at that point."""
 
     @compiled
     def all_of_them(params: Tree) -> dict[str, Any]:
-        def one(weights: Any) -> Any:
-            arguments, rest = (base, p.apply_fn, p.loss), {"weights": weights} | options
+        def one(weighting: Any) -> Any:
+            arguments, rest = (base, p.apply_fn, p.loss), {"weighting": weighting} | options
             tx, look = implicit(*arguments, **rest), implicit_weights(*arguments, **rest)
             now, state = params, tx.init(params)
             for _ in range(steps):
@@ -33,7 +33,7 @@ def looked(p: dense.Problem, base: Any = BASE, steps: int = 1, **options: Any) -
                 now = optax.apply_updates(now, updates)
             return look(state, now, (p.x, p.y)), now, state
 
-        return {name: one(weights) for name, weights in WEIGHTS.items()}
+        return {name: one(weighting) for name, weighting in WEIGHTINGS.items()}
 
     return all_of_them(p.params)
 
@@ -72,9 +72,9 @@ def _assert_equal(got: Tree, want: Tree, name: str, rtol: float = 1e-9) -> None:
 
 
 def hinge(outputs: jax.Array, targets: jax.Array) -> jax.Array:
-    """Smooth; zero and flat where the right output is positive."""
-    own = jnp.take_along_axis(outputs, targets[:, None], 1)[:, 0]
-    return jnp.square(jax.nn.relu(-own))
+    """A smooth loss that is zero and flat where the correct output is positive."""
+    correct = jnp.take_along_axis(outputs, targets[:, None], 1)[:, 0]
+    return jnp.square(jax.nn.relu(-correct))
 
 
 def test_samples_without_a_gradient_have_weight_one() -> None:
@@ -97,16 +97,16 @@ def test_a_batch_without_any_gradient_is_a_step_of_the_base() -> None:
 
 
 def looked_again(plain: dict[str, Any], **options: Any) -> dict[str, Vector]:
-    """The weights at the parameters and states of `plain`, with other options."""
+    """The weights at the parameters and states of `plain`, with different options."""
     p = models.classification()
 
     @compiled
     def all_of_them(now: dict[str, Any]) -> dict[str, jax.Array]:
         def one(name: str) -> jax.Array:
-            look = implicit_weights(BASE, p.apply_fn, p.loss, weights=WEIGHTS[name], **options)
+            look = implicit_weights(BASE, p.apply_fn, p.loss, weighting=WEIGHTINGS[name], **options)
             return look(*now[name], (p.x, p.y))
 
-        return {name: one(name) for name in WEIGHTS}
+        return {name: one(name) for name in WEIGHTINGS}
 
     found = all_of_them({name: (state, params) for name, (_, params, state) in plain.items()})
     return {name: np.asarray(w) for name, w in found.items()}
@@ -125,29 +125,3 @@ def test_strength_moves_weights_towards_one(plain: dict[str, Any]) -> None:
     for name, w in looked_again(plain, strength=0.25).items():
         want = 1 + 0.25 * (plain[name][0] - 1)
         np.testing.assert_allclose(w, want, rtol=1e-12, err_msg=name)
-
-
-def weights_of_steps(tx: Any, p: dense.Problem, steps: int) -> Vector:
-    """Smallest and largest weight of each step."""
-
-    @compiled
-    def step(params: Tree, state: Any) -> tuple[Tree, Any]:
-        updates, state = tx.update(None, state, params, batch=(p.x, p.y))
-        return optax.apply_updates(params, updates), state
-
-    params, state, found = p.params, tx.init(p.params), []
-    for _ in range(steps):
-        params, state = step(params, state)
-        found.append([state.report.weight_min, state.report.weight_max])
-    return np.array(found)
-
-
-@pytest.mark.parametrize("weights", models.MODELS)
-def test_every_third_step(weights: str) -> None:
-    """Weights at steps 0, 3, 6; ones, and the base's plain step, on the others."""
-    p = models.classification()
-    tx = implicit(BASE, p.apply_fn, p.loss, weights=WEIGHTS[weights], every=3)
-    found = weights_of_steps(tx, p, 7)
-    np.testing.assert_array_equal(found[[1, 2, 4, 5]], 1.0)
-    asked = [3, 6] if weights == "tail" else [0, 3, 6]  # nothing is known at step 0
-    assert (np.ptp(found[asked], axis=1) > 1e-3).all()

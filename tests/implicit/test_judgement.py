@@ -1,4 +1,4 @@
-"""How a step is judged and its state made, with as few passes over the parameters as possible."""
+"""The check of a step, and the base's state after it, with few passes over the parameters."""
 
 import functools
 from typing import Any
@@ -12,8 +12,10 @@ import pytest
 
 import gtddp_jax as gt
 from gtddp_jax.core.safety import guarded_vdot
-from gtddp_jax.core.trees import PACKED, vdot
-from gtddp_jax.simultaneous.base_method import BaseMethod, elementwise, finished
+from gtddp_jax.core.trees import tree_vdot
+from gtddp_jax.core.xla import PACKED_SIZE, materialize
+from gtddp_jax.implicit.base_optimizer import BaseOptimizer
+from gtddp_jax.tracing.jaxprs import is_elementwise
 from tests.implicit import models
 
 Tree = Any
@@ -27,29 +29,29 @@ ELEMENTWISE = {
 }
 
 
-def method(base: Any, params: Tree) -> BaseMethod:
+def base_optimizer(base: Any, params: Tree) -> BaseOptimizer:
     zeros = jax.tree.map(jnp.zeros_like, params)
-    tx = optax.with_extra_args_support(base)
-    return BaseMethod(tx, tx.init(params), params, zeros, {}, True)
+    tx: Any = optax.with_extra_args_support(base)
+    return BaseOptimizer(tx, tx.init(params), params, zeros, {}, True)
 
 
 @pytest.mark.parametrize("name", ELEMENTWISE)
 def test_the_state_after_a_step(name: str) -> None:
-    """Made anew or chosen, it is the base's own where the step is taken, and the old one else."""
+    """The base's next state if the step is taken, else the old one, however it is computed."""
     base, alone = ELEMENTWISE[name]
     params = models.mlp_params()
     q = jax.tree.map(lambda u: jnp.cos(jnp.arange(u.size, dtype=u.dtype)).reshape(u.shape), params)
-    m = method(base, params)
-    assert elementwise(lambda q: m.step(q)[1], q) == alone
+    optimizer = base_optimizer(base, params)
+    assert is_elementwise(lambda q: optimizer.compute_update(q)[1], q) == alone
 
     @jax.jit
     def after(ok: jax.Array) -> tuple[Any, Any]:
-        return m.state_after(ok, q), m.step(q)[1]
+        return optimizer.state_after(ok, q), optimizer.compute_update(q)[1]
 
     taken, want = after(jnp.array(True))
     left, _ = after(jnp.array(False))
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-14), taken, want)
-    jax.tree.map(np.testing.assert_array_equal, left, m.state)
+    jax.tree.map(np.testing.assert_array_equal, left, optimizer.state)
 
 
 def test_effects_are_not_repeated() -> None:
@@ -57,15 +59,15 @@ def test_effects_are_not_repeated() -> None:
         jax.debug.print("{}", q)
         return q
 
-    assert elementwise(jax.jit(lambda q: 2 * q), jnp.ones(2))
-    assert not elementwise(loud, jnp.ones(2))
-    assert not elementwise(jax.jit(lambda q: q / q.sum()), jnp.ones(2))
+    assert is_elementwise(jax.jit(lambda q: 2 * q), jnp.ones(2))
+    assert not is_elementwise(loud, jnp.ones(2))
+    assert not is_elementwise(jax.jit(lambda q: q / q.sum()), jnp.ones(2))
 
 
 @pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32, jnp.bfloat16])
 def test_a_product_with_a_guard(dtype: Any) -> None:
     rng = np.random.default_rng(0)
-    sizes = {"large": (PACKED // 8, 10), "small": (3, 2), "scalar": ()}
+    sizes = {"large": (PACKED_SIZE // 8, 10), "small": (3, 2), "scalar": ()}
 
     def tree() -> Tree:
         return {name: jnp.asarray(rng.normal(size=s), dtype) for name, s in sizes.items()}
@@ -73,7 +75,7 @@ def test_a_product_with_a_guard(dtype: Any) -> None:
     a, b, guard = tree(), tree(), tree()
     got = guarded_vdot(a, b, guard)
     assert got.dtype == jnp.promote_types(dtype, jnp.float32)
-    np.testing.assert_allclose(got, vdot(a, b), rtol=1e-5 if dtype != jnp.float64 else 1e-12)
+    np.testing.assert_allclose(got, tree_vdot(a, b), rtol=1e-5 if dtype != jnp.float64 else 1e-12)
     too_much = float(jnp.finfo(jnp.promote_types(dtype, jnp.float32)).max) ** 0.5 * 2
     for name in sizes:
         for bad in (jnp.nan, jnp.inf, -too_much):
@@ -85,14 +87,14 @@ def test_a_product_with_a_guard(dtype: Any) -> None:
 def test_arrays_that_ride_along(dtype: Any) -> None:
     """One number that is not finite spoils the product, wherever it stands; others do nothing."""
     rng = np.random.default_rng(0)
-    shapes = [(3, 2), (3, 2), (PACKED // 8, 10), (4,), ()]
+    shapes = [(3, 2), (3, 2), (PACKED_SIZE // 8, 10), (4,), ()]
 
     def arrays(*shapes: tuple[int, ...]) -> list[jax.Array]:
         return [jnp.asarray(rng.normal(size=shape), dtype) for shape in shapes]
 
     a, b, guard = arrays(*shapes), arrays(*shapes), arrays(*shapes)
     # Three for two seats, one for each other shape but one, and a shape without a seat.
-    riders = [*arrays((3, 2), (3, 2), (3, 2), (PACKED // 8, 10), (), (7,)), jnp.arange(4)]
+    riders = [*arrays((3, 2), (3, 2), (3, 2), (PACKED_SIZE // 8, 10), (), (7,)), jnp.arange(4)]
     want = guarded_vdot(a, b, guard)
     assert jnp.isfinite(want)
     np.testing.assert_array_equal(guarded_vdot(a, b, guard, riders), want)
@@ -106,14 +108,15 @@ def test_arrays_that_ride_along(dtype: Any) -> None:
 def test_finished_numbers_are_the_same() -> None:
     x = jnp.array([0.0, -0.0, 1.5, jnp.inf, -jnp.inf, jnp.nan])
     for dtype in (jnp.float64, jnp.bfloat16):
-        got = finished({"x": x.astype(dtype)})["x"]
+        tree: Any = materialize({"x": x.astype(dtype)})
+        got = tree["x"]
         assert got.dtype == dtype
         np.testing.assert_array_equal(got.astype(float), x)  # all of them are exact in either
 
 
 @pytest.mark.slow
 def test_layers_take_turns_at_laying_out_patches(float32: None) -> None:
-    """The memory of a step grows by what a layer keeps, not by its nine-fold patches."""
+    """A further layer costs the memory of what it keeps, not of its nine times larger patches."""
 
     def pool(x: jax.Array) -> jax.Array:
         return x.mean((1, 2))
@@ -126,7 +129,7 @@ def test_layers_take_turns_at_laying_out_patches(float32: None) -> None:
         net, x, y = gt.Network(layers), jnp.ones((32, 10, 10, 1)), jnp.zeros(32, int)
         params = net.init(jax.random.key(0), x[:1])
         loss = optax.softmax_cross_entropy_with_integer_labels
-        tx: Any = gt.implicit(optax.sgd(0.1), net.apply, loss, weights="product")
+        tx: Any = gt.implicit(optax.sgd(0.1), net, loss, weighting="product")
         step = jax.jit(lambda p, s: tx.update(None, s, p, batch=(x, y)))
         plan: Any = step.lower(params, tx.init(params)).compile().memory_analysis()
         return plan.temp_size_in_bytes

@@ -22,7 +22,7 @@ X, Y = models.classification(batch=6).x, models.classification(batch=6).y
 
 
 def train(tx: Any, params: Tree, batch: Any, steps: int = 4) -> tuple[Tree, Any]:
-    """Parameters and state after some steps, which must all have been taken."""
+    """Parameters and state after some steps, none of which may be skipped."""
 
     @compiled
     def step(params: Tree, state: Any) -> tuple[Tree, Any]:
@@ -44,7 +44,7 @@ def assert_close(got: Tree, want: Tree, rtol: float = 1e-10) -> None:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
 class Affine:
-    """A layer that is a pytree and can be called, as in Equinox."""
+    """A layer that is a callable pytree, as in Equinox."""
 
     w: jax.Array
     b: jax.Array
@@ -60,10 +60,10 @@ class Callable:
 
     hidden: Affine
     out: Affine
-    bend: str = dataclasses.field(metadata={"static": True})
+    second_derivative: str = dataclasses.field(metadata={"static": True})
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.out(getattr(jnp, self.bend)(self.hidden(x)))
+        return self.out(getattr(jnp, self.second_derivative)(self.hidden(x)))
 
 
 class Linen(nn.Module):
@@ -105,7 +105,9 @@ def kinds() -> dict[str, tuple[Any, Tree]]:
         "haiku": (haiku_apply, haiku),
         "callable": (
             lambda model, x: model(x),
-            Callable(*(Affine(params[k]["w"], params[k]["b"]) for k in params), bend="tanh"),
+            Callable(
+                *(Affine(params[k]["w"], params[k]["b"]) for k in params), second_derivative="tanh"
+            ),
         ),
     }
 
@@ -116,7 +118,7 @@ def test_the_same_network_in_every_style() -> None:
         tx = implicit(BASE, apply_fn, models.cross_entropy, tail="head")
         after, state = train(tx, params, (X, Y))
         assert jax.tree.structure(after) == jax.tree.structure(params)
-        assert state.report.weight_max - state.report.weight_min > 1e-3
+        assert state.report.sample_weight_max - state.report.sample_weight_min > 1e-3
         found[name] = (sorted(float(leaf.sum()) for leaf in jax.tree.leaves(after)), state.report)
     sums, report = found.pop("plain")
     for name, (other, other_report) in found.items():
@@ -125,7 +127,7 @@ def test_the_same_network_in_every_style() -> None:
 
 
 class WithNorm(nn.Module):
-    """BatchNorm couples the samples and keeps running statistics."""
+    """A model whose BatchNorm couples the samples and keeps running statistics."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -146,7 +148,7 @@ def with_norm() -> tuple[Any, Tree, Tree]:
 
 
 def test_batch_norm_without_the_game_is_plain_training() -> None:
-    """The statistics travel with the inputs; `state.aux` has what the step made of them."""
+    """The statistics travel with the inputs; `state.aux` holds the updated ones."""
     apply_fn, start, statistics = with_norm()
 
     def game_apply(params: Tree, inputs: Any) -> tuple[jax.Array, Tree]:
@@ -170,7 +172,7 @@ def test_batch_norm_without_the_game_is_plain_training() -> None:
             game_apply,
             models.cross_entropy,
             strength=strength,
-            weights="product",
+            weighting="product",
             has_aux=True,
             aux=statistics,
         )
@@ -196,7 +198,7 @@ def test_batch_norm_without_the_game_is_plain_training() -> None:
         params, stats, base_state = plain(params, stats, base_state, x)
         ours, states = game(ours, states, x)
     assert_close((ours[0.0], states[0.0].aux), (params, stats))
-    assert states[1.0].report.weight_max - states[1.0].report.weight_min > 1e-3
+    assert states[1.0].report.sample_weight_max - states[1.0].report.sample_weight_min > 1e-3
     assert not np.allclose(states[1.0].aux["BatchNorm_0"]["mean"], stats["BatchNorm_0"]["mean"])
     same, kept = game(ours, states, X * np.nan)
     assert kept[1.0].report.skipped
@@ -204,7 +206,7 @@ def test_batch_norm_without_the_game_is_plain_training() -> None:
 
 
 def test_batch_norm_weights_use_coupled_gradients() -> None:
-    """G_i is the derivative of sample i's loss with the normalisation by the others in it."""
+    """G_i is the derivative of sample i's loss through the normalization by the whole batch."""
     both, params, statistics = with_norm()
 
     def apply_fn(params: Tree, x: jax.Array) -> Any:
@@ -214,7 +216,7 @@ def test_batch_norm_weights_use_coupled_gradients() -> None:
     losses, base = dense.Losses(p), dense.Base(BASE, BASE.init(params), params)
     want = losses.scalar_weights(*dense.influence(losses, base))
     arguments = (BASE, apply_fn, models.cross_entropy)
-    options = {"weights": "product", "bounds": None, "has_aux": True, "aux": statistics}
+    options = {"weighting": "product", "bounds": None, "has_aux": True, "aux": statistics}
     state = implicit(*arguments, **options).init(params)
     look = compiled(implicit_weights(*arguments, **options))
     np.testing.assert_allclose(look(state, params, (X, Y)), want, rtol=1e-10)
@@ -228,7 +230,7 @@ class WithDropout(nn.Module):
 
 
 def test_dropout_key_in_the_inputs_or_in_the_closure() -> None:
-    """One key is one network: prediction and step see the same units."""
+    """With one key, prediction and step drop the same units."""
     module = WithDropout()
     params = module.init({"params": jax.random.key(0), "dropout": jax.random.key(1)}, X)["params"]
     params = jax.tree.map(lambda u: u.astype(float), params)
@@ -238,9 +240,9 @@ def test_dropout_key_in_the_inputs_or_in_the_closure() -> None:
         return module.apply({"params": params}, x, rngs={"dropout": key})
 
     def updates(apply_fn: Any, inputs: Any) -> Tree:
-        tx = implicit(BASE, apply_fn, models.cross_entropy, weights="trial")
+        tx = implicit(BASE, apply_fn, models.cross_entropy, weighting="product")
         updates, state = tx.update(None, tx.init(params), params, batch=(inputs, Y))
-        return updates, state.report.weight_min
+        return updates, state.report.sample_weight_min
 
     @compiled
     def both(key: jax.Array) -> tuple[Tree, Tree]:
@@ -255,7 +257,7 @@ def test_dropout_key_in_the_inputs_or_in_the_closure() -> None:
 
 
 def test_outputs_may_be_a_tree() -> None:
-    """Two heads side by side are one output vector of both."""
+    """Two heads equal one concatenated output vector."""
     p = models.classification(batch=6)
 
     def tree_apply(params: Tree, inputs: dict[str, jax.Array]) -> dict[str, Any]:
@@ -266,17 +268,17 @@ def test_outputs_may_be_a_tree() -> None:
         joined = jnp.concatenate([outputs["left"], *outputs["right"]], axis=1)
         return models.cross_entropy(joined, targets["y"])
 
-    for weights in models.MODELS:
-        options = {"weights": weights}
+    for weighting in models.WEIGHTINGS:
+        options = {"weighting": weighting}
         want, _ = train(implicit(BASE, p.apply_fn, p.loss, **options), p.params, (X, Y), 3)
         tx = implicit(BASE, tree_apply, tree_loss, **options)
         got, _ = train(tx, p.params, ({"x": X}, {"y": Y}), 3)
         assert_close(got, want)
 
 
-@pytest.mark.parametrize("weights", models.MODELS)
-def test_masked_sequences(weights: str) -> None:
-    """[B, T, V] outputs, one number a sequence; what is padded does not matter."""
+@pytest.mark.parametrize("weighting", models.WEIGHTINGS)
+def test_masked_sequences(weighting: str) -> None:
+    """Outputs [B, T, V], one loss per sequence; padding does not matter."""
     rng = np.random.default_rng(0)
     lengths = np.array([4, 2, 3, 1, 0])
     tokens = jnp.asarray(rng.integers(0, 7, size=(5, 4)))
@@ -296,10 +298,10 @@ def test_masked_sequences(weights: str) -> None:
         labels, mask = targets
         return (models.cross_entropy(outputs, labels) * mask).sum(1) / jnp.maximum(mask.sum(1), 1)
 
-    tx = implicit(BASE, apply_fn, loss, weights=weights)
+    tx = implicit(BASE, apply_fn, loss, weighting=weighting)
     labels = jnp.roll(tokens, -1, axis=1)
     got, state = train(tx, params, (tokens, (labels, mask)), 3)
-    assert state.report.weight_max - state.report.weight_min > 1e-3
+    assert state.report.sample_weight_max - state.report.sample_weight_min > 1e-3
     other = jnp.where(mask, tokens, 6)
     padded, other_state = train(tx, params, (other, (jnp.where(mask, labels, 0), mask)), 3)
     assert_close(padded, got)
@@ -308,7 +310,7 @@ def test_masked_sequences(weights: str) -> None:
 
 @pytest.mark.parametrize("kept", [jnp.bfloat16, jnp.float32])
 def test_bfloat16(kept: Any, float32: None) -> None:
-    """Parameters in bfloat16 or in float32, arithmetic in bfloat16; sums over samples are wide."""
+    """Parameters in bfloat16 or float32, arithmetic in bfloat16, sums over samples in float32."""
     start = models.mlp_params()
     low_start = jax.tree.map(lambda u: u.astype(kept), start)
     x = X.astype(jnp.float32)
@@ -318,19 +320,22 @@ def test_bfloat16(kept: Any, float32: None) -> None:
         return models.mlp(low, x.astype(jnp.bfloat16))
 
     base = optax.sgd(0.5)
-    for weights in models.MODELS:
-        model = (
-            gt.weights.tail("head", response=1.0, good=0.1, poor=0.0)
-            if weights == "tail"
-            else weights
-        )
-        low = implicit(base, apply_fn, models.cross_entropy, weights=model)
-        high = implicit(base, models.mlp, models.cross_entropy, weights=model)
+    tail = gt.weighting.Tail("head", response=1.0, good=0.1, poor=0.0)
+    for weighting in models.WEIGHTINGS:
+        options = {"weighting": tail if weighting == "tail" else weighting}
+        low = implicit(base, apply_fn, models.cross_entropy, **options)
+        high = implicit(base, models.mlp, models.cross_entropy, **options)
         got, state = train(low, low_start, (x, Y), 2)
         _, wide_state = train(high, start, (x, Y), 2)
         assert {leaf.dtype for leaf in jax.tree.leaves(got)} == {jnp.dtype(kept)}
         assert {leaf.dtype for leaf in state.report if leaf.dtype.kind == "f"} == {jnp.dtype("f4")}
         # bfloat16 has 8 bits: 1 part in 256 in each of a few roundings.
-        for name in ("loss", "weight_min", "weight_mean", "weight_max", "predicted_change"):
+        for name in (
+            "loss",
+            "sample_weight_min",
+            "sample_weight_mean",
+            "sample_weight_max",
+            "predicted_change",
+        ):
             got_figure, want_figure = getattr(state.report, name), getattr(wide_state.report, name)
-            assert got_figure == pytest.approx(float(want_figure), abs=0.03), (weights, name)
+            assert got_figure == pytest.approx(float(want_figure), abs=0.03), (weighting, name)

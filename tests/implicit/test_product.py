@@ -1,4 +1,4 @@
-"""`product` equals its formula (DESIGN §4), and the two ways to linearise a network agree."""
+"""`Product` equals its formula, and the two ways to linearize a network agree."""
 
 from typing import Any
 
@@ -9,11 +9,11 @@ import optax
 import pytest
 
 import gtddp_jax as gt
-from gtddp_jax.terminal.solve import scalar_weights
-from tests.core import oracle, zoo
+from gtddp_jax.terminal.scalar_equation import solve_sample_weights
 from tests.implicit import dense, models
 from tests.implicit.dense import compiled
 from tests.implicit.models import implicit, implicit_weights
+from tests.sequential import oracle, zoo
 
 Tree = Any
 BASES = {
@@ -27,8 +27,8 @@ BASES = {
 }
 SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {"bounds": None},
-    "no drift": {"bounds": None, "drift": False},
-    "radius": {"bounds": None, "terminal": gt.terminal.line(max_shift=0.1)},
+    "no momentum": {"bounds": None, "predict_momentum": False},
+    "max_shift": {"bounds": None, "terminal": gt.terminal.ExactLoss(max_shift=0.1)},
     "bounds": {"bounds": (0.9, 1.05)},
     "strength": {"bounds": None, "strength": 0.3},
 }
@@ -36,7 +36,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", BASES)
 def test_product_equals_its_formula(name: str) -> None:
-    """Four steps into training: `w = psi'(s0 - n w)`, s0 = G u(0), n = -G (u(q) - u(0))."""
+    """After four steps: `w = psi'(s0 - n w)`, s0 = G u(0), n = -G (u(q) - u(0))."""
     p = models.classification(batch=7)
     params, base_state = models.after(p, BASES[name], 4)
     p = p._replace(params=params)
@@ -47,8 +47,8 @@ def test_product_equals_its_formula(name: str) -> None:
     def library(params: Tree) -> dict[str, jax.Array]:
         def one(options: dict[str, Any]) -> jax.Array:
             arguments = (BASES[name], p.apply_fn, p.loss)
-            state = implicit(*arguments, weights="product", **options).init(params)
-            look = implicit_weights(*arguments, weights="product", **options)
+            state = implicit(*arguments, weighting="product", **options).init(params)
+            look = implicit_weights(*arguments, weighting="product", **options)
             return look(state._replace(base=base_state), params, (p.x, p.y))
 
         return {label: one(options) for label, options in SETTINGS.items()}
@@ -57,8 +57,8 @@ def test_product_equals_its_formula(name: str) -> None:
     assert np.ptp(plain) > 0.05
     want = {
         "plain": plain,
-        "no drift": losses.scalar_weights(0 * s0, n),
-        "radius": dense.Losses(p, max_shift=0.1).scalar_weights(s0, n),
+        "no momentum": losses.scalar_weights(0 * s0, n),
+        "max_shift": dense.Losses(p, max_shift=0.1).scalar_weights(s0, n),
         "bounds": losses.scalar_weights(s0, n, (0.9, 1.05)),
         "strength": 1 + 0.3 * (plain - 1),
     }
@@ -66,15 +66,15 @@ def test_product_equals_its_formula(name: str) -> None:
         # A root outside the bounds is approached by 24 bisections: 0.15 / 2^24 is left.
         atol = 2e-8 if label == "bounds" else 0
         np.testing.assert_allclose(got, want[label], rtol=1e-10, atol=atol, err_msg=label)
-    assert np.abs(want["radius"] - plain).max() > 1e-3
+    assert np.abs(want["max_shift"] - plain).max() > 1e-3
     assert np.isclose(want["bounds"], plain).sum() < 7
 
 
 def test_gradient_and_update_are_the_weighted_ones() -> None:
-    """The base gets q(w) and its state advances once."""
+    """The base receives q(w), and its state advances once."""
     p = models.classification()
     base = optax.adam(0.1)
-    tx = implicit(base, p.apply_fn, p.loss, weights="product", bounds=None)
+    tx = implicit(base, p.apply_fn, p.loss, weighting="product", bounds=None)
 
     @compiled
     def step(params: Tree, state: Any) -> tuple[Tree, Any]:
@@ -96,25 +96,27 @@ def test_gradient_and_update_are_the_weighted_ones() -> None:
             (want, want_state),
         )
         np.testing.assert_allclose(
-            [state.report.weight_min, state.report.weight_max], [w.min(), w.max()], rtol=1e-6
+            [state.report.sample_weight_min, state.report.sample_weight_max],
+            [w.min(), w.max()],
+            rtol=1e-6,
         )
 
 
 @pytest.mark.parametrize("name", ["sgd", "momentum"])
 def test_one_sample_a_batch_is_newton(name: str) -> None:
-    """For a base that is affine in the gradient the system has one equation: `product`'s."""
+    """For a base that is affine in the gradient, the system is the equation of `Product`."""
     p = models.classification(batch=1, seed=3)
     params, base_state = models.after(p, BASES[name], 2)
 
     @compiled
     def library(params: Tree) -> list[jax.Array]:
-        def one(weights: Any) -> jax.Array:
+        def one(weighting: Any) -> jax.Array:
             arguments = (BASES[name], p.apply_fn, p.loss)
-            state = implicit(*arguments, weights=weights).init(params)
-            look = implicit_weights(*arguments, weights=weights, bounds=None)
+            state = implicit(*arguments, weighting=weighting).init(params)
+            look = implicit_weights(*arguments, weighting=weighting, bounds=None)
             return look(state._replace(base=base_state), params, (p.x, p.y))
 
-        return [one(w) for w in ("product", gt.weights.newton(steps=12))]
+        return [one(w) for w in ("product", gt.weighting.Newton(steps=12))]
 
     product, newton = library(params)
     assert abs(product[0] - 1) > 0.05
@@ -123,27 +125,20 @@ def test_one_sample_a_batch_is_newton(name: str) -> None:
 
 @pytest.mark.parametrize("net", ["cooperative_of_three", "conv_strided", "tokens_out"])
 def test_players_and_autodiff_agree(net: str) -> None:
-    """`Network.apply` shares one backward pass; any other function goes through autodiff."""
+    """A network itself shares one backward pass; its `apply`, like any function, uses autodiff."""
     p = zoo.problem(net, batch=4)
     base = optax.adam(0.05)
 
     def loss(outputs: jax.Array, targets: jax.Array) -> jax.Array:
         return zoo.LOSSES["softmax"](outputs, targets).reshape(outputs.shape[0], -1).sum(1)
 
-    def transformation(apply_fn: Any, weights: str) -> Any:
-        model = (
-            gt.weights.tail("head", response=1.0, good=0.1, poor=0.0)
-            if weights == "tail"
-            else weights
-        )
-        return implicit(base, apply_fn, loss, weights=model)
+    def transformation(model: Any, name: str) -> Any:
+        tail = gt.weighting.Tail("head", response=1.0, good=0.1, poor=0.0)
+        return implicit(base, model, loss, weighting=tail if name == "tail" else name)
 
     pairs = {
-        weights: [
-            transformation(apply_fn, weights)
-            for apply_fn in (p.net.apply, lambda params, x: p.net.apply(params, x))
-        ]
-        for weights in models.MODELS
+        name: [transformation(model, name) for model in (p.net, p.net.apply)]
+        for name in models.WEIGHTINGS
     }
 
     @compiled
@@ -153,26 +148,24 @@ def test_players_and_autodiff_agree(net: str) -> None:
             return optax.apply_updates(params, updates), state
 
         return {
-            weights: [one(tx, *which) for tx, which in zip(pairs[weights], both, strict=True)]
-            for weights, both in now.items()
+            name: [one(tx, *which) for tx, which in zip(pairs[name], both, strict=True)]
+            for name, both in now.items()
         }
 
-    now = {
-        weights: [(p.params, tx.init(p.params)) for tx in both] for weights, both in pairs.items()
-    }
+    now = {name: [(p.params, tx.init(p.params)) for tx in both] for name, both in pairs.items()}
     for _ in range(3):
         now = step(now)
-    for weights, ((params, state), (other, other_state)) in now.items():
-        assert oracle.relative_error(params, other) < 1e-10, weights
-        assert state.report.weight_max - state.report.weight_min > 1e-3, weights
+    for name, ((params, state), (other, other_state)) in now.items():
+        assert oracle.relative_error(params, other) < 1e-10, name
+        assert state.report.sample_weight_max - state.report.sample_weight_min > 1e-3, name
         for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(other_state), strict=True):
-            # The figures of the report and of the weight models are in float32.
+            # The figures of the report and of the weightings are in float32.
             rtol = 1e-10 if a.dtype == jnp.float64 else 1e-5
-            np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-3 * rtol, err_msg=weights)
+            np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-3 * rtol, err_msg=name)
 
 
 def test_hard_scalar_equations() -> None:
-    """A loss that bends sharply where a large drift meets a large influence; one root each."""
+    """A loss that bends sharply where a large s0 meets a large n; one root each."""
     s0, n = (
         jnp.asarray(v.ravel())
         for v in np.meshgrid(np.linspace(0, 20, 9), [-20.0, -0.3, 0.3, 2.4, 20.0])
@@ -183,16 +176,16 @@ def test_hard_scalar_equations() -> None:
     def loss(outputs: jax.Array) -> jax.Array:
         return models.cross_entropy(outputs, targets)
 
-    model = gt.terminal.line(max_shift=None).expand(loss, outputs)
+    model = gt.terminal.ExactLoss(max_shift=None).expand(loss, outputs)
     fixed = (lambda params, x: x + 0 * params, models.cross_entropy)
     p = dense.Problem(*fixed, jnp.zeros((1, 2)), outputs, targets)
     want = dense.Losses(p).scalar_weights(np.asarray(s0), np.asarray(n), (0.0, 10.0))
-    got = compiled(lambda s0, n: scalar_weights(model, s0, n, (0.0, 10.0)))(s0, n)
+    got = compiled(lambda s0, n: solve_sample_weights(model, s0, n, (0.0, 10.0)))(s0, n)
     np.testing.assert_allclose(got, want, rtol=1e-6)
 
 
 def test_roots_stay_found_beside_harder_ones() -> None:
-    """A sample that has its root keeps it while others are still looking for theirs."""
+    """A sample that has found its root keeps it while others still iterate."""
     rng, size = np.random.default_rng(1), 256
     outputs, targets = (
         jnp.asarray(rng.normal(size=(size, 3))),
@@ -200,7 +193,7 @@ def test_roots_stay_found_beside_harder_ones() -> None:
     )
     s0, n = jnp.asarray(rng.normal(size=size)), jnp.asarray(rng.normal(size=size))
     p = dense.Problem(lambda q, x: x + 0 * q, models.cross_entropy, jnp.zeros(()), outputs, targets)
-    model = gt.terminal.line(max_shift=None).expand(lambda o: p.loss(o, p.y), outputs)
-    got = compiled(lambda s0, n: scalar_weights(model, s0, n, None))(s0, n)
+    model = gt.terminal.ExactLoss(max_shift=None).expand(lambda o: p.loss(o, p.y), outputs)
+    got = compiled(lambda s0, n: solve_sample_weights(model, s0, n, None))(s0, n)
     want = dense.Losses(p).scalar_weights(np.asarray(s0), np.asarray(n))
     np.testing.assert_allclose(got, want, rtol=1e-11, atol=1e-13)

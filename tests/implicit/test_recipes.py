@@ -1,4 +1,4 @@
-"""The recipes for Flax's own training classes do what they say."""
+"""The recipes for Flax's own training classes."""
 
 import re
 from typing import Any
@@ -33,12 +33,12 @@ def mean_loss(model: Any, x: Any, y: Any) -> jax.Array:
 
 
 def numbers(model: nnx.Module) -> Any:
-    """Everything in a model but its keys."""
+    """Everything in a model except its keys."""
     return nnx.as_pure(nnx.state(model, nnx.Not(nnx.RngKey)))
 
 
 def test_nnx_without_the_game_is_plain_training(float32: None) -> None:
-    """Parameters, batch statistics and the count of dropout keys."""
+    """Compares parameters, batch statistics and the count of dropout keys."""
     model: Any = recipes_nnx.Net(nnx.Rngs(0))
     plain = recipes_nnx.Net(nnx.Rngs(0))
     optimizer = recipes_nnx.optimizer_for(
@@ -90,9 +90,9 @@ def test_recipes_learn(recipe: Any, float32: None, capsys: pytest.CaptureFixture
 def test_the_game_moves_the_weights(float32: None) -> None:
     model = recipes_nnx.Net(nnx.Rngs(0))
     optimizer = recipes_nnx.optimizer_for(
-        model, optax.adam(0.1), models.cross_entropy, weights="product"
+        model, optax.adam(0.1), models.cross_entropy, weighting="product"
     )
     for x, y in batches():
         recipes_nnx.train_step(model, optimizer, x, y)
     report = nnx.as_pure(optimizer.opt_state).report
-    assert report.weight_max - report.weight_min > 0.01 and not report.skipped
+    assert report.sample_weight_max - report.sample_weight_min > 0.01 and not report.skipped

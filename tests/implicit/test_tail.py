@@ -1,4 +1,4 @@
-"""`tail`: predictions, calibrations, trust; by formula (DESIGN §4, "Nearly free")."""
+"""Predictions, calibrations and trust of `Tail` equal their formulas."""
 
 from typing import Any, NamedTuple
 
@@ -24,29 +24,29 @@ def calibrates(step: int, every: int) -> bool:
     return step in (0, 1, 2, 4, 8, 16) or step % every == 0
 
 
-class Found(NamedTuple):
-    """A calibration: kappa, the same for the drift, and the correlation."""
+class Calibration(NamedTuple):
+    """kappa, the same ratio for the momentum step, and the correlation."""
 
     kappa: float
-    kappa_drift: float
+    kappa_momentum: float
     correlation: float
 
 
-def calibration(losses: dense.Losses, base: dense.Base, w: Vector, only: Vector) -> Found:
-    """Regressions along the step that was made, through the origin."""
-    rest, response = base.split(losses.mean_gradient(w))
+def calibration(losses: dense.Losses, base: dense.Base, w: Vector, only: Vector) -> Calibration:
+    """Regressions through the origin, along the step that was taken."""
+    momentum_step, response = base.split(losses.mean_gradient(w))
     n, n_tail = -losses.big_g @ response, -losses.big_g @ (only * response)
-    s0, s_tail = losses.big_g @ rest, losses.big_g @ (only * rest)
-    drift = s0 @ s_tail / (s_tail @ s_tail) if s_tail.any() else 0.0
-    return Found(
+    s0, s_tail = losses.big_g @ momentum_step, losses.big_g @ (only * momentum_step)
+    kappa_momentum = s0 @ s_tail / (s_tail @ s_tail) if s_tail.any() else 0.0
+    return Calibration(
         float(np.clip(n @ n_tail / (n_tail @ n_tail), 0, 100)),
-        float(np.clip(drift, 0, 100)),
+        float(np.clip(kappa_momentum, 0, 100)),
         np.corrcoef(n, n_tail)[0, 1],
     )
 
 
 class Run:
-    """A transformation step by step: before each step, what the formulas need."""
+    """A transformation step by step; gives the formulas what they need before each step."""
 
     def __init__(self, p: dense.Problem, base: optax.GradientTransformation, **options: Any):
         self.p, self.base = p, base
@@ -67,7 +67,7 @@ class Run:
         return dense.Losses(here), dense.Base(self.base, self.state.base, self.params)
 
     def step(self) -> Vector:
-        """Makes the step and returns its weights."""
+        """Takes the step and returns its weights."""
         w, self.params, self.state = self._step(self.params, self.state)
         return np.asarray(w)
 
@@ -79,19 +79,19 @@ def test_weights_and_calibrations_equal_their_formulas(name: str) -> None:
         "momentum": optax.sgd(0.1, momentum=0.9),
         "adamw": optax.adamw(0.05, weight_decay=0.1),
     }
-    model = gt.weights.tail(
+    model = gt.weighting.Tail(
         "out", response=1.0, calibrate_every=5, good=0.99, poor=0.0, memory=0.75
     )
-    run = Run(models.classification(), bases[name], weights=model)
+    run = Run(models.classification(), bases[name], weighting=model)
     only = np.asarray(ravel_pytree(jax.tree.map(jnp.full_like, run.params, OUT_LEAVES))[0])
     kept, spread = np.zeros(3), 0.0
     for step in range(7):
         losses, base = run.formulas()
-        memory = run.state.weights
+        memory = run.state.weighting
         s0, n = dense.influence(losses, base, only)
         trust = np.clip(float(memory.correlation[0]) / 0.99, 0, 1)
         full = losses.scalar_weights(
-            float(memory.kappa_drift[0]) * s0, float(memory.kappa[0]) * n, (0.0, 10.0)
+            float(memory.kappa_momentum[0]) * s0, float(memory.kappa[0]) * n, (0.0, 10.0)
         )
         w = run.step()
         # The model's memory, and with it the trust, is in float32.
@@ -100,9 +100,9 @@ def test_weights_and_calibrations_equal_their_formulas(name: str) -> None:
         if calibrates(step, 5):
             fresh = np.array(calibration(losses, base, w, only))
             kept = np.where(kept == 0, fresh, 0.75 * kept + 0.25 * fresh)
-        now = run.state.weights
+        now = run.state.weighting
         np.testing.assert_allclose(
-            [now.kappa[0], now.kappa_drift[0], now.correlation[0]], kept, rtol=1e-5
+            [now.kappa[0], now.kappa_momentum[0], now.correlation[0]], kept, rtol=1e-5
         )
         assert now.chosen == 0 and not np.any([now.kappa[1:], now.correlation[1:]])
         prediction = run.state.prediction
@@ -122,11 +122,14 @@ def test_before_the_first_calibration_weights_are_one() -> None:
 
 def test_a_tail_of_everything_is_product() -> None:
     """Ratio and correlation are 1 after the first calibration."""
-    everything = gt.weights.tail(EVERYTHING, response=1.0)
-    run = Run(models.classification(), optax.rmsprop(0.02), weights=everything)
-    product = implicit_weights(run.base, run.p.apply_fn, run.p.loss, weights="product")
+    everything = gt.weighting.Tail(EVERYTHING, response=1.0)
+    run = Run(models.classification(), optax.rmsprop(0.02), weighting=everything)
+    product = implicit_weights(run.base, run.p.apply_fn, run.p.loss, weighting="product")
     run.step()
-    assert (run.state.weights.kappa[0], run.state.weights.correlation[0]) == (1, pytest.approx(1))
+    assert (run.state.weighting.kappa[0], run.state.weighting.correlation[0]) == (
+        1,
+        pytest.approx(1),
+    )
     for _ in range(3):
         want = compiled(product)(run.state, run.params, (run.p.x, run.p.y))
         got = run.step()
@@ -136,17 +139,17 @@ def test_a_tail_of_everything_is_product() -> None:
 
 
 def test_low_correlation_fades_the_weights() -> None:
-    """Full weights from `good` on, ones below `poor`, a straight line in between."""
+    """Full weights from `good` on, weights of 1 below `poor`, linear in between."""
     p = models.classification()
     base, arguments = optax.sgd(0.5), (optax.sgd(0.5), p.apply_fn, p.loss)
-    model = gt.weights.tail(OUT, response=1.0, good=0.8, poor=0.4)
-    state = implicit(*arguments, weights=model).init(p.params)
+    model = gt.weighting.Tail(OUT, response=1.0, good=0.8, poor=0.4)
+    state = implicit(*arguments, weighting=model).init(p.params)
     one = jnp.ones(4, jnp.float32)
-    look = compiled(implicit_weights(*arguments, weights=model))
+    look = compiled(implicit_weights(*arguments, weighting=model))
 
     def weights(correlation: float) -> Vector:
-        memory = state.weights._replace(kappa=2 * one, correlation=correlation * one)
-        return np.asarray(look(state._replace(weights=memory), p.params, (p.x, p.y)))
+        memory = state.weighting._replace(kappa=2 * one, correlation=correlation * one)
+        return np.asarray(look(state._replace(weighting=memory), p.params, (p.x, p.y)))
 
     full = weights(0.8)
     losses = dense.Losses(p)
@@ -173,14 +176,14 @@ def test_auto_takes_the_shortest_good_tail() -> None:
     p = models.classification()._replace(apply_fn=deep, params=params)
     sizes, chosen = (1, 2, 4), set()
     for good in (0.3, 0.97, 0.9999):
-        model = gt.weights.tail("auto", response=1.0, cost_limit=0.5, good=good, poor=0.0)
-        run = Run(p, optax.sgd(0.05), weights=model)
+        model = gt.weighting.Tail("auto", response=1.0, cost_limit=0.5, good=good, poor=0.0)
+        run = Run(p, optax.sgd(0.05), weighting=model)
         losses, base = run.formulas()
         masks = [np.repeat(np.arange(8) >= 8 - size, width * width) for size in sizes]
         found = [calibration(losses, base, np.ones(5), mask) for mask in masks]
         correlations = np.array([f.correlation for f in found])
         run.step()
-        memory = run.state.weights
+        memory = run.state.weighting
         np.testing.assert_allclose(memory.correlation, [*correlations, 0], rtol=1e-5)
         np.testing.assert_allclose(memory.kappa, [*(f.kappa for f in found), 0], rtol=1e-5)
         reached = np.flatnonzero(correlations >= good)
@@ -197,12 +200,12 @@ def test_auto_takes_the_shortest_good_tail() -> None:
     assert len(chosen) > 1, chosen
 
 
-def test_the_drift_is_known_once_there_is_one() -> None:
-    """At step 0 momentum is zero and tells nothing; at step 1 it is the same for the whole tail."""
+def test_kappa_momentum_is_known_once_there_is_momentum() -> None:
+    """At step 0 momentum is zero and cannot be calibrated; at step 1 it can."""
     run = Run(models.classification(), optax.sgd(0.1, momentum=0.9), tail=EVERYTHING)
     run.step()
     run.step()
-    assert run.state.weights.kappa_drift[0] == pytest.approx(1)
+    assert run.state.weighting.kappa_momentum[0] == pytest.approx(1)
 
 
 def test_a_bad_first_batch_is_forgotten() -> None:
@@ -214,13 +217,13 @@ def test_a_bad_first_batch_is_forgotten() -> None:
     )
     assert run.state.report.skipped
     run.step()
-    assert run.state.weights.kappa[0] == pytest.approx(1)
+    assert run.state.weighting.kappa[0] == pytest.approx(1)
 
 
 def test_accumulated_gradients_are_calibrated() -> None:
-    """Steps 0, 1, 2, 4, 8, ... are never the ones at which `MultiSteps(k=4)` moves."""
+    """Even though `MultiSteps(k=4)` never moves at steps 0, 1, 2, 4, 8, ..."""
     base = optax.MultiSteps(optax.sgd(0.3), 4).gradient_transformation()
-    everything = gt.weights.tail(EVERYTHING, response=1.0)
-    run = Run(models.classification(), base, weights=everything)
+    everything = gt.weighting.Tail(EVERYTHING, response=1.0)
+    run = Run(models.classification(), base, weighting=everything)
     spreads = [np.ptp(run.step()) for _ in range(20)]
     assert max(spreads) > 1e-3

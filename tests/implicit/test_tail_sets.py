@@ -1,4 +1,4 @@
-"""Which players a tail consists of, in every kind of model."""
+"""The parameters that a tail consists of, in every kind of model."""
 
 import itertools
 from typing import Any, NamedTuple
@@ -11,18 +11,18 @@ import pytest
 from flax import nnx
 
 import gtddp_jax as gt
-from gtddp_jax.simultaneous.order import uses
-from gtddp_jax.simultaneous.tails import resolve
-from tests.core import zoo
+from gtddp_jax.implicit.predictors import resolve_predictors
+from gtddp_jax.tracing.parameter_costs import parameter_costs
 from tests.implicit import models
 from tests.implicit.models import implicit
+from tests.sequential import zoo
 
 Tree = Any
 X = jnp.ones((2, 3))
 
 
 class Model(NamedTuple):
-    """A model of three layers, and the paths of its last one's parameters."""
+    """A model of three layers, and the paths of the last layer's parameters."""
 
     apply_fn: Any
     params: Tree
@@ -98,8 +98,8 @@ def selected(model: Model, tail: Any, cost_limit: float = 0.5) -> list[tuple[str
         jax.tree_util.keystr(path, simple=True, separator="/")
         for path, _ in jax.tree_util.tree_leaves_with_path(model.params)
     ]
-    found = uses(lambda params: model.apply_fn(params, X), model.params)
-    sets = resolve(tail, model.params, found, cost_limit)
+    found = parameter_costs(lambda params: model.apply_fn(params, X), model.params)
+    sets = resolve_predictors(tail, model.params, found, cost_limit)
     return [tuple(paths[i] for i in s.leaves) for s in sets]
 
 

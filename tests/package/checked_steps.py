@@ -51,9 +51,9 @@ def dense() -> gt.Network:
 def curvatures() -> None:
     net, x = dense(), images(5)
     params = net.init(KEY, x)
-    trace(gt.sgd(net, loss, 0.1, terminal=gt.terminal.projected()), params, x)
+    trace(gt.sgd(net, loss, 0.1, terminal=gt.terminal.ProjectedHessian()), params, x)
     trace(gt.adamw(net, loss, optax.linear_schedule(0.1, 0.0, 5), feedback=False), params, x)
-    trace(gt.gtddp(net, loss, gt.curvature.from_optax(optax.lion(0.1))), params, x)
+    trace(gt.gtddp(net, loss, gt.curvature.FromOptax(optax.lion(0.1))), params, x)
     trace(gt.kfac(net, loss, 0.1, cooperative="joint", rollout="nonlinear"), params, x)
     trace(gt.ekfac(net, loss, 0.1), params, x)
 
@@ -80,10 +80,10 @@ def flax_models() -> None:
 def implicit() -> None:
     net, x = dense(), images(5)
     params = net.init(KEY, x)
-    for weights in ("tail", "newton"):
-        trace(gt.implicit(optax.adam(0.1), net.apply, loss, weights=weights), params, x)
-    look = gt.implicit_weights(optax.sgd(0.1), net.apply, loss, weights="product")
-    state = gt.implicit(optax.sgd(0.1), net.apply, loss, weights="product").init(params)
+    for weighting in ("tail", "newton"):
+        trace(gt.implicit(optax.adam(0.1), net, loss, weighting=weighting), params, x)
+    look = gt.implicit_weights(optax.sgd(0.1), net, loss, weighting="product")
+    state = gt.implicit(optax.sgd(0.1), net, loss, weighting="product").init(params)
     assert jax.eval_shape(look, state, params, (x, TARGETS)).shape == (SAMPLES,)
 
 
@@ -94,7 +94,7 @@ def reference() -> None:
     def inverse(t: int, q: jax.Array) -> jax.Array:
         return 0.1 * jnp.eye(q.size)
 
-    gains = gt.reference.preconditioned(inverse)
+    gains = gt.reference.preconditioned_gains(inverse)
 
     def both(params: Any) -> Any:
         given = (net.stages, params, x, lambda outputs: loss(outputs, TARGETS))

@@ -15,12 +15,7 @@ ANYTHING = {
     "from_flax.model": "a linen or an nnx module; nnx is imported only when one comes",
     "from_flax.apply_kwargs": "values are the model's own",
     "from_flax.eval_kwargs": "values are the model's own",
-    "Network.__init__.layers": "modules, functions and blocks, which contain each other",
-    "Residual.__init__.body": "modules, functions and blocks, which contain each other",
-    "Residual.__init__.shortcut": "modules, functions and blocks, which contain each other",
-    "kfac.options": "the further arguments of curvature.kfac, which checks them",
-    "ekfac.options": "the further arguments of curvature.ekfac, which checks them",
-    "scale_by_gt_ekfac.options": "the further arguments of curvature.ekfac, which checks them",
+    "implicit.weighting": "the state of a weighting is its own",
     "implicit_weights.options": "the further arguments of implicit, which checks them",
 }
 """Where `Any` stands in a public signature, and why."""
@@ -100,5 +95,7 @@ def test_exceptions_to_the_rule_are_real() -> None:
 
 
 def test_shapes_are_written_where_numbers_come_one_a_sample() -> None:
-    annotation = inspect.signature(gt.terminal.Expansion.slope).parameters["s"].annotation
+    annotation = (
+        inspect.signature(gt.terminal.TerminalExpansion.derivative).parameters["shift"].annotation
+    )
     assert annotation.dims[0].name == "B"

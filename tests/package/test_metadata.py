@@ -46,5 +46,5 @@ def test_the_sdist_has_all_that_tests_read() -> None:
     with (ROOT / "pyproject.toml").open("rb") as file:
         target = tomllib.load(file)["tool"]["hatch"]["build"]["targets"]["sdist"]
     tops = {f"/{path.name}" for pattern in ("*.md", "*.cff") for path in ROOT.glob(pattern)}
-    folders = {"/.ci", "/benchmarks", "/docs", "/examples", "/gtddp_cli", "/gtddp_jax", "/tests"}
+    folders = {"/.ci", "/benchmarks", "/docs", "/examples", "/gtddp_jax", "/gtddp_lab", "/tests"}
     assert set(target["include"]) == (tops - {"/README.md"}) | folders

@@ -14,7 +14,7 @@ install_import_hook("gtddp_jax", "beartype.beartype")
 import jax.numpy as jnp
 import gtddp_jax as gt
 loss = lambda outputs: jnp.square(outputs).sum(-1)
-gt.terminal.gradient().expand(loss, jnp.ones((4, 3))).slope(jnp.ones((4, 1)))
+gt.terminal.GradientHessian().expand(loss, jnp.ones((4, 3))).derivative(jnp.ones((4, 1)))
 """
 
 

@@ -1,4 +1,4 @@
-"""The command line; see `__init__.py`."""
+"""The command line, described in `__init__.py`."""
 
 import argparse
 import sys
@@ -18,7 +18,7 @@ def shard(text: str) -> tuple[int, int]:
 
 
 def main() -> int:
-    """Plays the worlds of a shard, says what did not hold and sums up."""
+    """Checks the worlds of a shard, prints failures and a summary."""
     parser = argparse.ArgumentParser("python -m tests.properties", description=__doc__)
     parser.add_argument("--cases", type=int, default=10_000, help="of all shards together")
     parser.add_argument("--draws", type=int, default=20, help="cases of one compiled world")
@@ -38,7 +38,7 @@ def main() -> int:
         if options.only is not None:
             break
         if tally.worlds % 20 < len(runner.GAMES):
-            jax.clear_caches()  # compiled worlds are not needed again
+            jax.clear_caches()  # compiled worlds are not used again
     print(tally)
     for failure in tally.failures:
         print(failure, file=sys.stderr)

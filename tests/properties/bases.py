@@ -1,7 +1,7 @@
-"""Random base methods: the library's, the formula's and optax's, and how each scales.
+"""Random base methods (the library's, a formula and optax's) and how they scale with the loss.
 
-A loss times s is the same problem in other units. What must be multiplied by which power of s so
-that a base makes the same step follows from DESIGN §5:
+A loss multiplied by s is the same problem in other units. For a base method to take the same step,
+its options must be multiplied by these powers of s (docs/mathematics.md, "What must not matter"):
 
 | base      | P                            | rate | others                                        |
 |-----------|------------------------------|------|-----------------------------------------------|
@@ -20,21 +20,21 @@ import numpy as np
 import optax
 
 import gtddp_jax as gt
-from tests.core import methods
-from tests.kronecker import formulas
+from tests.curvature.kronecker import formulas
+from tests.sequential import methods
 
 Rng = np.random.Generator
 Hyper = dict[str, Any]
 
 
 class Base(NamedTuple):
-    """A base method whose numbers are arguments.
+    """A base method with numeric options as arguments.
 
     Attributes:
-        label: for people.
-        hyper: its numbers.
-        powers: by which power of the loss's scale each is multiplied.
-        curvature: the library's.
+        label: the name in messages.
+        hyper: its numeric options.
+        powers: the power of the loss scale by which each option is multiplied.
+        curvature: the library's curvature.
         method: the formula on flat vectors, or None.
         plain: the optax optimizer of that name, or None.
         formula: the Kronecker formula, or None.
@@ -50,11 +50,11 @@ class Base(NamedTuple):
 
     @property
     def rate(self) -> str:
-        """The name of the learning rate among the numbers."""
+        """The name of the learning rate among the options."""
         return "learning_rate" if "learning_rate" in self.hyper else "rate"
 
     def scaled(self, hyper: Hyper, s: float) -> Hyper:
-        """The numbers for a loss that is multiplied by s."""
+        """The options for a loss that is multiplied by s."""
         return {name: value * s ** self.powers[name] for name, value in hyper.items()}
 
 
@@ -76,7 +76,7 @@ def _sgd(rng: Rng) -> Base:
     options = (momentum or None, nesterov)
 
     def method(h: Hyper) -> methods.Method:
-        curvature = gt.curvature.identity(h["rate"], *options)
+        curvature = gt.curvature.SGD(h["rate"], *options)
         return methods.sgd(curvature, h["rate"], momentum, nesterov)
 
     label = f"sgd(momentum={momentum}, nesterov={nesterov})"
@@ -132,7 +132,7 @@ def _wrapped(rng: Rng) -> Base:
     make, own = inner.method, inner.plain
 
     def method(h: Hyper) -> methods.Method:
-        return methods.wrapped(make(h), gt.curvature.from_optax(own(h)))
+        return methods.wrapped(make(h), gt.curvature.FromOptax(own(h)))
 
     label = f"from_optax({inner.label})"
     return _from_method(label, inner.hyper, inner.powers, method, own)
@@ -141,7 +141,7 @@ def _wrapped(rng: Rng) -> Base:
 def _lion(rng: Rng) -> Base:
     del rng
     own = lambda h: optax.lion(h["rate"])  # noqa: E731
-    curvature = lambda h: gt.curvature.from_optax(own(h))  # noqa: E731
+    curvature = lambda h: gt.curvature.FromOptax(own(h))  # noqa: E731
     return Base("from_optax(lion)", {"rate": 0.01}, {"rate": 0}, curvature, plain=own)
 
 
@@ -173,11 +173,11 @@ BASES: dict[str, tuple[float, Callable[[Rng], Base]]] = {
     "lion": (0.05, _lion),
     "kronecker": (0.18, _kronecker),
 }
-"""How often each is drawn, and how."""
+"""How often each base is drawn, and by which function."""
 
 
 def draw(rng: Rng) -> Base:
-    """A base method."""
+    """Draws a base method."""
     chances = [chance for chance, _ in BASES.values()]
     name = str(rng.choice(list(BASES), p=chances))
     return BASES[name][1](rng)

@@ -1,8 +1,8 @@
-"""Run with several virtual devices: a world's step over all of them is that of one.
+"""Run on several virtual devices: a step over all of them equals the step on one device.
 
     python -m tests.properties.devices --seed 0 --worlds 3
 
-Prints a line for each way and world, its error last.
+Prints a line for each placement and world, ending with its error.
 """
 
 import argparse
@@ -16,20 +16,20 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import gtddp_jax as gt
-from gtddp_jax.game.rollout import ROLLOUTS
-from tests.core import oracle, zoo
+from gtddp_jax.sequential.rollout import ROLLOUTS
 from tests.properties import bases, implicit, plans
 from tests.properties.findings import distance
+from tests.sequential import oracle, zoo
 
 Tree = Any
 
 
 class World:
-    """Both games on a random network, on one device and on all.
+    """Both games on a random network, on one device and on all devices.
 
     Args:
-        seed: of all worlds.
-        index: of this one.
+        seed: the seed of all worlds.
+        index: the index of this world.
     """
 
     def __init__(self, seed: int, index: int) -> None:
@@ -44,7 +44,7 @@ class World:
         self._base = bases.draw(rng)
         self._rollout = str(rng.choice(list(ROLLOUTS)))
         self._name = str(rng.choice(list(implicit.BASES)))
-        self._weights = str(rng.choice(["product", "trial", "tail"]))
+        self._weighting = str(rng.choice(["product", "tail"]))
         self._game = ("sequential", "implicit")[index % 2]
 
     def __str__(self) -> str:
@@ -64,12 +64,12 @@ class World:
             options = {"rollout": self._rollout, "axis_name": axis_name}
             return gt.gtddp(p.net, self._loss, curvature, **options)
         base = implicit.BASES[self._name](1.0)
-        weights = self._weights
-        options = {"weights": weights, "bounds": (0.0, 10.0), "axis_name": axis_name}
-        return gt.implicit(base, p.net.apply, self._loss, **options)
+        weighting = self._weighting
+        options = {"weighting": weighting, "bounds": (0.0, 10.0), "axis_name": axis_name}
+        return gt.implicit(base, p.net, self._loss, **options)
 
     def errors(self) -> dict[str, float]:
-        """By way to spread the batch: how far two steps are from those of one device."""
+        """For each placement of the batch, the error of two steps against one device."""
         start = self._p.params, self._optimizer(None).init(self._p.params)
         batch = self._p.x, self._p.y
         compiled = functools.partial(jax.jit, compiler_options=oracle.FAST)
@@ -90,14 +90,14 @@ class World:
 
     def _twice(self, step: Any, start: Tree, batch: Tree) -> Tree:
         params, state = start
-        for _ in range(2):  # an unblocked loop of collectives starves the virtual devices
+        for _ in range(2):  # without blocking, a loop of collectives starves the virtual devices
             params, state = jax.block_until_ready(step(params, state, batch))
         assert not state.report.skipped
         return params
 
 
 def main() -> None:
-    """Plays the worlds."""
+    """Checks the worlds."""
     parser = argparse.ArgumentParser("python -m tests.properties.devices")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--worlds", type=int, default=3)

@@ -1,4 +1,4 @@
-"""What a property found, and how far two trees are apart."""
+"""Results of property checks, and distances of trees."""
 
 from typing import Any, NamedTuple
 
@@ -9,17 +9,17 @@ import numpy as np
 Tree = Any
 
 BOUNDS = {"float64": 1e-9, "float32": 2e-3, "bfloat16": 0.25}
-"""The relative error allowed by dtype. float64 is where exactness is claimed; in the others it is
-the dtype's own rounding, carried through up to eight layers, that is allowed for."""
+"""Bounds of the relative error by dtype. Exactness is claimed in float64; the other bounds allow
+for the rounding of the dtype through up to eight layers."""
 
 
 class Finding(NamedTuple):
-    """One property on one case.
+    """The result of one property for one case.
 
     Attributes:
-        name: of the property.
-        error: how far from holding, relative.
-        bound: how far is allowed.
+        name: the name of the property.
+        error: the relative error.
+        bound: the largest error that is allowed.
     """
 
     name: str
@@ -35,8 +35,9 @@ class Finding(NamedTuple):
 def distance(got: Tree, want: Tree) -> float:
     """The largest relative error of any array.
 
-    Arrays that are small against the whole tree count against a hundredth of it: what is zero
-    but for rounding (a bias before a normalisation) has no relative error.
+    An array that is small relative to the whole tree is compared with a hundredth of the tree's
+    norm: one that is zero except for rounding (a bias before a normalization) has no relative
+    error.
     """
     pairs = list(zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True))
     wide = [tuple(np.asarray(v, np.float64).ravel() for v in pair) for pair in pairs]
@@ -49,8 +50,8 @@ def distance(got: Tree, want: Tree) -> float:
 
 
 def figures(report: Any) -> dict[str, jax.Array]:
-    """What a report tells of the weights."""
-    names = ("weight_min", "weight_mean", "weight_max", "stage_weight_std")
+    """The sample-weight fields of a report."""
+    names = ("sample_weight_min", "sample_weight_mean", "sample_weight_max", "sample_weight_std")
     return {name: getattr(report, name) for name in names}
 
 

@@ -1,4 +1,4 @@
-"""Worlds of the implicit game."""
+"""Random worlds of the implicit game."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -11,16 +11,16 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 import gtddp_jax as gt
-from tests.core import oracle, zoo
 from tests.properties import plans
 from tests.properties.bases import Rng
 from tests.properties.findings import BOUNDS, Finding, distance
 from tests.properties.parts import Case
-from tests.properties.sequential import SMOOTH
+from tests.properties.sequential import LOSSES_WITH_POSITIONS
+from tests.sequential import oracle, zoo
 
 Tree = Any
 Build = Callable[[float], optax.GradientTransformation]
-"""A base for a loss times s: what its numbers become follows from the table in `bases.py`."""
+"""A base optimizer for a loss multiplied by s; the table in `bases.py` gives its numbers."""
 
 BASES: dict[str, Build] = {
     "sgd": lambda s: optax.sgd(0.3 / s),
@@ -44,11 +44,10 @@ BASES: dict[str, Build] = {
     ).gradient_transformation(),
 }
 
-WEIGHTS: dict[str, Callable[[Rng], Any]] = {
-    "product": lambda rng: gt.weights.product(response=float(rng.choice([0.5, 1.0]))),
-    "trial": lambda rng: gt.weights.trial([None, 1.0, 0.1][rng.integers(3)]),
-    "newton": lambda rng: gt.weights.newton(form=str(rng.choice(["gram", "matrix_free"]))),
-    "tail": lambda rng: gt.weights.tail(
+WEIGHTINGS: dict[str, Callable[[Rng], Any]] = {
+    "product": lambda rng: gt.weighting.Product(response=float(rng.choice([0.5, 1.0]))),
+    "newton": lambda rng: gt.weighting.Newton(form=str(rng.choice(["gram", "matrix_free"]))),
+    "tail": lambda rng: gt.weighting.Tail(
         "head", response=1.0, good=0.1, poor=0.0, calibrate_every=2
     ),
 }
@@ -58,30 +57,30 @@ class World:
     """A network, a base and options of `gt.implicit`; see `__init__.py`.
 
     Args:
-        seed: of all worlds.
-        index: of this one.
+        seed: the seed of all worlds.
+        index: the index of this world.
     """
 
     def __init__(self, seed: int, index: int) -> None:
         rng = np.random.default_rng([seed, index])
         self.seed, self.index = seed, index
         self.name = str(rng.choice(list(BASES)))
-        self.weights = str(rng.choice(list(WEIGHTS)))
-        self.model = WEIGHTS[self.weights](rng)
+        self.weighting = WEIGHTINGS[str(rng.choice(list(WEIGHTINGS)))](rng)
         self.dtype = str(rng.choice(["float64", "float32", "bfloat16"], p=[0.75, 0.15, 0.1]))
         self.batch = int(rng.integers(1, 5))
         inputs = str(rng.choice(list(plans.INPUTS)))
         draw = plans.Draw(rng, inputs, generic=True, coupled=False)
         each = inputs != "flat" and rng.random() < 0.2
         self.plan = draw.network(most=4, each=each)
-        self.loss = str(rng.choice(SMOOTH if each else list(zoo.LOSSES)))
+        self.loss = str(rng.choice(LOSSES_WITH_POSITIONS if each else list(zoo.LOSSES)))
         shift = [None, None, 1.0, 0.1][rng.integers(4)]
-        self.terminal = [gt.terminal.line(shift), gt.terminal.projected()][rng.random() < 0.2]
+        self.terminal = [gt.terminal.ExactLoss(shift), gt.terminal.ProjectedHessian()][
+            rng.random() < 0.2
+        ]
         self.options = {
             "bounds": [None, (0.0, 10.0), (0.5, 2.0)][rng.integers(3)],
             "strength": float(rng.choice([1.0, 0.3])),
-            "drift": bool(rng.random() < 0.7),
-            "every": int(rng.choice([1, 1, 2])),
+            "predict_momentum": bool(rng.random() < 0.7),
         }
         self.decay = float(rng.choice([0.0, 0.1]))
         self.by_players = bool(rng.random() < 0.6)
@@ -95,22 +94,22 @@ class World:
     def __str__(self) -> str:
         fields = ("dtype", "batch", "loss", "terminal", "decay", "by_players", "options")
         options = ", ".join(f"{name}={getattr(self, name)!r}" for name in fields)
-        return f"implicit, {self.name}, {self.model}, {options}, {self.plan}"
+        return f"implicit, {self.name}, {self.weighting}, {options}, {self.plan}"
 
     def _arguments(self, scale: Any, strength: float | None) -> tuple[tuple[Any, ...], Any]:
         net, plain = self.problem.net, zoo.LOSSES[self.loss]
-        apply_fn = net.apply if self.by_players else lambda params, x: net.apply(params, x)
+        model = net if self.by_players else net.apply
 
         def loss(outputs: jax.Array, y: jax.Array) -> jax.Array:
             return scale * plain(outputs, y)
 
-        options = dict(self.options) | {"weights": self.model, "terminal": self.terminal}
+        options = dict(self.options) | {"weighting": self.weighting, "terminal": self.terminal}
         if strength is not None:
             options["strength"] = strength
-        return (BASES[self.name](scale), apply_fn, loss), options
+        return (BASES[self.name](scale), model, loss), options
 
     def optimizer(self, scale: Any, strength: float | None = None) -> Any:
-        """The game by the library; with `strength=0.0` the base."""
+        """The library's game; with `strength=0.0` the base."""
         arguments, options = self._arguments(scale, strength)
         return gt.implicit(*arguments, **options)
 
@@ -206,7 +205,7 @@ class World:
         yield self._found("duplicated batch, same weights", distance(found, want))
 
     def _scaled(self, case: Case, fresh: Any, seed: int) -> Iterator[Finding]:
-        """Two steps from the beginning, with the loss in other units."""
+        """Two steps from the start, with the loss in other units."""
         s = float(2.0 ** np.random.default_rng(seed).integers(-3, 4))
         now = then = fresh
         if self.name == "adagrad":  # its state begins with a number in the units of the loss

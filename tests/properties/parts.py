@@ -1,4 +1,4 @@
-"""What the worlds of both games are made of."""
+"""Building blocks that the worlds of both games share."""
 
 from typing import Any, NamedTuple
 
@@ -10,20 +10,20 @@ Tree = Any
 
 
 class Shim(NamedTuple):
-    """A Flax model's stages where the oracle looks for a network's."""
+    """Makes the stages of a Flax model look like a network to the oracle."""
 
     stages: Any
     has_batch_stats: bool = False
     coupled_stages: int = 0
 
     def bind(self, batch_stats: Tree, *, train: bool) -> Any:
-        """The stages as they are: they keep no statistics."""
+        """The stages unchanged, since they have no running statistics."""
         del batch_stats, train
         return self.stages
 
 
 class Case(NamedTuple):
-    """Parameters and a batch."""
+    """The parameters and the batch of a case."""
 
     params: Tree
     x: jax.Array
@@ -31,6 +31,6 @@ class Case(NamedTuple):
 
 
 class Wrapped(NamedTuple):
-    """A curvature without a formula, where the oracle looks for a method."""
+    """Makes a curvature without a formula look like a method to the oracle."""
 
     curvature: gt.curvature.Curvature

@@ -1,7 +1,7 @@
-"""Random networks as plans: nested tuples that can be printed and are made into layers later."""
+"""Random networks as plans: nested tuples that can be printed and converted into layers."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import gtddp_jax as gt
-from tests.core import zoo
+from tests.sequential import zoo
 
 Plan = tuple
 Rng = np.random.Generator
 WIDTH = 3
-"""Features of every state: any two can be added."""
+"""The features of every state, so that any two states can be added."""
 
 FUNCTIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "tanh": jnp.tanh,
@@ -27,20 +27,20 @@ INPUTS: dict[str, tuple[int, ...]] = {
     "tokens": (2, WIDTH),
     "image": (2, 2, WIDTH),
 }
-"""Shapes of one input."""
+"""The shapes of one input, by name."""
 
 GENERIC = ("gate", "layer_norm", "group_norm")
-"""Players without a Kronecker form."""
+"""Players that have no Kronecker form."""
 
 
 class Network(NamedTuple):
-    """A plan of a whole network.
+    """The plan of a network.
 
     Attributes:
-        inputs: a name of `INPUTS`.
+        inputs: a key of `INPUTS`.
         layers: plans that keep the shape.
         head: "pool", "flatten" or "each" (outputs at every position).
-        outputs: features of the last layer.
+        outputs: the features of the last layer.
     """
 
     inputs: str
@@ -50,7 +50,7 @@ class Network(NamedTuple):
 
 
 def count(plans: list[Plan]) -> int:
-    """How many parametric stages a chain of plans has."""
+    """The number of parametric stages in a chain of plans."""
     return sum(1 if kind != "residual" else count(rest[0]) for kind, *rest in plans if kind != "f")
 
 
@@ -67,7 +67,7 @@ def kinds(plans: list[Plan]) -> set[str]:
 
 
 def layer(plan: Plan) -> Any:
-    """A plan as a layer that keeps the shape [B, ..., 3]."""
+    """Converts a plan into a layer that keeps the shape [B, ..., 3]."""
     kind, *rest = plan
     if kind == "f":
         return FUNCTIONS[rest[0]]
@@ -91,7 +91,7 @@ def layer(plan: Plan) -> Any:
 
 
 def layers(network: Network) -> list[Any]:
-    """A plan as the layers of a `gt.Network`."""
+    """Converts a plan into the layers of a `gt.Network`."""
     last = {"pool": [zoo.pool], "flatten": [zoo.flatten], "each": []}[network.head]
     if network.inputs == "flat":
         last = []
@@ -99,7 +99,7 @@ def layers(network: Network) -> list[Any]:
 
 
 class Model(nn.Module):
-    """The same network as a Flax model, for `gt.from_flax`; every module is made by its own."""
+    """The same network as a Flax model, for `gt.from_flax`."""
 
     network: Any
 
@@ -110,10 +110,17 @@ class Model(nn.Module):
         return x
 
 
+def _as_chain(layers: Any) -> Sequence[Any]:
+    return layers if isinstance(layers, (list, tuple)) else [layers]
+
+
 def _applied(part: Any, x: jax.Array) -> jax.Array:
     if isinstance(part, gt.Residual):
-        body = functools.reduce(lambda x, inner: _applied(inner, x), part.body, x)
-        return body + functools.reduce(lambda x, inner: _applied(inner, x), part.shortcut or (), x)
+        body, shortcut = (
+            functools.reduce(lambda x, inner: _applied(inner, x), chain, x)
+            for chain in (_as_chain(part.body), _as_chain(part.shortcut or ()))
+        )
+        return body + shortcut
     if isinstance(part, gt.Cooperative):
         outputs = [_applied(player, x) for player in part.players]
         return functools.reduce(jnp.add, outputs)
@@ -124,8 +131,8 @@ class Draw:
     """Draws plans.
 
     Args:
-        rng: where the numbers come from.
-        inputs: a name of `INPUTS`.
+        rng: the source of random numbers.
+        inputs: a key of `INPUTS`.
         generic: whether players without a Kronecker form may occur.
         coupled: whether `nn.BatchNorm` may occur.
     """
@@ -155,7 +162,7 @@ class Draw:
         return ("f", str(self._rng.choice(list(FUNCTIONS))))
 
     def chain(self, stages: int, depth: int) -> list[Plan]:
-        """Layers with so many parametric stages, blocks at most `depth` deep."""
+        """Layers with `stages` parametric stages and blocks nested at most `depth` deep."""
         found: list[Plan] = []
         while count(found) < stages:
             left = stages - count(found)
@@ -174,7 +181,7 @@ class Draw:
         return found
 
     def block(self, stages: int, depth: int) -> Plan:
-        """A residual block with a shortcut of any kind, placed anywhere."""
+        """A residual block with a random shortcut, placed at a random position."""
         body = self.chain(stages, depth)
         shortcut: list[Plan] = []
         if self._chance(0.5):

@@ -1,4 +1,4 @@
-"""Plays worlds and counts what was checked."""
+"""Checks worlds and counts the checks."""
 
 import collections
 import dataclasses
@@ -13,21 +13,21 @@ GAMES: dict[str, Callable[[int, int], Any]] = {
     "sequential": sequential.World,
     "implicit": implicit.World,
 }
-"""What makes a world of each game from a seed and an index."""
+"""The class of worlds of each game, called with a seed and an index."""
 
 
 @dataclasses.dataclass
 class Tally:
-    """What was checked.
+    """Counts of what was checked.
 
     Attributes:
         worlds: compiled networks with their options.
         cases: worlds times parameters and batches.
-        moved: cases in which some weight differs from 1 by more than a thousandth.
+        moved: cases in which some sample weight differs from 1 by more than 0.001.
         checks: how often each property was checked.
         worst: the largest error of each property and dtype.
-        failures: what did not hold, in words.
-        seconds: of processor time.
+        failures: descriptions of the properties that failed.
+        seconds: processor time.
     """
 
     worlds: int = 0
@@ -52,13 +52,13 @@ class Tally:
 
 
 def indices(cases: int, draws: int, shard: int = 1, shards: int = 1) -> Iterator[int]:
-    """The worlds of one shard; all shards and games together have at least so many cases."""
+    """The worlds of one shard; all shards and games together have at least `cases` cases."""
     worlds = math.ceil(cases / draws / len(GAMES))
     return iter(range(shard - 1, worlds, shards))
 
 
 def play(game: str, seed: int, worlds: Iterable[int], draws: int, tally: Tally) -> Iterator[str]:
-    """Plays worlds one after the other; yields a line about each and adds to the tally."""
+    """Checks worlds one after the other, yields a line about each and adds to the tally."""
     for index in worlds:
         began = time.process_time()
         label = f"{game} {index}"
@@ -75,7 +75,7 @@ def play(game: str, seed: int, worlds: Iterable[int], draws: int, tally: Tally) 
                     tally.worst[key] = max(tally.worst.get(key, 0.0), finding.error)
                     if not finding.holds:
                         failures.append(f"case {number}: {finding.name}: {finding.error:.1e}")
-        except Exception as error:  # whatever it is, the other worlds are played as well
+        except Exception as error:  # an error in one world must not stop the others
             failures.append(f"{type(error).__name__}: {error}")
         tally.worlds += 1
         spent = time.process_time() - began

@@ -10,40 +10,40 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 import gtddp_jax as gt
-from gtddp_jax.game.rollout import ROLLOUTS
-from gtddp_jax.reference.collapsed import sample_gradients
-from tests.core import oracle, zoo
-from tests.kronecker import formulas
+from gtddp_jax.reference.collapsed import reference_sample_gradients
+from gtddp_jax.sequential.rollout import ROLLOUTS
+from tests.curvature.kronecker import formulas
 from tests.properties import bases, plans
 from tests.properties.findings import BOUNDS, Finding, distance, figures, upcast
 from tests.properties.parts import Case, Shim, Wrapped
+from tests.sequential import oracle, zoo
 
 Tree = Any
 Hyper = bases.Hyper
-RHO = 0.2
-"""The largest rho that a rate may lead to; the dense definition knows no clamp at 1."""
+MAX_RHO = 0.2
+"""The largest rho that a learning rate may cause; the dense definition does not clip rho at 1."""
 
-GAP = 1e-4
-"""The smallest relative distance of two eigenvalues of a factor at which EKFAC's basis is still
-known to 1e-12; closer ones leave it to rounding, and the scales in it are not the same in any.
-A factor without full rank has such ones: the samples' order then moves the formula's own step."""
+MIN_EIGENVALUE_GAP = 1e-4
+"""The smallest relative distance of two eigenvalues of a factor at which EKFAC's eigenbasis is
+determined to 1e-12. Closer eigenvalues leave the basis, and so EKFAC's scales, to rounding. Factors
+of low rank have such eigenvalues: there the order of the samples changes the formula."""
 
-BLUR = 0.25
-"""The largest part of a bound that may be the dtype's rounding of optax's own step, against that
-step in float64. Adam turns a gradient of the wrong sign, and normalisations of three nearly equal
-numbers leave few digits: what then is left of any step is rounding."""
+MAX_ROUNDING = 0.25
+"""The largest rounding error of optax's own step (against float64), as a fraction of a bound, for
+which cases are compared. Rounding dominates where Adam gets a gradient of the wrong sign, or where
+a normalization of three nearly equal numbers cancels most digits."""
 
 DTYPES = {"float64": 0.7, "float32": 0.2, "bfloat16": 0.1}
-SMOOTH = ("squared", "pseudo_huber", "welsch")
-"""Losses that take outputs with positions."""
+LOSSES_WITH_POSITIONS = ("squared", "pseudo_huber", "welsch")
+"""Losses that accept outputs with positions."""
 
 
 class World:
-    """A network, a base method and options; see `__init__.py`.
+    """A network, a base method and options (see `__init__.py`).
 
     Args:
-        seed: of all worlds.
-        index: of this one.
+        seed: the seed of all worlds.
+        index: the index of this world.
     """
 
     def __init__(self, seed: int, index: int) -> None:
@@ -62,24 +62,26 @@ class World:
         draw = plans.Draw(rng, inputs, generic=not plain, coupled=coupled)
         each = inputs != "flat" and not self.kronecker and rng.random() < 0.2
         self.plan = draw.network(most=3 if self.kronecker else 5, each=each)
-        self.loss = str(rng.choice(SMOOTH if each else list(zoo.LOSSES)))
+        self.loss = str(rng.choice(LOSSES_WITH_POSITIONS if each else list(zoo.LOSSES)))
         self.terminal = str(rng.choice(list(gt.terminal.TERMINALS)))
         self.rollout = str(rng.choice(list(ROLLOUTS)))
-        self.max_shift = [None, 1.0, 0.1][rng.integers(3)] if self.terminal == "line" else None
-        self.bounds = [None, (0.02, 10.0)][rng.integers(2)] if self.terminal == "line" else None
+        self.max_shift = (
+            [None, 1.0, 0.1][rng.integers(3)] if self.terminal == "exact_loss" else None
+        )
+        self.bounds = (
+            [None, (0.02, 10.0)][rng.integers(2)] if self.terminal == "exact_loss" else None
+        )
         self.decay = float(rng.choice([0.0, 0.1]))
-        if self.terminal == "line" and self.kronecker:
-            self.terminal, self.max_shift, self.bounds = (
-                "projected",
-                None,
-                None,
-            )  # the formula needs V_x
+        if self.terminal == "exact_loss" and self.kronecker:
+            # The formula needs V_x, and the exact loss has no Hessian to compute it from.
+            self.terminal, self.max_shift, self.bounds = "projected", None, None
         spec = zoo.Spec(lambda: plans.layers(self.plan), plans.INPUTS[inputs])
         dtype = getattr(jnp, self.dtype)
         self.problem = zoo.make(spec, batch=self.batch, seed=index, dtype=dtype)
         self.coupled = self.problem.net.has_batch_stats
-        plain = not (self.coupled or self.kronecker or self.terminal == "line")
-        flax = plain and rng.random() < 0.2  # the reference knows line on stage lists alone
+        plain = not (self.coupled or self.kronecker or self.terminal == "exact_loss")
+        # The reference has the exact loss for lists of stages only.
+        flax = plain and rng.random() < 0.2
         self.flax = bool(flax)
         self.net: Any = self.problem.net
         self.stages: Any = self.problem.net
@@ -105,7 +107,7 @@ class World:
         return f"sequential, {self.base.label}, {options}, {self.plan}"
 
     def game(self, hyper: Hyper, scale: Any, units: Any) -> oracle.Game:
-        """The game for a loss times `scale`."""
+        """The settings for a loss multiplied by `scale`."""
         plain = zoo.LOSSES[self.loss]
         make = self.base.method
         method: Any = Wrapped(self.base.curvature(hyper)) if make is None else make(hyper)
@@ -121,12 +123,12 @@ class World:
         )
 
     def optimizer(self, hyper: Hyper, scale: Any = 1.0, *, feedback: bool = True) -> Any:
-        """The game by the library."""
+        """The library's optimizer."""
         p = self.problem._replace(net=self.net)
         return oracle.optimizer(p, self.game(hyper, scale, 1.0), feedback=feedback)
 
     def init(self, hyper: Hyper) -> dict[str, Any]:
-        """States before the first step: feedback on and off, optax's, the formula's."""
+        """States before the first step: with and without feedback, optax's, and the formula's."""
         params = self.problem.params
         tx, off = self.optimizer(hyper), self.optimizer(hyper, feedback=False)
         states = {"on": tx.init(params), "off": off.init(params)}
@@ -141,7 +143,7 @@ class World:
         return states
 
     def _off(self, case: Case, states: Any, hyper: Hyper) -> Tree:
-        """The step with feedback off."""
+        """The step without feedback."""
         tx = self.optimizer(hyper, feedback=False)
         running = self._running(case.params, 1.0)
         step, _ = tx.update(running, states["off"], case.params, batch=(case.x, case.y))
@@ -153,7 +155,7 @@ class World:
     def _program(
         self, case: Case, states: Any, hyper: Hyper, scale: Any, units: Any
     ) -> tuple[dict[str, Tree], dict[str, Any], dict[str, jax.Array]]:
-        """Steps, states after them and figures of the case, for a loss times `scale`."""
+        """Steps, next states and figures of a case, for a loss multiplied by `scale`."""
         params, x, y = case
         wide = Case(*upcast(tuple(case)))
         running = self._running(params, scale)
@@ -180,7 +182,7 @@ class World:
         return steps, after, facts
 
     def _plain(self, case: Case, state: Any, hyper: Hyper, scale: Any) -> tuple[Tree, Any]:
-        """The step of the optax optimizer in the dtype of the case, and its state after it."""
+        """The step and the next state of the optax optimizer, in the dtype of the case."""
         assert self.base.plain is not None
         loss = functools.partial(self._mean_loss, x=case.x, y=case.y, scale=scale)
         gradient = jax.grad(loss)(case.params)
@@ -194,7 +196,7 @@ class World:
         return scale * zoo.LOSSES[self.loss](outputs, y).mean()
 
     def _rho(self, case: Case, states: Any, hyper: Hyper) -> jax.Array:
-        """The largest `h_i G_i^T P G_i / B` of any stage, statistics from the plain gradient."""
+        """The largest `h_i G_i^T P G_i / B` of any stage, with statistics of the plain gradient."""
 
         def losses(outputs: jax.Array) -> jax.Array:
             return zoo.LOSSES[self.loss](outputs, case.y)
@@ -203,13 +205,13 @@ class World:
         own, now = self.net.split(case.params), [(case.x,)]
         for stage in stages:
             now.append(stage(own, now[-1]))
-        if self.flax:  # its stages are no programs of the stage list
+        if self.flax:  # its stages are not the programs of a list of stages
             each = jax.vmap(self._sample_gradient, in_axes=(None, 0, 0))(
                 case.params, case.x, case.y
             )
             gradients = [jax.vmap(lambda g, s=s: self._flat(g, s))(each) for s in stages]
         else:
-            gradients, _ = sample_gradients(stages, own, now, losses)
+            gradients, _ = reference_sample_gradients(stages, own, now, losses)
         end = gt.terminal.TERMINALS[self.terminal]().expand(losses, now[-1][0])
         found = [jnp.zeros(())]
         for t, (stage, big) in enumerate(zip(stages, gradients, strict=True)):
@@ -234,7 +236,7 @@ class World:
         return ravel_pytree({name: own[name] for name in stage.players})[0]
 
     def _kronecker(self, case: Case, hyper: Hyper, game: oracle.Game, *, feedback: bool) -> Tree:
-        """The first step of the definition with the dense matrices of the formula."""
+        """The first step of the dense reference, with the matrices of the formula."""
         assert self.base.formula is not None
         formula, stages, own = self.base.formula(hyper), self.stages.stages, case.params
         states: list[tuple[jax.Array, ...]] = [(case.x,)]
@@ -260,7 +262,7 @@ class World:
             lambda outputs: game.loss_fn(outputs, case.y),
             hessian,
             gains,
-            running=jax.tree.map(lambda u: game.decay * u, own),
+            running_gradient=jax.tree.map(lambda u: game.decay * u, own),
             rollout=self.rollout,
         ).steps
 
@@ -288,7 +290,7 @@ class World:
         return jnp.stack(found).min()
 
     def cases(self, draws: int) -> Iterator[tuple[list[Finding], float]]:
-        """The findings of each case, and the spread of its weights."""
+        """The findings of each case, and the range of its sample weights."""
         hyper = dict(self.base.hyper)
         start = states = self.init(hyper)
         for number in range(draws):
@@ -296,36 +298,39 @@ class World:
             p = zoo.filled(self.problem, seed=seed, dtype=getattr(jnp, self.dtype))
             case = Case(p.params, p.x, p.y)
             fresh = start if self.kronecker else states
-            hyper = self._tamed(case, fresh, hyper)
+            hyper = self._with_safe_rate(case, fresh, hyper)
             steps, after, facts = self._one(case, fresh, hyper, 1.0, 1.0)
             findings = list(self._taken(steps, after))
-            if float(facts["gap"]) >= GAP:
+            if float(facts["gap"]) >= MIN_EIGENVALUE_GAP:
                 findings += self._exact(steps)
-                if self._sharp(steps):
+                if self._is_precise(steps):
                     findings += self._permuted(case, fresh, hyper, steps, after)
                     findings += self._duplicated(case, fresh, hyper, steps)
                 findings += self._scaled(case, start, hyper, seed)
             report = after["on"].report
-            yield findings, max(abs(report.weight_max - 1), abs(report.weight_min - 1))
+            yield (
+                findings,
+                max(abs(report.sample_weight_max - 1), abs(report.sample_weight_min - 1)),
+            )
             states = after
 
-    def _tamed(self, case: Case, states: Any, hyper: Hyper) -> Hyper:
-        """The numbers with the rate at which the largest rho is `RHO`."""
+    def _with_safe_rate(self, case: Case, states: Any, hyper: Hyper) -> Hyper:
+        """The options with the learning rate at which the largest rho is `MAX_RHO`."""
         rate = self.base.rate
         _, _, facts = self._one(case, states, hyper, 1.0, 1.0)
-        factor = RHO / max(float(facts["rho"]), 1e-12)
-        # Where rho is 0 nothing else bounds the step, and far from the outputs rounding grows.
+        factor = MAX_RHO / max(float(facts["rho"]), 1e-12)
+        # Where rho is 0 only the rate bounds the step; far from the outputs rounding grows.
         most = 10.0 if self.dtype == "float64" else 1.0
         return hyper | {rate: min(hyper[rate] * factor, most)}
 
     def _found(self, name: str, error: float, *, factor: float = 1.0) -> Finding:
         return Finding(name, error, factor * BOUNDS[self.dtype])
 
-    def _sharp(self, steps: Any) -> bool:
-        """Whether rounding leaves enough of optax's step to compare more than that with it."""
+    def _is_precise(self, steps: Any) -> bool:
+        """Whether optax's own step is accurate enough in the dtype to compare other steps."""
         if "wide" not in steps:
             return True
-        return distance(steps["optax"], steps["wide"]) <= BLUR * BOUNDS[self.dtype]
+        return distance(steps["optax"], steps["wide"]) <= MAX_ROUNDING * BOUNDS[self.dtype]
 
     def _taken(self, steps: Any, after: Any) -> Iterator[Finding]:
         report = after["on"].report
@@ -334,7 +339,7 @@ class World:
         yield Finding("dtypes stay", float(kinds != {self.dtype}), 0.0)
 
     def _exact(self, steps: Any) -> Iterator[Finding]:
-        if "dense" in steps and self._sharp(steps):
+        if "dense" in steps and self._is_precise(steps):
             yield self._found("fast equals dense", distance(steps["on"], steps["dense"]))
         if "optax" in steps:
             name = "feedback off equals the base"
@@ -356,19 +361,21 @@ class World:
         return Finding(name, error, max(BOUNDS[self.dtype], 1e-5))
 
     def _duplicated(self, case: Case, states: Any, hyper: Hyper, steps: Any) -> Iterator[Finding]:
-        """The base's step alone: V_xx is kept sample by sample, so that twins halve rho."""
+        """The base's step only: V_xx is stored per sample, so duplicated samples halve rho."""
         if "running" in self.base.label:
-            return  # its second moments are those of the batch's mean, times B
+            return  # its second moments are those of the batch mean, times B
         twice = case._replace(x=jnp.concatenate([case.x] * 2), y=jnp.concatenate([case.y] * 2))
         step = self._twice(twice, states, hyper)
         yield self._found("duplicated batch, same base step", distance(step, steps["off"]))
 
     def _scaled(self, case: Case, start: Any, hyper: Hyper, seed: int) -> Iterator[Finding]:
-        """Two steps from the beginning, with the loss in other units."""
+        """Two steps from the start, with the loss in other units."""
         model = self.terminal != "gradient"
         most = 4 if model else 1  # rho of the gradient model grows with the scale
         s = float(2.0 ** np.random.default_rng(seed).integers(-3, most))
-        hyper = self._tamed(case, start, hyper)  # it was for the states after other steps
+        hyper = self._with_safe_rate(
+            case, start, hyper
+        )  # the earlier rate was for the states after other steps
         other = self.base.scaled(hyper, s)
         now, then = start, self.init(other) if "initial_scale" in hyper else start
         for _ in range(1 if self.kronecker else 2):
@@ -379,7 +386,7 @@ class World:
                 yield self._found("scaled loss, same step", distance(got["on"], want["on"]))
                 error = distance(figures(then["on"].report), figures(now["on"].report))
                 yield self._figures("scaled loss, same weights", error)
-            elif "dense" in want and not self.coupled and self._sharp(want):
+            elif "dense" in want and not self.coupled and self._is_precise(want):
                 name = "scaled loss, scaled gradient model"
                 yield self._found(name, distance(got["on"], want["dense"]))
                 if self.base.method is not None:

@@ -1,4 +1,4 @@
-"""A slice of the properties; `python -m tests.properties` plays ten thousand cases and more."""
+"""A slice of the properties; `python -m tests.properties` checks ten thousand cases and more."""
 
 from collections.abc import Iterator
 
@@ -13,7 +13,7 @@ SEED = 2020
 WORLDS = {"sequential": range(9), "implicit": range(9)}
 DRAWS = 10
 WRONG = 5
-"""A small world of the sequential game with a diagonal base."""
+"""The index of a small world of the sequential game with a diagonal base."""
 EVERYWHERE = {
     "the step is taken",
     "dtypes stay",
@@ -47,7 +47,7 @@ def test_random_worlds(game: str) -> None:
         pass
     assert not tally.failures, "\n".join(tally.failures)
     assert tally.cases == DRAWS * len(WORLDS[game])
-    assert tally.moved > 0.3 * tally.cases  # else feedback was not looked at
+    assert tally.moved > 0.3 * tally.cases  # otherwise feedback was not tested
     assert set(tally.checks) >= EVERYWHERE | OWN[game]
 
 
@@ -63,11 +63,11 @@ def test_random_worlds_on_two_devices(run_python: RunPython) -> None:
 
 
 def test_a_wrong_step_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The properties can fail: with rho off by a thousandth, a world with feedback says so."""
+    """The properties can fail: with rho off by 0.001, a world with feedback reports it."""
     from gtddp_jax.curvature.diagonal import DiagonalPolicy
 
-    right = DiagonalPolicy.quadratic
-    monkeypatch.setattr(DiagonalPolicy, "quadratic", lambda *given: 1.001 * right(*given))
+    right = DiagonalPolicy.quadratic_form
+    monkeypatch.setattr(DiagonalPolicy, "quadratic_form", lambda *given: 1.001 * right(*given))
     tally = runner.Tally()
     for _ in runner.play("sequential", SEED, [WRONG], 1, tally):
         pass

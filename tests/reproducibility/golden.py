@@ -1,10 +1,10 @@
-"""Short runs of every base method in both games, as numbers to compare with.
+"""Short runs of every base method in both games, whose results are stored and compared.
 
     python -m tests.reproducibility.golden [RUN ...]   # print them, or some of them
     python -m tests.reproducibility.golden --write     # after an intended change: renew golden.json
 
-Data and first parameters come from a NumPy generator whose numbers never change, in float64: what
-is left to change is the algorithm, and the last digits with the version of JAX.
+Data and initial parameters come from a NumPy generator with a fixed stream, in float64, so only the
+algorithm and (in the last digits) the version of JAX can change the results.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ SAMPLES, FEATURES, CLASSES = 8, 5, 3
 Transformation = optax.GradientTransformationExtraArgs
 
 
-def loss(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+def loss(outputs: Any, targets: jax.Array) -> jax.Array:
     return optax.softmax_cross_entropy_with_integer_labels(outputs, targets)
 
 
@@ -48,13 +48,13 @@ def sequential() -> dict[str, Callable[[gt.Network], Transformation]]:
         "kfac": lambda net: gt.kfac(net, loss, 0.05, damping=0.1, **kronecker),
         "ekfac": lambda net: gt.ekfac(net, loss, 0.05, damping=0.1, **kronecker),
         "from_optax(adagrad)": lambda net: gt.gtddp(
-            net, loss, gt.curvature.from_optax(optax.adagrad(0.1)), rollout="nonlinear"
+            net, loss, gt.curvature.FromOptax(optax.adagrad(0.1)), rollout="nonlinear"
         ),
     }
 
 
 def implicit() -> dict[str, Callable[[gt.Network], Transformation]]:
-    """The implicit game on the same, as far as they are optax transformations."""
+    """The implicit game on the base methods that are optax transformations."""
     bases: dict[str, Any] = {
         "sgd": optax.sgd(0.1, momentum=0.9),
         "rmsprop": optax.rmsprop(0.02),
@@ -63,8 +63,7 @@ def implicit() -> dict[str, Callable[[gt.Network], Transformation]]:
         "adagrad": optax.adagrad(0.1),
     }
     return {
-        name: lambda net, base=base: gt.implicit(base, net.apply, loss)
-        for name, base in bases.items()
+        name: lambda net, base=base: gt.implicit(base, net, loss) for name, base in bases.items()
     }
 
 
@@ -78,8 +77,8 @@ def run(make: Callable[[gt.Network], Transformation]) -> dict[str, Any]:
     """A short run on fixed data from fixed parameters.
 
     Returns:
-        The loss before each step, what else the report tells, the size of each player's parameters
-        after the run, and a digest of all their bytes.
+        The loss before each step, further fields of the report, the norm of each player's
+        parameters after the run, and a digest of all their bytes.
     """
     numbers = np.random.RandomState(0)
     x = jnp.asarray(numbers.normal(size=(STEPS, SAMPLES, FEATURES)))
@@ -94,7 +93,12 @@ def run(make: Callable[[gt.Network], Transformation]) -> dict[str, Any]:
         before = loss(net.apply(params, batch[0]), batch[1]).mean()
         updates, state = tx.update(None, state, params, batch=batch)
         report = state.report
-        figures = (before, report.weight_min, report.weight_max, report.predicted_change)
+        figures = (
+            before,
+            report.sample_weight_min,
+            report.sample_weight_max,
+            report.predicted_change,
+        )
         return (optax.apply_updates(params, updates), state), figures
 
     @jax.jit
@@ -103,7 +107,7 @@ def run(make: Callable[[gt.Network], Transformation]) -> dict[str, Any]:
         return params, figures
 
     params, figures = steps(params)
-    names = ("loss", "weight_min", "weight_max", "predicted_change")
+    names = ("loss", "sample_weight_min", "sample_weight_max", "predicted_change")
     found: dict[str, Any] = {n: np.asarray(v).tolist() for n, v in zip(names, figures, strict=True)}
     found["parameters"] = {name: _norm(own) for name, own in params.items()}
     everything = b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(params))
@@ -115,7 +119,7 @@ def _norm(tree: Any) -> float:
 
 
 def main(arguments: list[str]) -> None:
-    """Runs some or all, and prints or writes the figures."""
+    """Executes some or all runs, and prints or stores their results."""
     jax.config.update("jax_enable_x64", True)
     table = runs()
     if arguments != ["--write"]:
@@ -123,7 +127,7 @@ def main(arguments: list[str]) -> None:
         return
     found = {name: run(make) for name, make in table.items()}
     for figures in found.values():
-        del figures["digest"]  # bytes are the same on one machine, not on all
+        del figures["digest"]  # bytes differ between machines
     GOLDEN.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 

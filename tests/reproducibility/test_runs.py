@@ -1,4 +1,4 @@
-"""The same run is the same to the bit on one machine, and the same run across versions of JAX."""
+"""Runs repeat bit by bit on one machine, and within tolerances across versions of JAX."""
 
 import json
 import subprocess
@@ -14,16 +14,16 @@ from tests.reproducibility.golden import GOLDEN, runs
 
 ROOT = Path(__file__).resolve().parents[2]
 SOON = ("sequential adam", "sequential ekfac", "implicit adam")
-"""Runs that are made a second time in the quick tests; the slow ones repeat all."""
+"""The runs that the quick tests repeat; the slow test repeats all."""
 RENEW = "After an intended change: python -m tests.reproducibility.golden --write"
 
 DIGITS = {"loss": 1e-9, "parameters": 1e-9}
 REPORTED = 1e-5
-"""Relative tolerances: the runs are in float64, what they report in float32."""
+"""Relative tolerances: runs compute in float64 and report in float32."""
 
 
 def figures(*names: str) -> dict[str, dict[str, Any]]:
-    """The figures of runs, made in a process of their own."""
+    """The results of runs, computed in a separate process."""
     result = subprocess.run(
         [sys.executable, "-W", "error", "-m", "tests.reproducibility.golden", *names],
         cwd=ROOT,

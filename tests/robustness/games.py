@@ -1,4 +1,4 @@
-"""Every base method, terminal model and weight model of both games on one tiny network."""
+"""Every base method, terminal model and sample weighting of both games on one tiny network."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 import gtddp_jax as gt
-from tests.core import oracle
+from tests.sequential import oracle
 
 Tree = Any
 BATCH = 4
@@ -30,39 +30,38 @@ def _sequential(make: Callable[[float], gt.curvature.Curvature], **options: Any)
     return lambda loss, rate: gt.gtddp(NET, loss, make(rate), **options)
 
 
-def _implicit(make: Callable[[float], Any], weights: str) -> Any:
-    return lambda loss, rate: gt.implicit(make(rate), NET.apply, loss, weights=weights)
+def _implicit(make: Callable[[float], Any], weighting: str) -> Any:
+    return lambda loss, rate: gt.implicit(make(rate), NET, loss, weighting=weighting)
 
 
 c, t = gt.curvature, gt.terminal
 GAMES: dict[str, tuple[float, Callable[[Loss, float], Any]]] = {
-    "sgd": (0.5, _sequential(c.identity)),
+    "sgd": (0.5, _sequential(c.SGD)),
     "sgd, momentum, nonlinear": (
         0.1,
-        _sequential(lambda rate: c.identity(rate, 0.9), rollout="nonlinear"),
+        _sequential(lambda rate: c.SGD(rate, 0.9), rollout="nonlinear"),
     ),
-    "sgd, gradient model": (0.5, _sequential(c.identity, terminal=t.gradient())),
-    "sgd, projected model": (0.5, _sequential(c.identity, terminal=t.projected())),
+    "sgd, gradient model": (0.5, _sequential(c.SGD, terminal=t.GradientHessian())),
+    "sgd, projected model": (0.5, _sequential(c.SGD, terminal=t.ProjectedHessian())),
     "sgd, no bound, nonlinear": (
         0.5,
-        _sequential(c.identity, terminal=t.line(None), rollout="nonlinear"),
+        _sequential(c.SGD, terminal=t.ExactLoss(None), rollout="nonlinear"),
     ),
-    "sgd, no feedback": (0.5, _sequential(c.identity, feedback=False)),
-    "rmsprop": (0.03, _sequential(c.rmsprop)),
-    "adam": (0.03, _sequential(c.adam)),
-    "adamw": (0.03, _sequential(lambda rate: c.adam(rate, weight_decay=0.1))),
-    "lion": (0.01, _sequential(lambda rate: c.from_optax(optax.lion(rate)))),
-    "kfac": (0.3, _sequential(c.kfac)),
-    "kfac, factored": (0.3, _sequential(lambda rate: c.kfac(rate, damping_form="factored"))),
-    "ekfac": (0.3, _sequential(c.ekfac)),
-    "ekfac, per example": (0.3, _sequential(lambda rate: c.ekfac(rate, mode="per_example"))),
+    "sgd, no feedback": (0.5, _sequential(c.SGD, feedback=False)),
+    "rmsprop": (0.03, _sequential(c.RMSProp)),
+    "adam": (0.03, _sequential(c.Adam)),
+    "adamw": (0.03, _sequential(lambda rate: c.Adam(rate, weight_decay=0.1))),
+    "lion": (0.01, _sequential(lambda rate: c.FromOptax(optax.lion(rate)))),
+    "kfac": (0.3, _sequential(c.KFAC)),
+    "kfac, factored": (0.3, _sequential(lambda rate: c.KFAC(rate, damping_form="factored"))),
+    "ekfac": (0.3, _sequential(c.EKFAC)),
+    "ekfac, per example": (0.3, _sequential(lambda rate: c.EKFAC(rate, mode="per_example"))),
     "tail, momentum": (0.1, _implicit(lambda rate: optax.sgd(rate, 0.9), "tail")),
     "product, adam": (0.03, _implicit(optax.adam, "product")),
-    "trial, sgd": (0.5, _implicit(optax.sgd, "trial")),
     "newton, rmsprop": (0.03, _implicit(optax.rmsprop, "newton")),
 }
-"""By name: the largest rate of a power of ten times one or three at which it trains, and the game
-for a loss and a rate."""
+"""By name, the largest learning rate (a power of ten times one or three) at which a game trains,
+and a function of loss and rate that builds the game."""
 
 
 def step_of(tx: Any) -> Callable[..., Any]:

@@ -6,8 +6,8 @@ import jax
 import optax
 import pytest
 
-from tests.core import oracle
 from tests.robustness.games import CROSS_ENTROPY, GAMES, LABELS, PARAMS, X, finite, squared
+from tests.sequential import oracle
 
 Tree = Any
 STEPS = 1000
@@ -15,7 +15,7 @@ LOSSES = {"squared": squared, "cross entropy": CROSS_ENTROPY}
 
 
 def train(tx: Any, batch: Any, steps: int) -> tuple[Tree, Any, jax.Array, jax.Array]:
-    """Parameters and state after the steps; of each step whether all is finite, and its loss."""
+    """Parameters and state after the steps; for each step, whether all is finite, and its loss."""
 
     def one(carry: Any, _: None) -> Any:
         params, state = carry
@@ -36,7 +36,7 @@ def train(tx: Any, batch: Any, steps: int) -> tuple[Tree, Any, jax.Array, jax.Ar
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("name", GAMES)
 def test_parameters_stay_finite(name: str, loss: str) -> None:
-    """Every step is finite or skipped, whatever becomes of the loss; the report counts."""
+    """Every step is finite or skipped, even if the loss diverges; the report counts the skipped."""
     rate, make = GAMES[name]
     targets = 10 * X if loss == "squared" else LABELS
     params, state, good, losses = train(make(LOSSES[loss], 100 * rate), (X, targets), STEPS)

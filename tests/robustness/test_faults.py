@@ -1,9 +1,10 @@
-"""Faults: a clear error when the step is traced, or a step that is not taken and says so."""
+"""Faults raise a clear error when the step is traced, or skip the step and report it."""
 
 import functools
 from collections.abc import Callable
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,13 +30,13 @@ Tree = Any
 TRACED = {
     "sequential": lambda loss: gt.adam(NET, loss, 1e-2),
     "kronecker": lambda loss: gt.kfac(NET, loss, 1e-2),
-    "product": lambda loss: gt.implicit(optax.adam(1e-2), NET.apply, loss, weights="product"),
+    "product": lambda loss: gt.implicit(optax.adam(1e-2), NET, loss, weighting="product"),
     "tail": lambda loss: gt.implicit(optax.adam(1e-2), lambda p, x: NET.apply(p, x), loss),
 }
 
 
 def column(outputs: jax.Array, targets: jax.Array) -> jax.Array:
-    """The classic mistake, for outputs [B, 1] and targets [B]."""
+    """The common mistake of pairing outputs [B, 1] with targets [B]."""
     return jnp.square(outputs[:, :1] - targets).sum(-1)
 
 
@@ -68,7 +69,7 @@ REFUSED: dict[str, tuple[Any, Tree, Any, str]] = {
         column,
         PARAMS,
         (X, jnp.ones(BATCH)),
-        r"takes 5 targets for 4 outputs.*\(4, 3\).*\(4,\)",
+        r"accepts 5 targets for 4 outputs.*\(4, 3\).*\(4,\)",
     ),
     "targets that are reduced": (
         lambda outputs, y: jnp.square(outputs.sum(-1) - y.mean()),
@@ -81,13 +82,13 @@ REFUSED: dict[str, tuple[Any, Tree, Any, str]] = {
         lambda outputs, y: squared(outputs, y).astype(jnp.int32),
         PARAMS,
         (X, X),
-        r"returned int32; real floating-point numbers are needed",
+        r"returned int32. It must return real floating-point numbers",
     ),
     "complex losses": (
         lambda outputs, y: squared(outputs, y) + 1j,
         PARAMS,
         (X, X),
-        r"returned complex64; real",
+        r"returned complex64. It must return real",
     ),
 }
 
@@ -105,7 +106,7 @@ def test_refused_when_traced(game: str, fault: str) -> None:
 
 @pytest.mark.parametrize("game", TRACED)
 def test_what_pairs_outputs_with_targets_passes(game: str) -> None:
-    """Also where targets are a tree, some of it not per sample, unused, or there is one sample."""
+    """Targets may be a tree, partly not per sample or unused; the batch may have one sample."""
 
     def weighted(outputs: jax.Array, targets: Any) -> jax.Array:
         labels, by_class, _ = targets
@@ -126,7 +127,7 @@ def test_what_pairs_outputs_with_targets_passes(game: str) -> None:
 
 
 def spoiled(tree: Tree, value: float) -> list[tuple[str, Tree]]:
-    """By path: the tree with one number of one floating-point array replaced."""
+    """By path, the tree with one number of one floating-point array replaced."""
     leaves, structure = jax.tree.flatten(tree)
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
     found = []
@@ -139,7 +140,7 @@ def spoiled(tree: Tree, value: float) -> list[tuple[str, Tree]]:
 
 @functools.cache
 def compiled(name: str) -> tuple[Callable[..., Any], Any]:
-    """A game's step and a state after one step."""
+    """A game's compiled step, and the state after one step."""
     rate, make = GAMES[name]
     tx: Any = make(CROSS_ENTROPY, rate)
     step = step_of(tx)
@@ -158,7 +159,7 @@ BAD = {"nan": jnp.nan, "inf": jnp.inf, "-inf": -jnp.inf}
 
 @pytest.mark.parametrize("name", GAMES)
 def test_numbers_that_are_not_finite(name: str) -> None:
-    """In inputs and in each array of the parameters and of the base method's state."""
+    """Bad numbers in inputs, in each array of the parameters, and in the base method's state."""
     step, state = compiled(name)
     for label, value in BAD.items():
         updates, after = step(PARAMS, state, (X.at[1, 0].set(value), LABELS))
@@ -174,13 +175,13 @@ def test_numbers_that_are_not_finite(name: str) -> None:
 
 @pytest.mark.parametrize("name", GAMES)
 def test_labels(name: str) -> None:
-    """Beyond the classes optax's loss is NaN, so the step is skipped; -1 is its last class."""
+    """Labels beyond the classes give NaN in optax (a skipped step); -1 is the last class."""
     step, state = compiled(name)
     updates, after = step(PARAMS, state, (X, LABELS.at[0].set(3)))
     check_skipped(state, updates, after, "label 3 of 3 classes")
     got, _ = step(PARAMS, state, (X, LABELS.at[0].set(-1)))
     want, _ = step(PARAMS, state, (X, LABELS.at[0].set(2)))
-    jax.tree.map(np.testing.assert_array_equal, got, want)
+    chex.assert_trees_all_equal(got, want)
 
 
 CALM: dict[str, Callable[[], Tree]] = {
@@ -191,10 +192,10 @@ CALM: dict[str, Callable[[], Tree]] = {
 
 @pytest.mark.parametrize("name", GAMES)
 def test_flat_places_of_the_loss(name: str) -> None:
-    """All logits equal, or a softmax with ones and zeros only: a finite step is taken.
+    """With equal logits, or a softmax of only ones and zeros, the step is finite and taken.
 
-    But for the `gradient` model, which takes a curvature of 1 for one of 0: its weights overflow,
-    and the step is skipped and reported.
+    The exception is the `gradient` model, which assumes a curvature of 1 where it is 0: its weights
+    overflow, so the step is skipped and reported.
     """
     step, state = compiled(name)
     for label, make in CALM.items():

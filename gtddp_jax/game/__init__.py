@@ -1,1 +1,0 @@
-"""The sequential game: adjoints, policies backward, answers forward."""

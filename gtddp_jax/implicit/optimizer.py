@@ -1,0 +1,209 @@
+"""`implicit`: the whole network as one simultaneous game, as an optax transformation."""
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+
+from gtddp_jax.core import validation
+from gtddp_jax.core.report import SampleWeightObserver
+from gtddp_jax.core.types import AxisName, Batch, Loss, PerSample, Tree
+from gtddp_jax.implicit.predictors import PredictorMask
+from gtddp_jax.implicit.step import ImplicitGame, ImplicitState, Model
+from gtddp_jax.implicit.weighting import WEIGHTINGS, SampleWeighting, Tail
+from gtddp_jax.terminal import ExactLoss, TerminalModel
+from gtddp_jax.terminal.scalar_equation import Bounds
+
+
+def implicit(
+    base: optax.GradientTransformation,
+    model: Model,
+    loss: Loss,
+    *,
+    weighting: str | SampleWeighting[Any] = "tail",
+    tail: str | PredictorMask | None = None,
+    terminal: TerminalModel | None = None,
+    bounds: Bounds = (0.0, 10.0),
+    strength: float = 1.0,
+    predict_momentum: bool = True,
+    has_aux: bool = False,
+    aux: Tree | None = None,
+    axis_name: AxisName = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Weight the samples of each batch by the loss derivatives that the coming step will lead to.
+
+    Each sample gets the weight `w_i = psi'_i(s_i)`: the derivative of its loss along its own output
+    gradient, at the point where the base optimizer's step is predicted to put it. The base then
+    receives the weighted gradient. For any base this approximates an implicit step on the true
+    losses; docs/implicit.md explains the game and its options.
+
+    The transformation computes the gradient of the loss itself: `update` takes the batch, and its
+    first argument is the gradient of the running cost (a regularizer), zeros or None without one.
+
+    Args:
+        base: any optax transformation or chain. Its state advances once per step.
+        model: `apply_fn(params, inputs) -> outputs`, an array [B, ...] or a tree of such, or a
+            `gtddp_jax.Network` itself. With a network, all sums over samples share one backward
+            pass where the weighting needs them (all but "tail").
+        loss: `loss(outputs, targets) -> [B]`, twice differentiable, one number per sample.
+        weighting: how weights are computed: "tail", "product", "newton", or an instance from
+            `gtddp_jax.weighting`.
+        tail: for `weighting="tail"`, which parameters predict; see `gtddp_jax.weighting.Tail`.
+        terminal: the terminal model; default `gtddp_jax.terminal.ExactLoss(max_shift=None)`, the
+            true loss. `ExactLoss(max_shift=r)` bounds the predicted shift of the outputs.
+        bounds: smallest and largest weight, or None.
+        strength: in [0, 1]; the weights are `1 + strength (w - 1)`. At 0 the result equals the
+            base optimizer bit for bit.
+        predict_momentum: whether predictions include the momentum step, which the base takes even
+            for a zero gradient (momentum, decoupled weight decay).
+        has_aux: whether `apply_fn` returns `(outputs, aux)`; the state holds the last `aux`.
+        aux: with `has_aux`, an initial value with the structure of what `apply_fn` returns (for
+            example the model's batch statistics).
+        axis_name: the mapped axis of `pmap` or `shard_map` over which samples are spread. Not
+            needed under `jit` with a sharded batch.
+
+    Returns:
+        An `optax.GradientTransformationExtraArgs` whose `update` needs `params` and
+        `batch=(inputs, targets)`. Its state has a `report` and a `prediction`. To inspect the
+        weights of single samples pass `update` a function, `observe=seen.append`: it receives
+        them, an array [1, B], while `update` is traced.
+
+    Raises:
+        ValueError: an argument has the wrong type or is out of range.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax
+        >>> import gtddp_jax as gt
+        >>> apply_fn = lambda params, x: jnp.tanh(x @ params["w1"]) @ params["w2"]
+        >>> params = {"w1": jnp.ones((3, 8)), "w2": jnp.ones((8, 2))}
+        >>> loss = optax.softmax_cross_entropy_with_integer_labels
+        >>> tx = gt.implicit(optax.adam(3e-3), apply_fn, loss)
+        >>> state = tx.init(params)
+        >>> batch = (jnp.ones((4, 3)), jnp.array([0, 1, 1, 0]))
+        >>> updates, state = tx.update(None, state, params, batch=batch)
+        >>> params = optax.apply_updates(params, updates)
+        >>> bool(state.report.skipped)
+        False
+    """
+    game = ImplicitGame(
+        base=validation.as_transformation("implicit", base),
+        model=model,
+        loss=loss,
+        weighting=_resolve_weighting(weighting, tail),
+        # Without a limit on the shift: `bounds` limit the weights already.
+        terminal=ExactLoss(max_shift=None) if terminal is None else terminal,
+        bounds=bounds,
+        strength=strength,
+        predict_momentum=predict_momentum,
+        has_aux=has_aux,
+        axis_name=axis_name,
+    )
+    # The state needs the structure of aux before the model has run.
+    if has_aux and aux is None:
+        raise ValueError(
+            "implicit(has_aux=True) needs aux=..., an initial value with the structure of what "
+            "apply_fn returns beside the outputs (for example the model's batch statistics)."
+        )
+
+    # Typed loosely, because optax's own tree types also admit Python numbers, but not None.
+    def init(params: Any) -> Any:
+        _check_params(params)
+        return game.init_state(params, aux)
+
+    def update(
+        updates: Any,
+        state: Any,
+        params: Any = None,
+        *,
+        batch: Any = None,
+        observe: SampleWeightObserver | None = None,
+        **extra_args: Any,
+    ) -> tuple[Any, Any]:
+        _check_params(params)
+        return game.take_step(updates, state, params, batch, extra_args, observe)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def implicit_weights(
+    base: optax.GradientTransformation,
+    model: Model,
+    loss: Loss,
+    **options: Any,
+) -> Callable[[ImplicitState, Tree, tuple[Batch, Batch]], PerSample]:
+    """Return a function that shows the weights `implicit` would give the samples of a batch.
+
+    Args:
+        base: as in `implicit`.
+        model: as in `implicit`.
+        loss: as in `implicit`.
+        **options: as in `implicit`.
+
+    Returns:
+        `weights(state, params, batch) -> [B]`; nothing is updated.
+
+    Example:
+        >>> import jax.numpy as jnp, optax
+        >>> import gtddp_jax as gt
+        >>> loss = lambda outputs, targets: optax.l2_loss(outputs, targets).sum(-1)
+        >>> arguments = (optax.sgd(0.1), lambda params, x: x @ params, loss)
+        >>> params = jnp.zeros((3, 1))
+        >>> state = gt.implicit(*arguments, weighting="product").init(params)
+        >>> look = gt.implicit_weights(*arguments, weighting="product")
+        >>> look(state, params, (jnp.ones((4, 3)), jnp.ones((4, 1)))).shape
+        (4,)
+    """
+    # Only a whole update needs to know the structure of aux.
+    tx: Any = implicit(base, model, loss, **{**options, "aux": ()})
+
+    def look_at_weights(
+        state: ImplicitState, params: Tree, batch: tuple[Batch, Batch]
+    ) -> PerSample:
+        seen: list[jax.Array] = []
+
+        def keep_and_stop(weights: jax.Array) -> None:
+            seen.append(weights[0])
+            raise _WeightsKnown
+
+        with contextlib.suppress(_WeightsKnown):
+            tx.update(None, state, params, batch=batch, observe=keep_and_stop)
+        return seen[0]
+
+    return look_at_weights
+
+
+class _WeightsKnown(Exception):
+    """Ends an update as soon as the weights are known."""
+
+
+def _resolve_weighting(
+    weighting: str | SampleWeighting[Any], tail: str | PredictorMask | None
+) -> SampleWeighting[Any]:
+    """The weighting of a name, or the instance itself; `tail` only goes with the name "tail"."""
+    if weighting == "tail" and tail is not None:
+        return Tail(tail)
+    instance: object = weighting
+    if isinstance(weighting, str) and weighting in WEIGHTINGS:
+        instance = WEIGHTINGS[weighting]()
+    if not isinstance(instance, SampleWeighting):
+        raise ValueError(
+            f"Invalid weighting: {weighting!r}. Supported: {tuple(WEIGHTINGS)}, or an instance "
+            "from gtddp_jax.weighting."
+        )
+    # An instance has its own players; two answers to one question are refused.
+    if tail is not None:
+        raise ValueError(
+            f"tail={tail!r} goes with weighting='tail', not with {weighting!r}. With options, "
+            "write weighting=gtddp_jax.weighting.Tail(players, ...)."
+        )
+    return instance
+
+
+def _check_params(params: Tree) -> None:
+    validation.refuse_multi_steps(
+        "implicit", "gtddp_jax.implicit(optax.MultiSteps(optax.adam(1e-3), 4), apply_fn, loss)"
+    )
+    validation.refuse_masked_params("implicit", params)
+    validation.check_float_params("implicit", params)

@@ -1,1 +1,0 @@
-"""Kronecker-factored curvature: statistics, eigenbases, damping and cooperation (DESIGN §5)."""

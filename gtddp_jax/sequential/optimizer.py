@@ -1,0 +1,168 @@
+"""`gtddp`, the sequential game as an optax transformation, and the compiled step."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import PRNGKeyArray
+
+from gtddp_jax.core.report import SampleWeightObserver
+from gtddp_jax.core.types import AxisName, Batch, Loss, Tree
+from gtddp_jax.curvature import Curvature
+from gtddp_jax.network.protocol import StagedNetwork
+from gtddp_jax.sequential.step import GTDDPState, SequentialGame
+from gtddp_jax.terminal import ExactLoss, TerminalModel
+
+Params = TypeVar("Params")
+State = TypeVar("State")
+
+DEFAULT_MAX_SHIFT = 1.0
+DEFAULT_BOUNDS = (0.02, 10.0)
+"""The default bounds of the sample weights. Without bounds, samples whose gradient almost vanishes
+get unlimited weights (docs/evidence.md)."""
+
+
+def gtddp(
+    net: StagedNetwork,
+    loss: Loss,
+    curvature: Curvature,
+    *,
+    feedback: bool = True,
+    terminal: TerminalModel | None = None,
+    rollout: str = "linear",
+    self_response: bool = False,
+    axis_name: AxisName = None,
+    batch_stats: Tree | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Game-theoretic differential dynamic programming as an optax transformation.
+
+    The layers of a network (the *players*) act in stages. Each stage weights the gradient of every
+    sample by how much the stages before and after it already change that sample's loss in the same
+    step (paper Alg. 1, Eq. 6, 9, 14).
+
+    The transformation computes the gradient of the loss itself: `update` receives the batch. Its
+    argument `updates` is the gradient of the *running cost*, a cost of the parameters that does not
+    depend on the samples, such as weight decay; pass None or zeros if there is none.
+
+    Args:
+        net: the network, a `Network` or the result of `from_flax`.
+        loss: `loss(outputs, targets) -> [B]`, one number per sample, twice differentiable.
+        curvature: the base method, from `gtddp_jax.curvature`; includes the learning rate.
+        feedback: False for the base method itself, computed by the same code.
+        terminal: the terminal model, from `gtddp_jax.terminal`. The default is
+            `ExactLoss(max_shift=1.0, bounds=(0.02, 10.0))`, the exact loss with bounded weights.
+        rollout: "linear" (cheap) or "nonlinear" (the paper's, one more forward pass).
+        self_response: whether a stage also responds to its own step. True keeps both terms of the
+            stage's curvature, `Q_uu = P^-1 + f_u^T V_xx f_u` (paper Eq. 25); False keeps the base
+            method's, `Q_uu = P^-1` (paper Table 1). True trains better at high learning rates and
+            needs two more sums over samples per stage.
+        axis_name: the mapped axis of `pmap` or `shard_map` over which samples are distributed.
+            Under `jit` with a sharded batch it is not needed.
+        batch_stats: for a network with `nn.BatchNorm`, the initial running statistics, from
+            `net.init_variables`.
+
+    Returns:
+        An `optax.GradientTransformationExtraArgs` whose `update` requires `params` and
+        `batch=(inputs, targets)`, inputs [B, ...], and `rngs={"dropout": key}` for a network with
+        `nn.Dropout`. Its state has a `report` and the running `batch_stats`. To inspect the weights
+        of single samples, pass `update` a callback, for example `observe=seen.append`; it is called
+        with an array [stages, B] while `update` is traced.
+
+    Raises:
+        ValueError: an argument has the wrong type or value; the message lists what is supported.
+
+    Example:
+        >>> import flax.linen as nn, jax, jax.numpy as jnp, optax
+        >>> import gtddp_jax as gt
+        >>> net = gt.Network([nn.Dense(8), nn.tanh, gt.Residual([nn.Dense(8)]), nn.Dense(3)])
+        >>> x, y = jnp.ones((4, 5)), jnp.array([0, 1, 2, 0])
+        >>> loss = optax.softmax_cross_entropy_with_integer_labels
+        >>> tx = gt.gtddp(net, loss, gt.curvature.Adam(1e-3))
+        >>> params = net.init(jax.random.key(0), x)
+        >>> state = tx.init(params)
+        >>> updates, state = tx.update(None, state, params, batch=(x, y))
+        >>> params = optax.apply_updates(params, updates)
+        >>> bool(state.report.skipped)
+        False
+    """
+    if terminal is None:
+        terminal = ExactLoss(max_shift=DEFAULT_MAX_SHIFT, bounds=DEFAULT_BOUNDS)
+    game = SequentialGame(
+        net=net,
+        loss=loss,
+        curvature=curvature,
+        feedback=feedback,
+        terminal=terminal,
+        rollout=rollout,
+        axis_name=axis_name,
+        self_response=self_response,
+    )
+    # Checked here, so that missing statistics are reported before the first step.
+    initial_batch_stats = net.initial_batch_stats(batch_stats, axis_name)
+
+    def init(params: Any) -> GTDDPState:
+        return game.init_state(params, initial_batch_stats)
+
+    def update(
+        updates: Any,
+        state: Any,
+        params: Any = None,
+        *,
+        batch: Any = None,
+        rngs: Any = None,
+        observe: SampleWeightObserver | None = None,
+        **extra_args: Any,
+    ) -> tuple[Any, GTDDPState]:
+        del extra_args  # for other members of an `optax.chain`
+        return game.update_state(updates, state, params, batch, rngs, observe)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+@runtime_checkable
+class CompiledStep(Protocol):
+    """The result of `make_update`."""
+
+    def __call__(
+        self,
+        params: Params,
+        state: State,
+        batch: tuple[Batch, Batch],
+        rngs: Mapping[str, PRNGKeyArray] | None = None,
+    ) -> tuple[Params, State]:
+        """One step: the new parameters and the new state."""
+        ...
+
+
+def make_update(tx: optax.GradientTransformationExtraArgs) -> CompiledStep:
+    """Compiles a whole step: `params, state = step(params, state, batch, rngs=None)`.
+
+    Args:
+        tx: a transformation of this library, alone or in an `optax.chain`.
+
+    Returns:
+        A jitted function of `params`, `state`, `batch=(inputs, targets)` and, for a network with
+        dropout, `rngs={"dropout": key}`. It returns the new parameters and the new state, and does
+        not donate its arguments.
+
+    Example:
+        >>> import flax.linen as nn, jax, jax.numpy as jnp, optax
+        >>> import gtddp_jax as gt
+        >>> net = gt.Network([nn.Dense(2)])
+        >>> params = net.init(jax.random.key(0), jnp.ones((1, 3)))
+        >>> tx = gt.sgd(net, lambda outputs, y: jnp.square(outputs - y).sum(-1), 1e-2)
+        >>> step = gt.make_update(tx)
+        >>> params, state = step(params, tx.init(params), (jnp.ones((4, 3)), jnp.ones((4, 2))))
+    """
+
+    @jax.jit
+    def step(params: Any, state: Any, batch: tuple[Any, Any], rngs: Any = None) -> tuple[Any, Any]:
+        # Members of a chain before `tx` expect an array per parameter, not None.
+        running_gradient = jax.tree.map(jnp.zeros_like, params)
+        extra_args = {} if rngs is None else {"rngs": rngs}
+        updates, state = tx.update(running_gradient, state, params, batch=batch, **extra_args)
+        return optax.apply_updates(params, updates), state
+
+    return step

@@ -1,0 +1,202 @@
+"""One step of the sequential game: forward pass, backward pass, rollout, safety check."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gtddp_jax.core import validation
+from gtddp_jax.core.loss_pairing import check_loss_pairing
+from gtddp_jax.core.report import Report, SampleWeightObserver, empty_report
+from gtddp_jax.core.safety import all_finite, tree_where, zeros_unless
+from gtddp_jax.core.samples import SampleReductions
+from gtddp_jax.core.types import AxisName, Flag, Loss, Outputs, PerSample, PlayerTrees, Tree
+from gtddp_jax.curvature.base import Curvature, CurvatureState
+from gtddp_jax.network.protocol import (
+    NetworkPass,
+    StagedNetwork,
+    params_by_stage,
+    stage_indices,
+)
+from gtddp_jax.sequential.backward import StagePlan, plan_stages
+from gtddp_jax.sequential.rollout import (
+    ROLLOUTS,
+    RolloutResult,
+    closed_loop_rollout,
+    open_loop_rollout,
+)
+from gtddp_jax.sequential.step_report import first_order_changes, step_report
+from gtddp_jax.terminal import TerminalExpansion, TerminalModel
+
+
+class GTDDPState(NamedTuple):
+    """The state of `gtddp`.
+
+    Attributes:
+        curvature: the base method's state for each stage.
+        report: diagnostics of the last step.
+        batch_stats: running statistics `{layer: {"mean": [features], "var": [features]}}` after the
+            last step that was not skipped; empty without `nn.BatchNorm`.
+    """
+
+    curvature: tuple[CurvatureState, ...]
+    report: Report
+    batch_stats: Tree
+
+
+@dataclasses.dataclass(frozen=True)
+class SequentialGame:
+    """The options of `gtddp`, validated, and its two functions."""
+
+    net: StagedNetwork
+    loss: Loss
+    curvature: Curvature
+    feedback: bool
+    terminal: TerminalModel
+    rollout: str
+    axis_name: AxisName
+    self_response: bool
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.net, StagedNetwork):
+            raise ValueError(
+                "gtddp: net must be a gtddp_jax.Network or the result of gtddp_jax.from_flax, got "
+                f"{type(self.net).__name__}."
+            )
+        if not isinstance(self.curvature, Curvature):
+            raise ValueError(
+                "gtddp: curvature must come from gtddp_jax.curvature, got "
+                f"{type(self.curvature).__name__}. Pass an optax transformation as "
+                "gtddp_jax.curvature.FromOptax(tx)."
+            )
+        if not isinstance(self.terminal, TerminalModel):
+            raise ValueError(
+                f"gtddp: terminal must come from gtddp_jax.terminal, got {self.terminal!r}. Pass, "
+                "for example, gtddp_jax.terminal.ExactLoss(max_shift=1.0)."
+            )
+        if self.rollout not in ROLLOUTS:
+            raise ValueError(f"Invalid rollout: {self.rollout!r}. Supported: {tuple(ROLLOUTS)}.")
+
+    def init_state(self, params: Tree, batch_stats: Tree) -> GTDDPState:
+        """The state before the first step, with the running statistics `batch_stats`."""
+        stages = self.net.stages
+        stage_params = params_by_stage(stages, self._split_params(params))
+        states = tuple(
+            self.curvature.init(params, stage_index)
+            for params, stage_index in zip(stage_params, stage_indices(stages), strict=True)
+        )
+        report = empty_report(len(stages), ratios=len(stages))
+        # The state must own its arrays: aliased buffers cannot be donated.
+        return GTDDPState(states, report, jax.tree.map(jnp.copy, batch_stats))
+
+    def update_state(
+        self,
+        updates: Tree | None,
+        state: GTDDPState,
+        params: Tree,
+        batch: Any,
+        rngs: Any,
+        observe: SampleWeightObserver | None = None,
+    ) -> tuple[Tree, GTDDPState]:
+        """One step: the changes of the parameters and the next state."""
+        validation.check_required_arguments("gtddp", params=params, batch=batch)
+        inputs, targets = validation.split_batch("gtddp", batch)
+        # `updates` has the gradient of the running cost; that of the loss is computed below.
+        player_params: Any = self._split_params(params)
+        running_gradient = (
+            jax.tree.map(jnp.zeros_like, player_params)
+            if updates is None
+            else self.net.split(updates)
+        )
+        batch_size = self.net.batch_size(inputs)
+        validation.refuse_empty_batch("gtddp", batch_size)
+        samples = SampleReductions(batch_size, self.axis_name)
+        # Derivatives by replicated parameters would be summed over devices under `shard_map`; by a
+        # local copy they stay local, and `samples` reduces them once.
+        player_params = samples.local_copy(player_params)
+        device_keys: Any = samples.keys_per_device(rngs)
+        network_pass = self.net.forward(
+            player_params,
+            inputs,
+            state.batch_stats,
+            device_keys,
+            samples,
+            replayed=self.feedback and ROLLOUTS[self.rollout].replays,
+        )
+
+        def losses_of(outputs: Outputs) -> PerSample:
+            return self.loss(outputs, targets)
+
+        terminal = self.terminal.expand(losses_of, network_pass.outputs)
+        # The shape of the losses is valid here; outputs and targets may still broadcast wrongly.
+        check_loss_pairing(self.loss, network_pass.outputs, targets)
+        plans, rollout = self._play_game(
+            network_pass, terminal, player_params, running_gradient, state, samples
+        )
+        if observe is not None:
+            observe(rollout.sample_weights)
+        # One decision for all devices, so that their parameters stay equal.
+        is_finite = samples.all(_is_finite_step(player_params, terminal, rollout, network_pass))
+        report = step_report(plans, rollout, terminal, losses_of, samples, state.report, ~is_finite)
+        # The report keeps the numbers of a skipped step, so that users see what went wrong.
+        next_states: Any = rollout.states
+        last_states: Any = state.curvature
+        states: Any = tree_where(is_finite, next_states, last_states)
+        batch_stats = tree_where(is_finite, network_pass.batch_stats, state.batch_stats)
+        step = zeros_unless(is_finite, self.net.merge(rollout.steps, params))
+        return step, GTDDPState(states, report, batch_stats)
+
+    def _play_game(
+        self,
+        network_pass: NetworkPass,
+        terminal: TerminalExpansion,
+        params: PlayerTrees,
+        running_gradient: PlayerTrees,
+        state: GTDDPState,
+        samples: SampleReductions,
+    ) -> tuple[list[StagePlan], RolloutResult]:
+        """The backward pass and the rollout."""
+        plans = plan_stages(
+            stage_indices(self.net.stages),
+            network_pass.player_tapes(terminal.exact_loss.gradient, feedback=self.feedback),
+            params,
+            running_gradient,
+            state.curvature,
+            self.curvature,
+            terminal,
+            samples,
+            feedback=self.feedback,
+            self_response=self.self_response,
+            coupled_stages=self.net.coupled_stages,
+        )
+        if not self.feedback:
+            return plans, open_loop_rollout(plans)
+        observer = ROLLOUTS[self.rollout](network_pass, params)
+        return plans, closed_loop_rollout(plans, params, terminal, samples, observer)
+
+    def _split_params(self, params: Tree) -> PlayerTrees:
+        validation.refuse_multi_steps(
+            "gtddp", "gtddp_jax.curvature.FromOptax(optax.MultiSteps(optax.adam(1e-3), 4))"
+        )
+        validation.refuse_masked_params("gtddp", params)
+        validation.check_float_params("gtddp", params)
+        return self.net.split(params)
+
+
+def _is_finite_step(
+    params: PlayerTrees,
+    terminal: TerminalExpansion,
+    rollout: RolloutResult,
+    network_pass: NetworkPass,
+) -> Flag:
+    """Whether all numbers that a step reads or writes are finite, on this device."""
+    states: Any = rollout.states
+    return all_finite(
+        params,  # an infinite bias behind tanh leaves everything else finite
+        terminal.exact_loss.value,
+        rollout.sample_weights,
+        first_order_changes(rollout),
+        states,
+        network_pass.batch_stats,
+    )

@@ -1,0 +1,32 @@
+"""The paper's terminal model: V_xx = grad phi grad phi^T (paper Prop. 5)."""
+
+import dataclasses
+
+from typing_extensions import override
+
+from gtddp_jax.core.types import Outputs
+from gtddp_jax.terminal.base import (
+    PerSampleLoss,
+    QuadraticExpansion,
+    TerminalModel,
+    loss_along_gradient,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class GradientHessian(TerminalModel):
+    """A quadratic model with curvature h = 1, the paper's choice.
+
+    It overestimates the curvature where the loss is small, so the sample weights can diverge.
+
+    Example:
+        >>> import gtddp_jax as gt
+        >>> terminal = gt.terminal.GradientHessian()
+    """
+
+    @override
+    def expand(self, loss: PerSampleLoss, outputs: Outputs) -> QuadraticExpansion:
+        exact_loss = loss_along_gradient(loss, outputs)
+        # A sample without gradient has no direction to have curvature along.
+        curvature = exact_loss.has_gradient.astype(exact_loss.gradient_norm.dtype)
+        return QuadraticExpansion(exact_loss, curvature)

@@ -1,0 +1,1 @@
+"""Reads the players and stages of any JAX model from its trace."""

@@ -1,0 +1,160 @@
+"""A model at one batch size: traced, its parameters grouped into players, its stages scheduled."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gtddp_jax.core.types import Batch, Tree
+from gtddp_jax.network.errors import NetworkError
+from gtddp_jax.tracing.grouping import PlayerGroup, group_players
+from gtddp_jax.tracing.layer_match import LayerMatch, match_layer
+from gtddp_jax.tracing.parameter_uses import BatchedProgram, ParameterUse, find_parameter_uses
+from gtddp_jax.tracing.pure_model import PureModel
+from gtddp_jax.tracing.sample_axes import SampleAxis, find_sample_axes
+from gtddp_jax.tracing.stage_schedule import StageSchedule, schedule_stages
+from gtddp_jax.tracing.traced_program import TracedEquation, TracedProgram, trace_program
+
+
+@dataclasses.dataclass(frozen=True)
+class TracedModel:
+    """Everything that is read from the trace of a model.
+
+    Attributes:
+        batched: the program and its sample axes.
+        uses: where parameters meet data.
+        source_leaves: for each value, the parameters that it is computed from.
+        players: the players in the order in which they act.
+        layer_matches: the layer of each player, by name.
+        schedule: which equation runs in which stage.
+        single_sample_program: returns the program for one sample, or None if tracing with one
+            sample gives other operations.
+    """
+
+    batched: BatchedProgram
+    uses: tuple[ParameterUse, ...]
+    source_leaves: Sequence[frozenset[int]]
+    players: tuple[PlayerGroup, ...]
+    layer_matches: dict[str, LayerMatch]
+    schedule: StageSchedule
+    single_sample_program: Callable[[], TracedProgram | None]
+
+    def single_sample_equation(self, index: int) -> TracedEquation | None:
+        """The equation at a position of the program, for one sample."""
+        program = self.single_sample_program()
+        return None if program is None else program.equations[index]
+
+
+def count_samples(inputs: Batch) -> int:
+    """The number of samples of a tree of inputs [B, ...].
+
+    Raises:
+        NetworkError: the leaves do not have one leading axis in common.
+    """
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(inputs)]
+    # A scalar has no leading axis, so its entry is ().
+    leading = {shape[:1] for shape in shapes}
+    if len(leading) != 1 or () in leading:
+        raise NetworkError(
+            "from_flax: inputs must have the samples as their first axis, the same number in every "
+            f"array; got shapes {shapes}. Bind arguments that are not per sample to the model, for "
+            "example by functools.partial or apply_kwargs."
+        )
+    return leading.pop()[0]
+
+
+def trace_model(
+    model: PureModel,
+    leaves: Sequence[Any],
+    state: Tree,
+    rngs: Mapping[str, Any],
+    inputs: Batch,
+    unsupported: str,
+) -> TracedModel:
+    """Traces a model and reads its players and stages; only shapes and dtypes matter.
+
+    Args:
+        model: the model.
+        leaves: its parameters in the order of `model.paths`.
+        state: its other state.
+        rngs: random keys by stream.
+        inputs: a batch of inputs.
+        unsupported: "generic" or "error", as in `from_flax`.
+
+    Raises:
+        NetworkError: the model is not supported; the message says what to do.
+    """
+    size = count_samples(inputs)
+    # The program's result is flat, so the tracing function notes how many leaves are outputs.
+    output_counts: list[int] = []
+
+    def training_pass(params: Any, state: Any, rngs: Any, inputs: Any) -> Any:
+        outputs, next_state = model.apply(params, state, rngs, inputs, True)
+        # Runs at every tracing; the count is the same each time.
+        output_counts.append(len(jax.tree.leaves(outputs)))
+        return outputs, next_state
+
+    shapes: Any = [jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves]
+
+    def trace_with(samples: int) -> TracedProgram:
+        resized = _with_samples(inputs, samples)
+        return trace_program(training_pass, params=shapes, state=state, rngs=rngs, inputs=resized)
+
+    # Traced at two sizes: the axis that grows is the sample axis.
+    program = trace_with(size)
+    sample_axes = find_sample_axes(program, trace_with(size + 1), size, size + 1)
+    batched = BatchedProgram(program, sample_axes, size, output_counts[0])
+    _check_outputs(batched)
+    uses, source_leaves = find_parameter_uses(batched, model.paths)
+    if not uses:
+        raise NetworkError("from_flax: the outputs do not depend on any parameter.")
+    players = group_players(batched, uses, model.paths, unsupported)
+    schedule = schedule_stages(batched, uses, source_leaves, players)
+
+    # Traced on demand: only generic uses need the operations of one sample.
+    @functools.cache
+    def single_sample_program() -> TracedProgram | None:
+        single = program if size == 1 else trace_with(1)
+        return single if single.differs_in_shapes_only(program) else None
+
+    return TracedModel(
+        batched=batched,
+        uses=uses,
+        source_leaves=source_leaves,
+        players=players,
+        layer_matches={
+            player.name: match_layer(batched, schedule.producers, uses, player)
+            for player in players
+        },
+        schedule=schedule,
+        single_sample_program=single_sample_program,
+    )
+
+
+def _with_samples(inputs: Batch, samples: int) -> Any:
+    """The shapes of inputs with another number of samples."""
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((samples, *jnp.shape(leaf)[1:]), jnp.result_type(leaf)),
+        inputs,
+    )
+
+
+def _check_outputs(batched: BatchedProgram) -> None:
+    """Raises unless every output is a differentiable array with the samples first."""
+    for atom in batched.output_atoms:
+        if not isinstance(atom, int):
+            raise NetworkError("from_flax: an output of the model is a constant.")
+        shape = batched.program.shapes[atom]
+        if batched.sample_axes[atom] != SampleAxis(0, 1):
+            raise NetworkError(
+                f"from_flax: an output of shape {shape.shape} does not have the samples as its "
+                "first axis. Return one entry per sample, and average or sum in the loss."
+            )
+        if not batched.is_differentiable(atom):
+            raise NetworkError(
+                f"from_flax: an output of shape {shape.shape} and dtype {shape.dtype} has no "
+                "derivative. Return floating-point outputs only."
+            )

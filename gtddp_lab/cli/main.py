@@ -1,0 +1,113 @@
+"""Entry point of ``gtddp``: parses the command line, runs the command, returns an exit code."""
+
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+EXTRA_MODULES = (
+    "tyro",
+    "rich",
+    "sklearn",
+    "matplotlib",
+    "orbax",
+    "tensorboardX",
+    "yaml",
+    "jinja2",
+    "PIL",
+)
+"""Modules that the command needs besides the library: the extra ``train``."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs ``gtddp``.
+
+    Args:
+        arguments: The command line without the program's name; by default that of the process.
+
+    Returns:
+        The exit code: 0 on success, 1 if a run failed, 2 if the command line is wrong, 130 after
+        Ctrl-C; errors are printed as one line. If one of several processes is lost, the others
+        exit with 75 (``peers.EXIT_PEER_LOST``) without returning.
+    """
+    # Checked before any other import of this package, each of which needs the extra.
+    missing = [name for name in EXTRA_MODULES if importlib.util.find_spec(name) is None]
+    if missing:
+        message = f"{', '.join(missing)} not found. Run: pip install 'gtddp-jax[train]'"
+        return _print_error(message, EXIT_USAGE)
+    code = _run_command(sys.argv[1:] if arguments is None else arguments)
+    if code and "jax" in sys.modules:  # JAX is not imported for errors of usage
+        _exit_if_distributed(code)
+    return code
+
+
+def _run_command(arguments: Sequence[str]) -> int:
+    from gtddp_lab.cli.cli_errors import RunError, UsageError
+    from gtddp_lab.cli.parse import parse_command_line
+
+    try:
+        return _dispatch_command(parse_command_line(arguments))
+    except UsageError as error:
+        return _print_error(str(error), EXIT_USAGE)
+    except RunError as error:
+        return _print_error(str(error), EXIT_FAILED)
+    except KeyboardInterrupt:
+        return _print_error("interrupted", EXIT_INTERRUPTED)
+
+
+def _dispatch_command(command_options: object) -> int:
+    """Runs the command of the options; imports only what that command needs."""
+    from gtddp_lab.cli import options
+
+    match command_options:  # by class: each command has its own options
+        case options.TrainOptions():
+            from gtddp_lab.cli.train_command import train_methods
+
+            return EXIT_INTERRUPTED if train_methods(command_options).interrupted else 0
+        case options.EvalOptions():
+            from gtddp_lab.cli.evaluate_command import evaluate_run
+
+            evaluate_run(command_options)
+        case options.PlotOptions():
+            from gtddp_lab.cli.plot_command import plot_runs
+
+            plot_runs(command_options)
+        case options.ReportOptions():
+            from gtddp_lab.cli.report_command import report_runs
+
+            report_runs(command_options)
+        case options.ReproduceOptions():
+            from gtddp_lab.cli.reproduce_command import reproduce_studies
+
+            reproduce_studies(command_options)
+        case options.DataOptions():
+            from gtddp_lab.cli.data_command import prepare_data_set
+
+            prepare_data_set(command_options)
+        case _:
+            raise AssertionError(f"no command for {command_options!r}")
+    return 0
+
+
+def _exit_if_distributed(code: int) -> None:
+    """Exits a failed process of several at once: an orderly exit would wait for the others."""
+    import jax
+
+    if jax.distributed.is_initialized():
+        _exit_now(code)
+
+
+def _exit_now(code: int) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _print_error(message: str, code: int) -> int:
+    print(f"gtddp: {message}", file=sys.stderr)
+    return code

@@ -1,0 +1,1 @@
+"""What all parts of the lab share: lookup tables, files, JSON types, devices and processes."""

@@ -1,0 +1,68 @@
+"""Atomic writes, and reads that do not trust the file."""
+
+import json
+import os
+import secrets
+import stat
+from pathlib import Path
+from typing import Any
+
+MIB = 2**20
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a text file; a reader sees either the old content or the new, never a part.
+
+    Raises:
+        OSError: If the file cannot be written; the old file is unchanged.
+    """
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    with part.open("x", encoding="utf-8") as file:
+        try:
+            file.write(text)
+            file.flush()
+            # Without fsync the rename could reach the disk before the content does.
+            os.fsync(file.fileno())
+            os.replace(part, path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+
+
+def read_text_file(path: Path, max_bytes: int) -> str:
+    """Reads a text file from an untrusted source.
+
+    Args:
+        path: The file.
+        max_bytes: Largest size that is read.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If it is not a regular file, too large, or not UTF-8; the message is one line.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError("it is not an ordinary file")
+    with path.open("rb") as file:
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise ValueError(f"it is larger than {max_bytes // MIB} MiB, more than any run writes")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError("it is not text") from error
+
+
+def parse_json(text: str) -> Any:
+    """Parses standard JSON: without NaN and infinities, and with limited nesting.
+
+    Raises:
+        ValueError: If the text is not standard JSON; the message is one line.
+    """
+
+    def refuse_constant(name: str) -> Any:
+        raise ValueError(f"{name} is no JSON number")
+
+    try:
+        return json.loads(text, parse_constant=refuse_constant)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error

@@ -1,0 +1,173 @@
+"""Paired comparisons: several methods with the same seeds, data, initial parameters and batches."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, replace
+from itertools import product
+
+from gtddp_lab import data, networks
+from gtddp_lab.core.look_up import look_up
+from gtddp_lab.training.checkpoints import Checkpoints
+from gtddp_lab.training.clock import RunClock
+from gtddp_lab.training.methods import OPTIMIZERS, TrainingMethod, build_method
+from gtddp_lab.training.placement import ONE_DEVICE, Placement
+from gtddp_lab.training.records import RunEvent, TrainingUnit
+from gtddp_lab.training.runner import OpenTrace, RunPlan, run_unit
+from gtddp_lab.training.settings import TrainSettings
+from gtddp_lab.training.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A complete description of a comparison: equal experiments give equal results.
+
+    Attributes:
+        dataset: Key in ``data.DATASETS``.
+        network: Key in ``networks.NETWORKS``.
+        optimizer: Key in ``methods.OPTIMIZERS``.
+        games: Different keys in ``methods.GAMES``, in the order in which they run.
+        settings: Settings of the optimizers.
+        epochs: Epochs of every run, positive.
+        batch_size: Samples in a batch, positive.
+        seeds: Distinct seeds, at least 0; every game runs once per seed.
+        augmentation: Key in ``data.AUGMENTATIONS``.
+        normalise: Whether every channel is shifted and scaled to mean 0 and standard deviation 1.
+        vmap_seeds: Whether all seeds of a method are trained at once, by ``jax.vmap``.
+    """
+
+    dataset: str
+    network: str
+    optimizer: str
+    games: tuple[str, ...]
+    settings: TrainSettings
+    epochs: int
+    batch_size: int
+    seeds: tuple[int, ...]
+    augmentation: str = "none"
+    normalise: bool = False
+    vmap_seeds: bool = False
+
+    def __post_init__(self) -> None:
+        """Checks names and numbers, except for the upper limit of the batch size.
+
+        Raises:
+            ValueError: If a name is unknown or a number is out of range.
+        """
+        look_up(data.DATASETS, self.dataset, "dataset")
+        look_up(networks.NETWORKS, self.network, "network")
+        look_up(data.AUGMENTATIONS, self.augmentation, "augmentation")
+        self.methods()  # checks the optimizer and the games
+        if len(set(self.games)) < len(self.games):
+            raise ValueError(f"games must be different, got {', '.join(self.games)}.")
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(
+                f"seeds must be one or more different numbers from 0 on, got {self.seeds}."
+            )
+
+    @property
+    def title(self) -> str:
+        """What all methods have in common, in a few words."""
+        rate = self.settings.learning_rate
+        text = f"{self.dataset}, batch size {self.batch_size}, learning rate {rate:g}"
+        if "implicit" not in self.games:
+            return text
+        return f"{text}, weighting {self.settings.weighting}"
+
+    @property
+    def seed_groups(self) -> tuple[tuple[int, ...], ...]:
+        """The seeds, grouped by what is trained at once."""
+        return (self.seeds,) if self.vmap_seeds else tuple((seed,) for seed in self.seeds)
+
+    def methods(self) -> tuple[TrainingMethod, ...]:
+        """The methods, in the order in which they run."""
+        return tuple(build_method(self.optimizer, game) for game in self.games)
+
+
+def default_learning_rate(optimizer: str) -> float:
+    """The default learning rate of a base optimizer and its games.
+
+    Raises:
+        ValueError: If ``optimizer`` is not in ``OPTIMIZERS``.
+    """
+    return look_up(OPTIMIZERS, optimizer, "optimizer").learning_rate
+
+
+def build_trainers(
+    experiment: Experiment, dataset: data.Dataset, placement: Placement = ONE_DEVICE
+) -> tuple[Trainer, ...]:
+    """Moves the data to the device, builds the network and a trainer for every method.
+
+    Args:
+        experiment: The comparison.
+        dataset: The data set of the experiment, as returned by ``data.load_dataset``.
+        placement: Where states and batches live.
+
+    Raises:
+        ValueError: If a batch is larger than the training part.
+    """
+    feed = data.Feed(
+        dataset, experiment.augmentation, experiment.normalise, sharding=placement.state_sharding
+    )
+    net = networks.build_network(experiment.network, dataset.classes)
+    return tuple(
+        Trainer(
+            method,
+            net,
+            feed,
+            experiment.settings,
+            experiment.batch_size,
+            experiment.epochs,
+            placement=placement,
+        )
+        for method in experiment.methods()
+    )
+
+
+OpenCheckpoints = Callable[[TrainingUnit], AbstractContextManager[Checkpoints | None]]
+"""Opens the checkpoints of a unit; None if the run keeps none."""
+
+
+def run_comparison(
+    experiment: Experiment,
+    trainers: tuple[Trainer, ...],
+    plan: RunPlan | None = None,
+    checkpoints: OpenCheckpoints = lambda unit: nullcontext(None),
+    stop: Callable[[], bool] = lambda: False,
+    trace: OpenTrace = nullcontext,
+    clock: RunClock | None = None,
+) -> Iterator[RunEvent]:
+    """Runs every trainer with every seed; all methods of one seed run before the next seed.
+
+    Args:
+        experiment: The comparison.
+        trainers: The result of ``build_trainers``.
+        plan: When to log, score and save; by default only at the end of every epoch.
+        checkpoints: Opens the checkpoints of a unit. Units with checkpoints resume from the newest
+            one; finished units are skipped.
+        stop: Called after every chunk of steps; True saves the state and ends the comparison.
+        trace: Opens the trace that ``plan.profile`` requests; only the first unit is traced.
+        clock: Receives the time spent.
+
+    Yields:
+        The events of `run_unit`, unit after unit.
+
+    Raises:
+        CheckpointError: If a checkpoint cannot be written or read.
+    """
+    plan = RunPlan(experiment.epochs) if plan is None else plan
+    clock = RunClock() if clock is None else clock
+    # Seed by seed: an interrupted comparison has complete pairs of all seeds but the last.
+    for number, (seeds, trainer) in enumerate(product(experiment.seed_groups, trainers)):
+        unit_plan = plan if number == 0 else replace(plan, profile=None)
+        method = trainer.method.name
+        with ExitStack() as stack:
+            unit_checkpoints = stack.enter_context(checkpoints(TrainingUnit(method, seeds)))
+            yield from run_unit(trainer, seeds, unit_plan, unit_checkpoints, stop, trace, clock)
+            # Closing waits for the checkpoint that is still being written, so it is timed.
+            with clock.measure(method, "checkpoints"):
+                stack.close()
+        if stop():
+            return

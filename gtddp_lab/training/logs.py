@@ -1,0 +1,202 @@
+"""Logs of a run: JSON lines, and TensorBoard event files written without TensorFlow."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from gtddp_lab.core.files import write_atomically
+from gtddp_lab.training.records import (
+    EpochRecord,
+    RunEvent,
+    TrainingUnit,
+    TrainProgress,
+    UnitResumed,
+)
+from gtddp_lab.training.results import encode_nonfinite
+
+
+def log_entries(event: RunEvent) -> list[dict[str, Any]]:
+    """Converts an event to flat log entries, one per seed; `UnitResumed` has none.
+
+    ``step`` counts from the beginning of the run. Entries of ``kind`` "steps" hold means over the
+    running epoch so far, entries of ``kind`` "epoch" the scores after an epoch. The weights of
+    watched images are stored in the results file only.
+    """
+    if isinstance(event, EpochRecord):
+        scores = asdict(event)
+        del scores["sample_weights"]
+        return [{"kind": "epoch", **scores}]
+    if isinstance(event, UnitResumed):
+        return []
+    # A clock with coarse resolution can measure no time at all for a short chunk.
+    speed = event.images / event.seconds if event.seconds > 0 else 0.0
+    return [
+        {
+            "kind": "steps",
+            "method": event.unit.method,
+            "seed": seed,
+            "step": event.step,
+            "epoch": event.epoch,
+            "average_loss": figures.loss,
+            "images_per_second": speed,
+            "report": figures.report,
+        }
+        for seed, figures in zip(event.unit.seeds, event.figures, strict=True)
+    ]
+
+
+class JsonLinesLog:
+    """A file with one JSON object per line, appended to and flushed at every event."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens the file for appending.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        self._path = path
+        self._file = path.open("a", encoding="utf-8")
+
+    def write_entry(self, entry: dict[str, Any]) -> None:
+        """Appends a line."""
+        self._file.write(json.dumps(encode_nonfinite(entry), allow_nan=False) + "\n")
+        self._file.flush()
+
+    def rewind(self, unit: TrainingUnit, step: int, epoch: int) -> None:
+        """Drops the entries of a unit after a step, which the resumed run will write again.
+
+        An incomplete last line, left by a killed process, is dropped as well.
+        """
+        self._file.close()
+        # Rewrites the whole file, which holds the entries of all units.
+        kept = [
+            line
+            for line in self._path.read_text(encoding="utf-8").splitlines()
+            if (entry := _parse_entry(line)) is not None and not _is_later(entry, unit, step, epoch)
+        ]
+        write_atomically(self._path, "".join(line + "\n" for line in kept))
+        self._file = self._path.open("a", encoding="utf-8")
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+def _parse_entry(line: str) -> dict[str, Any] | None:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
+def _is_later(entry: dict[str, Any], unit: TrainingUnit, step: int, epoch: int) -> bool:
+    """Whether an entry belongs to the unit and to a time after the step."""
+    if entry.get("method") != unit.method or entry.get("seed") not in unit.seeds:
+        return False
+    return entry["step"] > step if entry["kind"] == "steps" else entry["epoch"] > epoch
+
+
+class TensorBoardLog:
+    """Event files, in one folder per method and seed, so that TensorBoard overlays the runs."""
+
+    def __init__(self, folder: Path) -> None:
+        """Writes nothing yet.
+
+        Args:
+            folder: Parent of the folders of methods and seeds.
+        """
+        self._folder = folder
+        self._writers: dict[tuple[str, int], Any] = {}
+        self._last_steps: dict[tuple[str, int], int] = {}
+
+    def _writer_for(self, method_seed: tuple[str, int], purge_step: int | None = None) -> Any:
+        from tensorboardX import SummaryWriter  # slow to import, needed by runs only
+
+        if method_seed not in self._writers:
+            method, seed = method_seed
+            folder = self._folder / f"{method}-seed{seed}"
+            self._writers[method_seed] = SummaryWriter(str(folder), purge_step=purge_step)
+        return self._writers[method_seed]
+
+    def rewind(self, unit: TrainingUnit, step: int) -> None:
+        """Tells TensorBoard to drop the entries of a unit after a step."""
+        for seed in unit.seeds:
+            self._writer_for((unit.method, seed), purge_step=step + 1)
+            self._last_steps[unit.method, seed] = step
+
+    def write_entry(self, entry: dict[str, Any]) -> None:
+        """Adds an entry of `log_entries`."""
+        method_seed = (entry["method"], entry["seed"])
+        is_epoch = entry["kind"] == "epoch"
+        not_scalars = ("method", "seed", "kind", "step", "report")
+        figures = {name: value for name, value in entry.items() if name not in not_scalars}
+        if not is_epoch:
+            self._last_steps[method_seed] = entry["step"]
+            figures |= {f"report/{name}": value for name, value in entry["report"].items()}
+        prefix = "epoch" if is_epoch else "train"
+        # Entries of an epoch have no step of their own; they appear at the last step before them.
+        step = self._last_steps.get(method_seed, 0)
+        for name, value in _named_scalars(figures):
+            self._writer_for(method_seed).add_scalar(f"{prefix}/{name}", value, step)
+
+    def flush(self) -> None:
+        """Writes buffered entries to disk."""
+        for writer in self._writers.values():
+            writer.flush()
+
+    def close(self) -> None:
+        """Closes all files."""
+        for writer in self._writers.values():
+            writer.close()
+
+
+def _named_scalars(figures: Mapping[str, float | list[float]]) -> Iterator[tuple[str, float]]:
+    for name, value in figures.items():
+        if isinstance(value, list):
+            yield from ((f"{name}/{index}", entry) for index, entry in enumerate(value))
+        else:
+            yield name, value
+
+
+class RunLogs:
+    """All logs of a run folder."""
+
+    def __init__(self, folder: Path) -> None:
+        """Opens the logs: ``metrics.jsonl`` and ``tensorboard/``.
+
+        Raises:
+            OSError: If they cannot be written.
+        """
+        self._json_lines = JsonLinesLog(folder / "metrics.jsonl")
+        self._tensorboard = TensorBoardLog(folder / "tensorboard")
+
+    def write_event(self, event: RunEvent) -> None:
+        """Logs an event; `UnitResumed` drops what was logged after the checkpoint."""
+        if isinstance(event, UnitResumed):
+            epochs = max((record.epoch for record in event.records), default=0)
+            self._json_lines.rewind(event.unit, event.step, epochs)
+            self._tensorboard.rewind(event.unit, event.step)
+        for entry in log_entries(event):
+            self._json_lines.write_entry(entry)
+            self._tensorboard.write_entry(entry)
+        # Flushing event files is slow, so entries within an epoch stay buffered.
+        if not isinstance(event, TrainProgress):
+            self._tensorboard.flush()
+
+    def close(self) -> None:
+        """Closes all files."""
+        self._json_lines.close()
+        self._tensorboard.close()
+
+
+@contextmanager
+def open_logs(folder: Path) -> Iterator[RunLogs]:
+    """Opens the logs of a run folder; closes them on exit."""
+    logs = RunLogs(folder)
+    try:
+        yield logs
+    finally:
+        logs.close()

@@ -1,0 +1,44 @@
+"""Default network, epochs, batch size and augmentation of every data set. Imports no JAX."""
+
+from dataclasses import dataclass
+
+from gtddp_lab.core.look_up import look_up
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Defaults for one data set.
+
+    Attributes:
+        network: Key in ``networks.NETWORKS``.
+        epochs: Passes over the training images.
+        batch_size: Images in a batch.
+        augmentation: Key in ``data.AUGMENTATIONS``.
+        normalise: Whether every channel is shifted and scaled to mean 0 and standard deviation 1.
+    """
+
+    network: str
+    epochs: int
+    batch_size: int
+    augmentation: str = "none"
+    normalise: bool = True
+
+
+RECIPES: dict[str, Recipe] = {
+    "digits": Recipe("residual-conv", epochs=15, batch_size=8, normalise=False),
+    "mnist": Recipe("residual-conv-stride", epochs=3, batch_size=128),
+    "fashion_mnist": Recipe("residual-conv-stride", epochs=5, batch_size=128),
+    "svhn_cropped": Recipe("residual-conv-stride", epochs=10, batch_size=128),
+    "cifar10": Recipe("four-blocks", 20, 128, augmentation="crop-flip"),
+    "cifar100": Recipe("resnet18", 100, 128, augmentation="crop-flip"),
+}
+"""Defaults by data set; the keys are those of ``data.DATASETS``."""
+
+
+def recipe_for(dataset: str) -> Recipe:
+    """The defaults of a data set.
+
+    Raises:
+        ValueError: If ``dataset`` is unknown.
+    """
+    return look_up(RECIPES, dataset, "dataset")

@@ -1,0 +1,102 @@
+"""Wrong command lines: one clear line on stderr, exit code 2, nothing written."""
+
+from pathlib import Path
+
+import pytest
+
+from gtddp_lab.cli.main import main
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Expected one of {train, eval, plot, report, reproduce, data}"),
+        (["learn"], "Unrecognized options: learn"),
+        (["train", "--optim", "adam"], "Unrecognized options: --optim"),
+        (["train", "--optimizer", "adagrad"], "invalid choice 'adagrad' for argument"),
+        (["train", "--dataset", "emnist"], "invalid choice 'emnist' for argument"),
+        (["train", "--rollout", "cubic"], "invalid choice 'cubic' for argument"),
+        (["train", "--terminal", "plane"], "invalid choice 'plane' for argument"),
+        (["train", "--learning-rate", "fast"], "Error parsing --learning-rate"),
+        (["train", "--learning-rate", "-0.1"], "learning_rate must be positive"),
+        (["train", "--max-shift", "-1"], "max_shift must be positive"),
+        (["train", "--devices", "99"], "devices must be from 1 to "),
+        (["train", "--process-id", "0"], "go together: give all three, or none under Slurm"),
+        (["train", "--distributed", "--patience", "0"], "--patience must be positive, got 0."),
+        (
+            ["train", "--coordinator", "here", "--num-processes", "2", "--process-id", "0"],
+            "coordinator must be host:port, got 'here'.",
+        ),
+        (["train", "--epochs", "0"], "epochs must be at least 1, got 0"),
+        (["train", "--batch-size", "0"], "batch_size must be at least 1, got 0"),
+        (["train", "--batch-size", "1438"], "batch_size must be from 1 to 1437"),
+        (["train", "--seeds", "0"], "--seeds is the number of seeds, at least 1, got 0"),
+        (["train", "--seeds", "0", "1"], "Unrecognized options: 1"),
+        (["train", "--seeds", "2", "--seed-list", "5"], "(which) exclude each other"),
+        (["train", "--seed-list", "1", "1"], "seeds must be one or more different"),
+        (["train", "--schedule", "linear"], "invalid choice 'linear' for argument"),
+        (["train", "--network", "vgg"], "invalid choice 'vgg' for argument"),
+        (["train", "--weight-decay", "-1"], "weight_decay must be finite and at least 0"),
+        (["train", "--keep", "0"], "keep must be at least 1"),
+        (["train", "--checkpoint-every", "0"], "checkpoint_every must be at least 1, got 0"),
+        (["train", "--log-every", "0"], "log_every must be at least 1, got 0"),
+        (["train", "--config", "absent.yaml"], "cannot read absent.yaml: No such file"),
+        (["train", "--resume", "absent"], "absent is not the folder of a run"),
+        (["eval", "absent"], "absent is not the folder of a run"),
+        (["plot", "absent"], "cannot read absent/results.json: No such file"),
+        (["train", "--game", "cubic"], "invalid choice 'cubic' for argument"),
+        (["train", "--game"], "--game needs one or more different names of sequential, implicit."),
+        (["train", "--game", "implicit", "implicit"], "--game needs one or more different names"),
+        (["train", "--game", "implicit", "--base-only"], "--base-only and --game exclude each"),
+        (
+            ["train", "--game", "implicit", "--weighting", "all"],
+            "invalid choice 'all' for argument",
+        ),
+        (
+            ["train", "--weighting", "product"],
+            "--weighting belongs to --game implicit, which is not",
+        ),
+        (
+            ["train", "--game", "implicit", "--rollout", "nonlinear"],
+            "--rollout belongs to --game sequential, which is not run.",
+        ),
+        (
+            ["train", "--game", "implicit", "--max-shift", "2"],
+            "--max-shift belongs to --game sequential, which is not run.",
+        ),
+    ],
+)
+def test_wrong_values(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("gtddp: ")
+    assert message in output.err
+    assert output.err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert main(["train", "--out", str(tmp_path / "file" / "runs")]) == 2
+    output = capsys.readouterr()
+    assert output.err.startswith("gtddp: cannot write to ")
+    assert output.err.count("\n") == 1
+
+
+def test_missing_packages_are_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("gtddp_lab.cli.main.EXTRA_MODULES", ("rich", "no_such_module"))
+    assert main(["train"]) == 2
+    expected = "gtddp: no_such_module not found. Run: pip install 'gtddp-jax[train]'\n"
+    assert capsys.readouterr().err == expected

@@ -1,0 +1,124 @@
+"""Choices of the command line, its help, and how tyro's errors become one line."""
+
+from typing import get_args
+
+import pytest
+
+import gtddp_jax as gt
+from gtddp_jax.sequential import ROLLOUTS
+from gtddp_lab import data, networks
+from gtddp_lab.cli import options
+from gtddp_lab.cli.choices import table_names
+from gtddp_lab.cli.options import BASE_GAME, TrainOptions
+from gtddp_lab.cli.parse import box_to_sentence, parse_command_line
+from gtddp_lab.cli.setup import GAME_OPTIONS
+from gtddp_lab.studies import studies
+from gtddp_lab.training import methods, recipes, settings
+from tests.conftest import RunPython
+
+BOX = """\
+╭─ Value error ──────────────────────╮
+│ Error parsing --rate: not a number │
+│ at all.                            │
+│                                    │
+│ Got errors:                        │
+│ ────────────────────────────────── │
+│ For full helptext, see x --help    │
+╰────────────────────────────────────╯
+"""
+
+PLAIN_BOX = """\
+ Value error
+ ------------------------------------
+  Error parsing --rate: not a number
+  at all.
+  -----------------------------------
+  For full helptext, see x --help
+"""
+
+
+@pytest.mark.parametrize(
+    ("option_type", "table"),
+    [
+        (options.DatasetName, data.DATASETS),
+        (options.NetworkName, networks.NETWORKS),
+        (options.AugmentationName, data.AUGMENTATIONS),
+        (options.ScheduleName, settings.SCHEDULES),
+        (options.OptimizerName, methods.OPTIMIZERS),
+        (options.RolloutName, ROLLOUTS),
+        (options.TerminalName, gt.terminal.TERMINALS),
+        (options.WeightingName, gt.weighting.WEIGHTINGS),
+        (options.StudyName, studies.STUDIES),
+    ],
+)
+def test_choices_are_the_names_in_the_tables(option_type: object, table: dict[str, object]) -> None:
+    _, constructor = get_args(option_type)
+    assert constructor.choices == tuple(table)
+
+
+def test_a_table_that_is_not_there_is_named() -> None:
+    with pytest.raises(LookupError, match=r"gtddp_lab\.networks assigns no dict literal to NONE\."):
+        table_names("gtddp_lab.networks", "NONE")
+    with pytest.raises(LookupError, match=r"no_such_package is not installed\."):
+        table_names("no_such_package.networks", "NETWORKS")
+
+
+def test_every_data_set_has_a_recipe() -> None:
+    assert tuple(recipes.RECIPES) == tuple(data.DATASETS)
+    for recipe in recipes.RECIPES.values():
+        assert recipe.network in networks.NETWORKS
+        assert recipe.augmentation in data.AUGMENTATIONS
+
+
+def test_games_are_those_of_the_table() -> None:
+    assert (BASE_GAME, *options.GAMES) == tuple(methods.GAMES)
+    assert set(GAME_OPTIONS) == set(options.GAMES)
+
+
+def test_defaults() -> None:
+    assert parse_command_line(["train"]) == TrainOptions()
+
+
+def test_options_are_parsed() -> None:
+    line = "train --optimizer sgd --base-only --learning-rate 0.1 --epochs 3 --seed-list 1 2"
+    expected = TrainOptions(
+        optimizer="sgd", base_only=True, learning_rate=0.1, epochs=3, seed_list=(1, 2)
+    )
+    assert parse_command_line(line.split()) == expected
+
+
+def test_several_games_keep_their_order() -> None:
+    parsed = parse_command_line(
+        ["train", "--game", "implicit", "sequential", "--weighting", "newton"]
+    )
+    assert parsed == TrainOptions(game=("implicit", "sequential"), weighting="newton")
+
+
+@pytest.mark.parametrize("box", [BOX, PLAIN_BOX])
+def test_a_box_becomes_its_sentence(box: str) -> None:
+    assert box_to_sentence(box) == "Error parsing --rate: not a number at all."
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["plot", "--help"]])
+def test_help_imports_no_jax(run_python: RunPython, arguments: list[str]) -> None:
+    code = (
+        "import sys\n"
+        "from gtddp_lab.cli.main import main\n"
+        "try:\n"
+        f"    main({arguments!r})\n"
+        "except SystemExit as exit:\n"
+        "    print('exit code', exit.code)\n"
+        "heavy = {'jax', 'flax', 'optax', 'orbax', 'sklearn', 'matplotlib', 'numpy', 'yaml'}\n"
+        "print('imported', sorted(heavy & set(sys.modules)))\n"
+    )
+    result = run_python("-c", code, timeout=20)
+    assert result.returncode == 0, result.stderr
+    assert "usage: gtddp" in result.stdout
+    assert result.stdout.endswith("exit code 0\nimported []\n")
+
+
+def test_help_lists_the_choices(run_python: RunPython) -> None:
+    result = run_python("-m", "gtddp_lab", "train", "--help", timeout=60)
+    assert result.returncode == 0
+    assert "usage: gtddp train" in result.stdout
+    assert "--weighting {tail,product,newton}" in result.stdout
