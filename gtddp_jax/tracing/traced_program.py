@@ -8,7 +8,7 @@ statistics depend on are removed.
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import jax
 from jax.extend import core
@@ -19,6 +19,7 @@ from gtddp_jax.tracing.jaxprs import ContainedProgram, inlinable_program, interp
 ValueId: TypeAlias = int
 
 
+@runtime_checkable
 class LiteralAtom(Protocol):
     """A number written into a program, as `jax.extend.core.Literal` holds it."""
 
