@@ -4,7 +4,7 @@ from gtddp_lab.cli.cli_errors import RunError, UsageError
 from gtddp_lab.cli.options import PlotOptions
 from gtddp_lab.training import results
 from gtddp_lab.training.plots import MethodCurves, curves_of, draw_curves
-from gtddp_lab.training.run_folder import RunFolder, RunFolderError, check_symlinks
+from gtddp_lab.training.run_folder import RunFolder, RunFolderError, check_entries
 
 
 def plot_runs(options: PlotOptions) -> None:
@@ -20,7 +20,7 @@ def plot_runs(options: PlotOptions) -> None:
     curves: list[MethodCurves] = []
     for path in options.runs:
         try:
-            check_symlinks(path)
+            check_entries(path)
             experiment, records, _ = results.read_results(RunFolder(path).results_file)
         except (results.ResultsError, RunFolderError) as error:
             raise UsageError(str(error)) from error

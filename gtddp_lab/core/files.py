@@ -5,7 +5,7 @@ import os
 import secrets
 import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 MIB = 2**20
 
@@ -29,6 +29,21 @@ def write_atomically(path: Path, text: str) -> None:
             raise
 
 
+def open_ordinary_file(path: Path) -> BinaryIO:
+    """Opens a file from an untrusted source for reading.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If it is a folder, a device or a named pipe; the message is one line.
+    """
+    # O_NONBLOCK: opening a named pipe would otherwise wait for a writer, for ever.
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise ValueError("it is not an ordinary file")
+    return os.fdopen(handle, "rb")
+
+
 def read_text_file(path: Path, max_bytes: int) -> str:
     """Reads a text file from an untrusted source.
 
@@ -40,9 +55,7 @@ def read_text_file(path: Path, max_bytes: int) -> str:
         OSError: If the file cannot be read.
         ValueError: If it is not a regular file, too large, or not UTF-8; the message is one line.
     """
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise ValueError("it is not an ordinary file")
-    with path.open("rb") as file:
+    with open_ordinary_file(path) as file:
         content = file.read(max_bytes + 1)
     if len(content) > max_bytes:
         raise ValueError(f"it is larger than {max_bytes // MIB} MiB, more than any run writes")

@@ -13,6 +13,7 @@ curves.png, curves.svg, report.html
 import fcntl
 import itertools
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -121,17 +122,18 @@ def existing_folder(path: Path) -> RunFolder:
     folder = RunFolder(path)
     if not folder.config_file.is_file():
         raise RunFolderError(f"{path} is not the folder of a run: it has no config.yaml.")
-    check_symlinks(path)
+    check_entries(path)
     return folder
 
 
-def check_symlinks(path: Path) -> None:
-    """Checks that no symbolic link leads out of a run's folder.
+def check_entries(path: Path) -> None:
+    """Checks that a run's folder holds only files, folders, and links that stay inside.
 
-    The target of such a link would be read or overwritten like a file of the run.
+    The target of a link that leads out would be read or overwritten like a file of the run. Opening
+    a named pipe or a device could wait for ever.
 
     Raises:
-        RunFolderError: If one does.
+        RunFolderError: If it holds anything else.
     """
     inside = path.resolve()
     for parent, folders, files in os.walk(path):  # does not follow links
@@ -139,3 +141,9 @@ def check_symlinks(path: Path) -> None:
             entry = Path(parent) / name
             if entry.is_symlink() and not entry.resolve().is_relative_to(inside):
                 raise RunFolderError(f"{entry} is a link out of the run's folder; it is not used.")
+            mode = entry.lstat().st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode)):
+                raise RunFolderError(
+                    f"{entry} is neither a file nor a folder; no run writes such an entry. Remove "
+                    "it to use the run."
+                )

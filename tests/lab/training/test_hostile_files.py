@@ -1,6 +1,7 @@
 """Manipulated files of a run are refused in one line, and no other file is read."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,24 @@ def test_links_out_of_a_run_are_refused(part: str, tmp_path: Path) -> None:
     (run / part).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(RunFolderError, match=rf"{part} is a link out of the run's folder"):
         existing_folder(run)
+
+
+@pytest.mark.parametrize("part", ["metrics.jsonl", "checkpoints/adam/seed-0/1/meta", "curves.png"])
+def test_pipes_in_a_run_are_refused(part: str, tmp_path: Path) -> None:
+    """Otherwise opening them would wait for a writer, for ever."""
+    (tmp_path / part).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "config.yaml").touch()
+    existing_folder(tmp_path)
+    os.mkfifo(tmp_path / part)
+    message = rf"{part} is neither a file nor a folder; no run writes such an entry\. Remove it"
+    with pytest.raises(RunFolderError, match=message):
+        existing_folder(tmp_path)
+
+
+def test_a_pipe_in_place_of_results(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "results.json")
+    with pytest.raises(results.ResultsError, match="it is not an ordinary file"):
+        results.read_results(tmp_path / "results.json")
 
 
 def test_a_run_folder_may_be_a_link(tmp_path: Path) -> None:
