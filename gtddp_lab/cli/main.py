@@ -1,6 +1,7 @@
 """Entry point of ``gtddp``: parses the command line, runs the command, returns an exit code."""
 
 import importlib.util
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -35,6 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Ctrl-C; errors are printed as one line. If one of several processes is lost, the others
         exit with 75 (``peers.EXIT_PEER_LOST``) without returning.
     """
+    for stream in (sys.stdout, sys.stderr):
+        # Names of files need not be text; printing them must not fail.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     # Checked before any other import of this package, each of which needs the extra.
     missing = [name for name in EXTRA_MODULES if importlib.util.find_spec(name) is None]
     if missing:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from gtddp_lab.core.drawing import load_matplotlib
 from gtddp_lab.report.series import Curve, MethodSeries
 
 PLOT_SIZE = 1000
@@ -186,6 +187,7 @@ class _EpochAxis(NamedTuple):
 
     def ticks(self) -> list[AxisTick]:
         """At most seven integers; the first one is labelled as an epoch."""
+        load_matplotlib()
         from matplotlib.ticker import MaxNLocator
 
         if self.first == self.last:
@@ -231,6 +233,7 @@ def _draw_scale(
 
 def _tick_values(name: str, low: float, high: float) -> list[float]:
     """Round numbers from ``low`` to ``high``, which are exponents of ten on a logarithmic scale."""
+    load_matplotlib()
     from matplotlib.ticker import LogLocator, MaxNLocator
 
     if name == "linear":

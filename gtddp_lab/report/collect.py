@@ -8,12 +8,12 @@ from typing import Any, TypeVar
 
 from gtddp_jax.network import StageFacts
 from gtddp_lab.core.files import MIB
+from gtddp_lab.core.printing import printable_text
 from gtddp_lab.report import checks
 from gtddp_lab.report.checks import WatchedImage
 from gtddp_lab.report.sources import (
     MissingFileError,
     ReportError,
-    printable_text,
     read_run_json,
     read_run_text,
 )

@@ -6,8 +6,8 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from gtddp_jax.network import INPUTS, StageFacts
+from gtddp_lab.core.printing import printable_text
 from gtddp_lab.report.series import MethodSeries, mean_over_seeds
-from gtddp_lab.report.sources import printable_text
 from gtddp_lab.training.records import EpochRecord
 
 StateShape: TypeAlias = tuple[int, ...]

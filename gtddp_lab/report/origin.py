@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
+from gtddp_lab.core.printing import printable_text
 from gtddp_lab.report.collect import ReportedRun
-from gtddp_lab.report.sources import printable_text
 
 MOST_SHOWN_STARTS = 20
 """Of a run with more starts, only the last ones are shown."""
@@ -73,7 +73,7 @@ def _origin_facts(start: dict[str, Any]) -> list[tuple[str, str]]:
         facts.append(("packages", printable_text(", ".join(pairs), 2000)))
     if isinstance(start.get("devices"), list):
         facts.append(("devices", _device_counts(start["devices"])))
-    facts.append(("source", _source_text(start.get("git"))))
+    facts.append(("source", _source_text(start)))
     return facts
 
 
@@ -85,7 +85,17 @@ def _device_counts(devices: Sequence[Any]) -> str:
     )
 
 
-def _source_text(git: Any) -> str:
+def _source_text(start: dict[str, Any]) -> str:
+    source = start.get("source")
+    if isinstance(source, dict):
+        commit = source.get("commit")
+        place = f"commit {printable_text(str(commit), 60)}" if commit else "not in a git checkout"
+        return f"{place}, digest of the code {printable_text(str(source.get('digest')), 64)}"
+    return _repository_text(start.get("git"))
+
+
+def _repository_text(git: Any) -> str:
+    """The state of the working directory's repository, which older versions recorded."""
     if not isinstance(git, dict):
         return "not in a git repository"
     commit = printable_text(str(git.get("commit") or "no commit yet"), 60)

@@ -2,7 +2,6 @@
 
 import json
 import stat
-import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -58,15 +57,3 @@ def read_run_json(folder: Path, name: str, limit: int) -> Any:
         return json.loads(read_run_text(folder, name, limit))
     except (ValueError, RecursionError) as error:
         raise ReportError(f"{name} is not JSON.") from error
-
-
-def printable_text(text: str, limit: int = 200) -> str:
-    r"""Return text that is safe for terminals and pages, of at most ``limit`` characters.
-
-    Control characters, which can steer a terminal or change the writing direction, become U+FFFD.
-
-    >>> printable_text("a\x1b[31mb") == "a\ufffd[31mb"
-    True
-    """
-    shown = text if len(text) <= limit else text[: limit - 1] + "…"
-    return "".join("\ufffd" if unicodedata.category(char)[0] == "C" else char for char in shown)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gtddp_lab.core.drawing import load_matplotlib
 from gtddp_lab.studies.cell_runner import CellResult
 from gtddp_lab.studies.comparison import Comparison
 from gtddp_lab.studies.statistics import Estimate
@@ -21,6 +22,7 @@ BAND_RESAMPLES = 1000
 
 def new_figure(columns: int, rows: int = 1, width: float = 4.6, height: float = 3.2) -> "Figure":
     """Create an empty figure for a grid of panels, without a window system."""
+    load_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

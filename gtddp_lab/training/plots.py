@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from gtddp_lab.core.drawing import literal_label, load_matplotlib
 from gtddp_lab.training.differences import paired_difference
 from gtddp_lab.training.experiment import Experiment
 from gtddp_lab.training.records import EpochRecord
@@ -49,15 +50,17 @@ def draw_curves(path: Path, title: str, curves: Sequence[MethodCurves]) -> None:
     Raises:
         OSError: If the file cannot be written.
     """
+    load_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(15, 8), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)  # draws without pyplot, which would need a display
-    figure.suptitle(title)
+    figure.suptitle(literal_label(title))
     all_axes = figure.subplots(2, 3).ravel()
-    for number, curve in enumerate(curves):
+    for number, given in enumerate(curves):
+        curve = given._replace(label=literal_label(given.label))
         colour = COLOURS[number % len(COLOURS)]
         for axes, panel in zip(all_axes, PANELS, strict=True):
             panel.draw_method(axes, curve, colour)

@@ -16,6 +16,7 @@ from gtddp_lab.cli.main import main
 from gtddp_lab.report import curves, game, sample_weights, timing
 from gtddp_lab.report.charts import draw_chart
 from gtddp_lab.report.collect import ReportedRun, read_run, read_runs
+from gtddp_lab.report.origin import start_facts
 from gtddp_lab.report.page import render_report
 from gtddp_lab.report.series import Curve, method_series
 from gtddp_lab.report.sources import ReportError
@@ -201,6 +202,24 @@ def test_configuration_and_provenance_are_there(page: Page) -> None:
         assert text in page.text
 
 
+@pytest.mark.parametrize(
+    ("start", "text"),
+    [
+        ({"source": {"commit": "0123", "digest": "abcd"}}, "commit 0123, digest of the code abcd"),
+        (
+            {"source": {"commit": None, "digest": "a"}},
+            "not in a git checkout, digest of the code a",
+        ),
+        ({"git": {"commit": "0123", "changed": []}}, "commit 0123, no changes"),
+        ({"git": None}, "not in a git repository"),
+    ],
+)
+def test_the_source_of_a_start(start: dict[str, Any], text: str, folder: Path) -> None:
+    (run,) = read_runs([folder])
+    (facts,) = start_facts([replace(run, starts=(start,))])
+    assert dict(facts.facts)["source"] == text
+
+
 def test_several_runs_stand_in_the_same_charts(folder: Path, tmp_path: Path) -> None:
     other = write_run(tmp_path / "two", games=("none", "sequential"), settings=_slow())
     runs = read_runs([folder, other])
@@ -292,7 +311,12 @@ def test_places_follow_values(run: ReportedRun) -> None:
 
 def test_names_stay_text(tmp_path: Path) -> None:
     """A folder, a player, a package and a label whose name is a script."""
-    start = {"time": EVIL, "command": [EVIL], "packages": {EVIL: EVIL}, "git": {"commit": EVIL}}
+    start = {
+        "time": EVIL,
+        "command": [EVIL],
+        "packages": {EVIL: EVIL},
+        "source": {"commit": EVIL, "digest": EVIL},
+    }
     folder = write_run(tmp_path / EVIL.replace("/", "|"), starts=[start], status="finished")
 
     def rename(content: Any) -> None:

@@ -1,11 +1,10 @@
 """Run folders, and the provenance of results."""
 
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from gtddp_lab.training.provenance import collect_provenance, git_state
+from gtddp_lab.training.provenance import collect_provenance
 from gtddp_lab.training.records import TrainingUnit
 from gtddp_lab.training.run_folder import RunFolder, RunFolderError, existing_folder, new_folder
 
@@ -48,40 +47,9 @@ def test_every_unit_has_its_own_folder(tmp_path: Path) -> None:
     assert len(places) == 6
 
 
-def git(folder: Path, *arguments: str) -> None:
-    name = ("-c", "user.name=a", "-c", "user.email=a@example.org")
-    subprocess.run(["git", "-C", str(folder), *name, *arguments], check=True, capture_output=True)
-
-
-def test_git_state(tmp_path: Path) -> None:
-    git(tmp_path, "init")
-    assert git_state(tmp_path) == {"commit": None, "changed": []}
-    (tmp_path / "a.py").touch()
-    git(tmp_path, "add", "a.py")
-    git(tmp_path, "commit", "-m", "first")
-    clean = git_state(tmp_path)
-    assert clean is not None
-    assert len(clean["commit"]) == 40
-    assert clean["changed"] == []
-    (tmp_path / "a.py").write_text("changed")
-    (tmp_path / "b.py").touch()
-    changed = git_state(tmp_path)
-    assert changed is not None
-    assert changed["changed"] == ["a.py", "b.py"]
-
-
-def test_outside_of_a_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert git_state(tmp_path) is None
-
-
-def test_without_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert git_state(tmp_path) is None
-
-
 def test_provenance_names_versions_and_devices() -> None:
     told = collect_provenance()
     assert told["packages"]["jax"]
     assert told["packages"]["orbax-checkpoint"]
     assert told["devices"]
+    assert len(told["source"]["digest"]) == 64
