@@ -3,7 +3,10 @@
 from dataclasses import replace
 from typing import Any
 
+import chex
+import jax
 import numpy as np
+import optax
 import pytest
 
 import gtddp_jax as gt
@@ -11,7 +14,7 @@ from gtddp_jax.sequential import ROLLOUTS
 from gtddp_lab.data import Feed
 from gtddp_lab.training.methods import GAMES, OPTIMIZERS, build_method
 from gtddp_lab.training.settings import TrainSettings
-from gtddp_lab.training.trainer import Trainer
+from gtddp_lab.training.trainer import SAMPLE_LOSS, Trainer
 from tests.lab.training.helpers import records as epoch_records
 
 PAIRS = [
@@ -59,28 +62,29 @@ def test_every_weighting_trains(
     assert 0 <= record.scalar("trust") <= 1
 
 
-def test_the_shift_may_be_unlimited(
+def test_the_shift_is_bounded_as_requested(
     tiny_net: gt.Network, tiny_feed: Feed, settings: TrainSettings
 ) -> None:
-    chosen = replace(settings, max_shift=float("inf"))
-    trainer = Trainer(build_method("sgd", "sequential"), tiny_net, tiny_feed, chosen, batch_size=4)
-    (record,) = epoch_records(trainer, seed=0, epochs=1)
-    assert record.report["skipped_steps"] == 0
-
-
-def test_a_game_differs_from_its_base(
-    tiny_net: gt.Network, tiny_feed: Feed, settings: TrainSettings
-) -> None:
-    base, game = (
-        Trainer(build_method("adam", name), tiny_net, tiny_feed, settings, batch_size=4)
-        for name in ("none", "sequential")
-    )
-    (plain,), (feedback,) = (
-        epoch_records(base, seed=0, epochs=1),
-        epoch_records(game, seed=0, epochs=1),
-    )
-    assert plain.train_loss != feedback.train_loss
-    np.testing.assert_allclose(plain.train_loss, feedback.train_loss, rtol=0.2)
+    """One step at a high rate, where a bound matters; ``inf`` is the model without a bound."""
+    images, labels = tiny_feed.train.images[:4], tiny_feed.train.labels[:4]
+    kernels = []
+    for max_shift, bound in ((0.01, 0.01), (float("inf"), None)):
+        chosen = replace(settings, learning_rate=1.0, max_shift=max_shift)
+        method = build_method("sgd", "sequential")
+        trainer = Trainer(method, tiny_net, tiny_feed, chosen, batch_size=4)
+        start = trainer.start((0,))
+        terminal = gt.terminal.ExactLoss(max_shift=bound, bounds=(0.02, 10.0))
+        tx: Any = gt.sgd(tiny_net, SAMPLE_LOSS, 1.0, momentum=0.9, terminal=terminal)
+        update = jax.jit(
+            lambda params, tx=tx: tx.update(None, tx.init(params), params, batch=(images, labels))[
+                0
+            ]
+        )
+        expected = optax.apply_updates(start.params, update(start.params))
+        found = trainer.train(start, np.arange(4, dtype=np.int32)[None]).params
+        chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=1e-6)
+        kernels.append(np.asarray(expected["Dense_0"]["kernel"]))
+    assert np.abs(kernels[0] - kernels[1]).max() > 1e-4
 
 
 def test_names_and_labels() -> None:
