@@ -1,6 +1,7 @@
 """The command ``gtddp train``."""
 
 import os
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -24,6 +25,7 @@ from gtddp_lab.training.checkpoints import CheckpointError, Checkpoints
 from gtddp_lab.training.clock import RunClock
 from gtddp_lab.training.description import describe_stages
 from gtddp_lab.training.experiment import Experiment, run_comparison
+from gtddp_lab.training.json_lines import LogError
 from gtddp_lab.training.logs import open_logs
 from gtddp_lab.training.plots import curves_of, draw_curves
 from gtddp_lab.training.provenance import collect_provenance
@@ -67,7 +69,7 @@ def _run_leader(setup: TrainSetup, processes: ProcessGroup, clock: RunClock) -> 
         with folder.locked():
             starts = [*starts, collect_provenance()]
             return _TrainRun(setup, folder, starts, processes, clock).run()
-    except (CheckpointError, RunFolderError) as error:
+    except (CheckpointError, RunFolderError, LogError) as error:
         raise RunError(str(error)) from error
     except OSError as error:
         reason = error.strerror or str(error)
@@ -168,6 +170,8 @@ class _TrainRun:
         setup, folder = self._setup, self._folder
         with ExitStack() as stack:
             logs = stack.enter_context(open_logs(folder.path))
+            for note in logs.notes:
+                print(f"gtddp: {note}", file=sys.stderr)
             show_event = stack.enter_context(progress_display(self._console, setup.experiment))
             events = run_comparison(
                 setup.experiment,

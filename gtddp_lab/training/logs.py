@@ -1,13 +1,12 @@
 """Logs of a run: JSON lines, and TensorBoard event files written without TensorFlow."""
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from gtddp_lab.core.files import write_atomically
+from gtddp_lab.training.json_lines import JsonLinesLog
 from gtddp_lab.training.records import (
     EpochRecord,
     RunEvent,
@@ -15,7 +14,6 @@ from gtddp_lab.training.records import (
     TrainProgress,
     UnitResumed,
 )
-from gtddp_lab.training.results import encode_nonfinite
 
 
 def log_entries(event: RunEvent) -> list[dict[str, Any]]:
@@ -46,57 +44,6 @@ def log_entries(event: RunEvent) -> list[dict[str, Any]]:
         }
         for seed, figures in zip(event.unit.seeds, event.figures, strict=True)
     ]
-
-
-class JsonLinesLog:
-    """A file with one JSON object per line, appended to and flushed at every event."""
-
-    def __init__(self, path: Path) -> None:
-        """Opens the file for appending.
-
-        Raises:
-            OSError: If it cannot be written.
-        """
-        self._path = path
-        self._file = path.open("a", encoding="utf-8")
-
-    def write_entry(self, entry: dict[str, Any]) -> None:
-        """Appends a line."""
-        self._file.write(json.dumps(encode_nonfinite(entry), allow_nan=False) + "\n")
-        self._file.flush()
-
-    def rewind(self, unit: TrainingUnit, step: int, epoch: int) -> None:
-        """Drops the entries of a unit after a step, which the resumed run will write again.
-
-        An incomplete last line, left by a killed process, is dropped as well.
-        """
-        self._file.close()
-        # Rewrites the whole file, which holds the entries of all units.
-        kept = [
-            line
-            for line in self._path.read_text(encoding="utf-8").splitlines()
-            if (entry := _parse_entry(line)) is not None and not _is_later(entry, unit, step, epoch)
-        ]
-        write_atomically(self._path, "".join(line + "\n" for line in kept))
-        self._file = self._path.open("a", encoding="utf-8")
-
-    def close(self) -> None:
-        """Closes the file."""
-        self._file.close()
-
-
-def _parse_entry(line: str) -> dict[str, Any] | None:
-    try:
-        return json.loads(line)
-    except ValueError:
-        return None
-
-
-def _is_later(entry: dict[str, Any], unit: TrainingUnit, step: int, epoch: int) -> bool:
-    """Whether an entry belongs to the unit and to a time after the step."""
-    if entry.get("method") != unit.method or entry.get("seed") not in unit.seeds:
-        return False
-    return entry["step"] > step if entry["kind"] == "steps" else entry["epoch"] > epoch
 
 
 class TensorBoardLog:
@@ -162,29 +109,45 @@ def _named_scalars(figures: Mapping[str, float | list[float]]) -> Iterator[tuple
 
 
 class RunLogs:
-    """All logs of a run folder."""
+    """All logs of a run folder.
+
+    Attributes:
+        notes: One sentence for everything that was repaired in the logs of earlier starts.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Opens the logs: ``metrics.jsonl`` and ``tensorboard/``.
 
         Raises:
             OSError: If they cannot be written.
+            LogError: If those of earlier starts cannot be continued.
         """
         self._json_lines = JsonLinesLog(folder / "metrics.jsonl")
         self._tensorboard = TensorBoardLog(folder / "tensorboard")
+        self._begun: set[TrainingUnit] = set()
+        self.notes: tuple[str, ...] = self._json_lines.notes
 
     def write_event(self, event: RunEvent) -> None:
-        """Logs an event; `UnitResumed` drops what was logged after the checkpoint."""
+        """Logs an event; the first one of a unit drops what earlier starts logged after it."""
         if isinstance(event, UnitResumed):
             epochs = max((record.epoch for record in event.records), default=0)
-            self._json_lines.rewind(event.unit, event.step, epochs)
-            self._tensorboard.rewind(event.unit, event.step)
+            self._begin_unit(event.unit, event.step, epochs)
+        elif isinstance(event, TrainProgress) and event.unit not in self._begun:
+            # Killed before its first checkpoint, or never started: it begins at its first step.
+            self._begin_unit(event.unit, 0, 0)
         for entry in log_entries(event):
             self._json_lines.write_entry(entry)
             self._tensorboard.write_entry(entry)
         # Flushing event files is slow, so entries within an epoch stay buffered.
         if not isinstance(event, TrainProgress):
             self._tensorboard.flush()
+
+    def _begin_unit(self, unit: TrainingUnit, step: int, epochs: int) -> None:
+        self._begun.add(unit)
+        if self._json_lines.continues:
+            self._json_lines.rewind(unit, step, epochs)
+        if step or self._json_lines.continues:
+            self._tensorboard.rewind(unit, step)
 
     def close(self) -> None:
         """Closes all files."""

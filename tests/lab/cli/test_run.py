@@ -108,8 +108,16 @@ def test_a_run_is_scored_and_resumed(
     for record in before["epochs"]:
         assert f"{record['train_loss']:.4f}" in table
         assert f"{100 * record['validation_accuracy']:.2f}" in table
+    with (folder / "metrics.jsonl").open("ab") as file:
+        file.write(b"5\n\xff\n")
     assert main(["train", "--resume", str(folder), "--epochs", "2", "--watch", "0"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    output, complaint = capsys.readouterr()
+    assert "metrics.jsonl: lines 5, 6 are damaged (it is not a JSON object)" in complaint
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["method"], row["epoch"]) for row in rows if row["kind"] == "epoch"] == [
+        (method, epoch) for epoch in (1, 2) for method in ("adam", "implicit-adam")
+    ]
+    lines = output.splitlines()
     assert lines[1].split() == ["Adam", "seed", "0", "from", "step", "44"]
     after = json.loads((folder / "results.json").read_text())
     assert [(r["method"], r["epoch"]) for r in after["epochs"]] == [
