@@ -9,7 +9,11 @@ import jax
 from gtddp_lab.cli.cli_errors import UsageError
 from gtddp_lab.cli.options import TrainOptions
 from gtddp_lab.core import distributed, peers
+from gtddp_lab.core.bounds import check_real
 from gtddp_lab.training.placement import ONE_DEVICE, Placement
+
+LONGEST_PATIENCE = 1e6
+"""Seconds, twelve days; clocks of threads end after some years."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +66,10 @@ def _choose_placement(options: TrainOptions) -> Placement:
         if options.devices is None:
             return ONE_DEVICE
         return Placement(distributed.data_mesh(options.devices))
-    if not options.patience > 0:
-        raise UsageError(f"--patience must be positive, got {options.patience:g}.")
+    try:
+        check_real("--patience", options.patience, 1e-3, LONGEST_PATIENCE)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     distributed.join_processes(distributed.ProcessCoordinates(*coordinates), options.patience)
     return Placement(distributed.data_mesh(options.devices))
 

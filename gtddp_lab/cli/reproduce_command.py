@@ -2,9 +2,11 @@
 
 from gtddp_lab.cli.cli_errors import RunError, UsageError
 from gtddp_lab.cli.options import ReproduceOptions
+from gtddp_lab.core.bounds import check_integer
 from gtddp_lab.studies.section import StudyOptions
 from gtddp_lab.studies.studies import STUDIES
 from gtddp_lab.studies.study_report import run_studies
+from gtddp_lab.training.settings import MOST_SEEDS
 
 
 def reproduce_studies(options: ReproduceOptions) -> None:
@@ -14,8 +16,10 @@ def reproduce_studies(options: ReproduceOptions) -> None:
         UsageError: If a data set is not available, or a number is out of range.
         RunError: If the report cannot be written.
     """
-    if options.seeds < 2:
-        raise UsageError(f"--seeds must be at least 2 for an interval, got {options.seeds}.")
+    try:
+        check_integer("--seeds", options.seeds, 2, MOST_SEEDS)  # one seed has no interval
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     study_options = StudyOptions(
         out=options.out,
         seeds=options.seeds,

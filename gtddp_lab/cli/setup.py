@@ -7,12 +7,13 @@ from typing import NamedTuple
 from gtddp_lab import data
 from gtddp_lab.cli.cli_errors import UsageError
 from gtddp_lab.cli.options import BASE_GAME, TrainOptions
+from gtddp_lab.core.bounds import check_integer
 from gtddp_lab.training.checkpoints import check_keep_counts
 from gtddp_lab.training.experiment import Experiment, build_trainers, default_learning_rate
 from gtddp_lab.training.placement import ONE_DEVICE, Placement
 from gtddp_lab.training.recipes import recipe_for
 from gtddp_lab.training.runner import RunPlan
-from gtddp_lab.training.settings import TrainSettings
+from gtddp_lab.training.settings import MOST_SEEDS, TrainSettings
 from gtddp_lab.training.trainer import Trainer
 
 GAME_OPTIONS = {
@@ -115,8 +116,7 @@ def build_experiment(options: TrainOptions) -> Experiment:
 
 def _choose_seeds(options: TrainOptions) -> tuple[int, ...]:
     if not options.seed_list:
-        if options.seeds < 1:
-            raise UsageError(f"--seeds is the number of seeds, at least 1, got {options.seeds}.")
+        check_integer("--seeds", options.seeds, 1, MOST_SEEDS)  # before they are listed
         return tuple(range(options.seeds))
     if options.seeds != TrainOptions.seeds:
         raise UsageError("--seeds (how many) and --seed-list (which) exclude each other.")

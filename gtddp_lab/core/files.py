@@ -1,13 +1,41 @@
 """Atomic writes, and reads that do not trust the file."""
 
 import json
+import math
 import os
 import secrets
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 MIB = 2**20
+
+MOST_DIGITS = 30
+"""Longest whole number in a JSON file; no count is as large."""
+
+
+@contextmanager
+def replacing_file(path: Path) -> Iterator[BinaryIO]:
+    """Opens a new file that takes the place of ``path`` at the end, unless an exception is raised.
+
+    A reader sees either the old content or the new, never a part.
+
+    Raises:
+        OSError: If the file cannot be written; the old file is unchanged.
+    """
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    with part.open("xb") as file:
+        try:
+            yield file
+            file.flush()
+            # Without fsync the rename could reach the disk before the content does.
+            os.fsync(file.fileno())
+            os.replace(part, path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -16,17 +44,8 @@ def write_atomically(path: Path, text: str) -> None:
     Raises:
         OSError: If the file cannot be written; the old file is unchanged.
     """
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    with part.open("x", encoding="utf-8") as file:
-        try:
-            file.write(text)
-            file.flush()
-            # Without fsync the rename could reach the disk before the content does.
-            os.fsync(file.fileno())
-            os.replace(part, path)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
+    with replacing_file(path) as file:
+        file.write(text.encode("utf-8"))
 
 
 def open_ordinary_file(path: Path) -> BinaryIO:
@@ -75,7 +94,23 @@ def parse_json(text: str) -> Any:
     def refuse_constant(name: str) -> Any:
         raise ValueError(f"{name} is no JSON number")
 
+    def parse_finite(text: str) -> float:
+        number = float(text)
+        if not math.isfinite(number):
+            raise ValueError(f"{text:.30} is beyond the numbers of a computer")
+        return number
+
+    def parse_short(text: str) -> int:
+        if len(text) > MOST_DIGITS:
+            raise ValueError(f"a whole number has {len(text)} digits, more than {MOST_DIGITS}")
+        return int(text)
+
     try:
-        return json.loads(text, parse_constant=refuse_constant)
+        return json.loads(
+            text,
+            parse_constant=refuse_constant,
+            parse_float=parse_finite,
+            parse_int=parse_short,
+        )
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error

@@ -8,11 +8,12 @@ from itertools import product
 from typing import Any
 
 from gtddp_lab import data, networks
+from gtddp_lab.core.bounds import check_integer
 from gtddp_lab.core.look_up import look_up
 from gtddp_lab.studies.variants import VARIANTS
 from gtddp_lab.training.methods import OPTIMIZERS
 from gtddp_lab.training.recipes import recipe_for
-from gtddp_lab.training.settings import TrainSettings
+from gtddp_lab.training.settings import MOST_EPOCHS, MOST_STEPS, TrainSettings
 
 RESULT_FORMAT = 1
 """Raised whenever the meaning of a stored result changes; older results are then recomputed."""
@@ -61,13 +62,10 @@ class Cell:
         look_up(VARIANTS, self.variant, "variant")
         look_up(data.AUGMENTATIONS, self.augmentation, "augmentation")
         _ = self.settings  # checks the rest
-        for name in ("batch_size", "epochs"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        if self.subset is not None and self.subset < self.batch_size:
-            raise ValueError(
-                f"subset must be at least the batch size {self.batch_size}, got {self.subset}."
-            )
+        check_integer("batch_size", self.batch_size, 1, MOST_STEPS)
+        check_integer("epochs", self.epochs, 1, MOST_EPOCHS)
+        if self.subset is not None:  # at least one batch
+            check_integer("subset", self.subset, self.batch_size, MOST_STEPS)
 
     @property
     def settings(self) -> TrainSettings:

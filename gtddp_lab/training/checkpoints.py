@@ -19,9 +19,11 @@ from typing import Any, NamedTuple, Self
 import jax
 import numpy as np
 
+from gtddp_lab.core.bounds import check_integer
 from gtddp_lab.core.json_types import check_type, dataclass_from_json
 from gtddp_lab.core.peers import is_lost_peer
 from gtddp_lab.training.records import EpochRecord
+from gtddp_lab.training.settings import MOST_STEPS
 from gtddp_lab.training.state import TrainState
 
 ACCURACY_METRIC = "validation_accuracy"
@@ -40,10 +42,8 @@ def check_keep_counts(keep: int, keep_best: int) -> None:
     Raises:
         ValueError: If a number is out of range.
     """
-    if keep < 1 or keep_best < 0:
-        raise ValueError(
-            f"keep must be at least 1 and keep_best at least 0, got {keep} and {keep_best}."
-        )
+    check_integer("keep", keep, 1, MOST_STEPS)
+    check_integer("keep_best", keep_best, 0, MOST_STEPS)
 
 
 class SavedRun(NamedTuple):

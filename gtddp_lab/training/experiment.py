@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from gtddp_lab import data, networks
+from gtddp_lab.core.bounds import check_integer
 from gtddp_lab.core.look_up import look_up
 from gtddp_lab.training.checkpoints import Checkpoints
 from gtddp_lab.training.clock import RunClock
@@ -13,7 +14,13 @@ from gtddp_lab.training.methods import OPTIMIZERS, TrainingMethod, build_method
 from gtddp_lab.training.placement import ONE_DEVICE, Placement
 from gtddp_lab.training.records import RunEvent, TrainingUnit
 from gtddp_lab.training.runner import OpenTrace, RunPlan, run_unit
-from gtddp_lab.training.settings import TrainSettings
+from gtddp_lab.training.settings import (
+    LARGEST_SEED,
+    MOST_EPOCHS,
+    MOST_SEEDS,
+    MOST_STEPS,
+    TrainSettings,
+)
 from gtddp_lab.training.trainer import Trainer
 
 
@@ -29,7 +36,7 @@ class Experiment:
         settings: Settings of the optimizers.
         epochs: Epochs of every run, positive.
         batch_size: Samples in a batch, positive.
-        seeds: Distinct seeds, at least 0; every game runs once per seed.
+        seeds: Distinct seeds, from 0 to 2**32 - 1; every game runs once per seed.
         augmentation: Key in ``data.AUGMENTATIONS``.
         normalise: Whether every channel is shifted and scaled to mean 0 and standard deviation 1.
         vmap_seeds: Whether all seeds of a method are trained at once, by ``jax.vmap``.
@@ -59,13 +66,16 @@ class Experiment:
         self.methods()  # checks the optimizer and the games
         if len(set(self.games)) < len(self.games):
             raise ValueError(f"games must be different, got {', '.join(self.games)}.")
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        if not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(
-                f"seeds must be one or more different numbers from 0 on, got {self.seeds}."
-            )
+        check_integer("epochs", self.epochs, 1, MOST_EPOCHS)
+        check_integer("batch_size", self.batch_size, 1, MOST_STEPS)
+        check_integer("the number of seeds", len(self.seeds), 1, MOST_SEEDS)
+        for seed in self.seeds:
+            check_integer("a seed", seed, 0, LARGEST_SEED)
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds must be different, got {', '.join(map(str, self.seeds))}.")
+        for name in ("normalise", "vmap_seeds"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}.")
 
     @property
     def title(self) -> str:

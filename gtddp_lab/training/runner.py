@@ -8,6 +8,7 @@ from functools import partial
 
 import numpy as np
 
+from gtddp_lab.core.bounds import check_integer
 from gtddp_lab.training.checkpoints import Checkpoints
 from gtddp_lab.training.clock import RunClock
 from gtddp_lab.training.records import (
@@ -17,6 +18,7 @@ from gtddp_lab.training.records import (
     TrainProgress,
     UnitResumed,
 )
+from gtddp_lab.training.settings import MOST_EPOCHS, MOST_STEPS
 from gtddp_lab.training.state import TrainState
 from gtddp_lab.training.trainer import Trainer
 
@@ -46,12 +48,11 @@ class RunPlan:
         Raises:
             ValueError: If a number is out of range.
         """
-        for name in ("epochs", "log_every", "checkpoint_every"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
-        if self.watch < 0:
-            raise ValueError(f"watch must be at least 0, got {self.watch}.")
+        check_integer("epochs", self.epochs, 1, MOST_EPOCHS)
+        check_integer("log_every", self.log_every, 1, MOST_STEPS)
+        if self.checkpoint_every is not None:
+            check_integer("checkpoint_every", self.checkpoint_every, 1, MOST_STEPS)
+        check_integer("watch", self.watch, 0, MOST_STEPS)
 
     def next_stop(self, step: int, steps_per_epoch: int) -> int:
         """The first step after ``step`` at which the run interrupts its steps."""

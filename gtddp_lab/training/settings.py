@@ -8,7 +8,20 @@ import optax
 
 import gtddp_jax as gt
 from gtddp_jax.sequential import ROLLOUTS
+from gtddp_lab.core.bounds import check_real
 from gtddp_lab.core.look_up import look_up
+
+MOST_EPOCHS, MOST_SEEDS = 10**6, 10**4
+"""Largest numbers of epochs and of seeds of a run; its results are kept in memory."""
+
+MOST_STEPS = 2**31 - 1
+"""Largest number of steps of a run, which are counted in 32 bits."""
+
+LARGEST_SEED = 2**32 - 1
+"""Largest seed of a run, which is part of its state in 32 bits."""
+
+SMALLEST_FACTOR, LARGEST_FACTOR = 1e-30, 1e30
+"""Bounds of rates, decays and shifts, within the numbers that float32 and bfloat16 represent."""
 
 LearningRate = float | optax.Schedule
 """A learning rate: a number, or a function of the number of steps taken."""
@@ -58,17 +71,12 @@ class TrainSettings:
         Raises:
             ValueError: If a name is unknown or a number is out of range.
         """
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise ValueError(
-                f"learning_rate must be positive and finite, got {self.learning_rate}."
-            )
+        check_real("learning_rate", self.learning_rate, SMALLEST_FACTOR, LARGEST_FACTOR)
         look_up(SCHEDULES, self.schedule, "schedule")
-        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
-            raise ValueError(
-                f"weight_decay must be finite and at least 0, got {self.weight_decay}."
-            )
-        if not self.max_shift > 0:
-            raise ValueError(f"max_shift must be positive, got {self.max_shift}.")
+        check_real("weight_decay", self.weight_decay, SMALLEST_FACTOR, LARGEST_FACTOR, or_zero=True)
+        check_real("max_shift", self.max_shift, SMALLEST_FACTOR, math.inf)
+        if not isinstance(self.self_response, bool):
+            raise ValueError(f"self_response must be true or false, got {self.self_response!r}.")
         look_up(ROLLOUTS, self.rollout, "rollout")
         look_up(gt.terminal.TERMINALS, self.terminal, "terminal")
         look_up(gt.weighting.WEIGHTINGS, self.weighting, "weighting")

@@ -14,7 +14,7 @@ from gtddp_lab.data import DataSplit, Feed, data_position, epoch_order, steps_pe
 from gtddp_lab.training import loop, totals
 from gtddp_lab.training.methods import TrainingMethod
 from gtddp_lab.training.placement import ONE_DEVICE, Placement
-from gtddp_lab.training.settings import TrainSettings
+from gtddp_lab.training.settings import MOST_STEPS, TrainSettings
 from gtddp_lab.training.state import BatchStats, Params, TrainState, step_key
 from gtddp_lab.training.steps import SampleLoss, advance_state
 from gtddp_lab.training.watch import WeightWatch, watched_pictures, watched_rows
@@ -84,11 +84,17 @@ class Trainer:
 
         Raises:
             ValueError: If a batch is larger than the training part, or cannot be split evenly over
-                the devices.
+                the devices, or the run takes too many steps.
         """
         self.method: TrainingMethod = method
         self.batch_size: int = batch_size
         self.steps_per_epoch: int = steps_per_epoch(feed.samples, batch_size)
+        if epochs * self.steps_per_epoch > MOST_STEPS:
+            raise ValueError(
+                f"a run takes at most {MOST_STEPS} steps, which are counted in 32 bits; {epochs} "
+                f"epochs of {self.steps_per_epoch} batches are more. Give fewer epochs or larger "
+                "batches."
+            )
         placement.check_batch(batch_size)
         self._net, self._feed, self._placement, self._dispatch = net, feed, placement, dispatch
         variables = initial_variables(net, feed, seed=0)

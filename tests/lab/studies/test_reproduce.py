@@ -47,7 +47,7 @@ def test_quick_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     ("arguments", "message"),
     [
         (["nothing"], "invalid choice"),
-        (["table2", "--seeds", "1"], "--seeds must be at least 2"),
+        (["table2", "--seeds", "1"], "--seeds must be a whole number from 2 to 10000, got 1."),
         (["table2", "--datasets", "mnist", "--data-dir", "nowhere"], "mnist"),
     ],
 )

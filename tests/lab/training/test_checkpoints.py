@@ -268,9 +268,14 @@ def test_an_unwritable_folder_is_reported(trainer: Trainer, tmp_path: Path) -> N
         train(trainer, tmp_path / "file" / "run")
 
 
-@pytest.mark.parametrize(("keep", "best"), [(0, 1), (1, -1)])
-def test_numbers_out_of_range_are_refused(tmp_path: Path, keep: int, best: int) -> None:
-    with pytest.raises(ValueError, match="keep must be at least 1 and keep_best at least 0"):
+@pytest.mark.parametrize(
+    ("keep", "best", "message"),
+    [(0, 1, "keep must be a whole number from 1"), (1, -1, "keep_best must be a whole number fr")],
+)
+def test_numbers_out_of_range_are_refused(
+    tmp_path: Path, keep: int, best: int, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
         Checkpoints(tmp_path / "run", keep, best)
 
 

@@ -103,11 +103,11 @@ def test_a_batch_larger_than_the_data_is_refused(
         ({"optimizer": "x"}, "Invalid optimizer: 'x'"),
         ({"games": ("x",)}, "Invalid game: 'x'"),
         ({"games": ("implicit", "implicit")}, "games must be different"),
-        ({"epochs": 0}, "epochs must be at least 1, got 0"),
-        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-        ({"seeds": ()}, "seeds must be"),
-        ({"seeds": (1, 1)}, "seeds must be"),
-        ({"seeds": (-1,)}, "seeds must be"),
+        ({"epochs": 0}, "epochs must be a whole number from 1 to 1000000, got 0"),
+        ({"batch_size": 0}, "batch_size must be a whole number from 1 to 2147483647, got 0"),
+        ({"seeds": ()}, "the number of seeds must be a whole number from 1 to 10000, got 0"),
+        ({"seeds": (1, 1)}, "seeds must be different, got 1, 1"),
+        ({"seeds": (-1,)}, "a seed must be a whole number from 0 to 4294967295, got -1"),
     ],
 )
 def test_experiments_check_themselves(

@@ -111,9 +111,15 @@ def test_unknown_names_list_the_known_ones() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"learning_rate": 0.0}, "learning_rate must be positive"),
-        ({"learning_rate": float("nan")}, "learning_rate must be positive"),
-        ({"max_shift": 0.0}, "max_shift must be positive"),
+        ({"learning_rate": 0.0}, "learning_rate must be a number from"),
+        (
+            {"learning_rate": float("nan")},
+            "learning_rate must be a number from",
+        ),
+        (
+            {"max_shift": 0.0},
+            "max_shift must be a number from",
+        ),
         ({"rollout": "x"}, r"Invalid rollout: 'x'\. Supported: linear, nonlinear"),
         (
             {"weighting": "x"},
