@@ -110,6 +110,20 @@ def test_weights_and_calibrations_equal_their_formulas(name: str) -> None:
     assert spread > 0.02
 
 
+def test_ratios_are_bounded_by_most() -> None:
+    """Both ratios are more than 1.1 without the bound."""
+
+    def ratios(most: float) -> Vector:
+        weighting = gt.weighting.Tail("out", most=most)
+        run = Run(models.classification(), optax.sgd(0.1, momentum=0.9), weighting=weighting)
+        run.step()
+        run.step()
+        return np.array([run.state.weighting.kappa[0], run.state.weighting.kappa_momentum[0]])
+
+    assert ratios(100.0).min() > 1.1
+    np.testing.assert_array_equal(ratios(0.5), 0.5)
+
+
 def test_before_the_first_calibration_weights_are_one() -> None:
     p = models.classification()
     run, plain = Run(p, optax.adam(0.1)), Run(p, optax.adam(0.1), strength=0.0)

@@ -131,3 +131,9 @@ def test_statistics_and_bases_have_their_own_periods() -> None:
         for kind in ("exact", "running", "per_example")
     }
     compare(zoo.problem("small", batch=BATCH), games, steps=4)
+
+
+def test_rates_and_damping_may_be_schedules() -> None:
+    """Gain, feedback and damping of a step all use the schedules' values at that step."""
+    formula = Formula("exact", rate=lambda n: 0.3 / (1 + n), gamma=lambda n: 0.2 / (1 + n))
+    compare(zoo.problem("tiny", batch=BATCH), {"exact": (formula, "projected", "linear")}, steps=2)
