@@ -5,12 +5,35 @@ have it. Nothing here touches jax, so that neither choice leaks into the other o
 """
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Protocol
 
 import pytest
+
+COMPILED = Path(__file__).parent.parent / ".pytest_cache" / "d" / "compiled"
+"""Compiled programs, which the workers share and the next run finds; `--cache-clear` drops them.
+
+Most of the time of the tests is compilation. JAX reads these variables when it is imported.
+"""
+
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(COMPILED))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+COMPILED_LIMIT = 2**30
+"""Size of the compiled programs in bytes beyond which a run starts without them."""
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Keep the compiled programs from growing without bound."""
+    if hasattr(session.config, "workerinput") or not COMPILED.exists():
+        return
+    if sum(entry.stat().st_size for entry in COMPILED.iterdir()) > COMPILED_LIMIT:
+        shutil.rmtree(COMPILED)
 
 
 class RunPython(Protocol):
