@@ -101,9 +101,12 @@ def resolve_predictors(
     """
     if isinstance(tail, str) and tail in PREDICTOR_NAMES:
         if not any(leaf_cost.flops > 0 for leaf_cost in leaf_costs):
+            operations = sorted({cost.operation for cost in leaf_costs if cost.operation})
             raise ValueError(
-                f"tail={tail!r}: no parameter of this model takes part in a matrix product or a "
-                "convolution. Pass a boolean mask over the parameters, or weighting='product'."
+                f"tail={tail!r}: no parameter of this model takes part in a matrix product, a "
+                f"convolution or a kernel; they meet data in {operations}. Write sums of products "
+                "as x @ w, name the parameters that predict, tail='path' or a boolean mask over "
+                "the parameters, or predict with all of them, weighting='product'."
             )
         return (
             nested_tails(leaf_costs)[:1]

@@ -4,8 +4,11 @@
 |-----------------------------------|--------------------------------------------------------------|
 | `jit`, `checkpoint`, closed calls | a program that runs once on the equation's inputs            |
 | `custom_jvp`, `custom_vjp`        | the same, with its own derivative rule                       |
+| `shard_map`, `pmap`               | the same, on every device                                    |
 | `scan`                            | a body that runs `length` times on inputs or slices of them  |
 | `while`, `cond`                   | several programs, each on some of the inputs                 |
+| `custom_linear_solve`             | four programs, of which `solve` computes the result          |
+| `reduce`, `scatter`, `pallas`     | a program for single entries or blocks of the inputs         |
 """
 
 import re
@@ -20,15 +23,19 @@ AbstractValue = TypeVar("AbstractValue")
 INLINABLE_CALLS = frozenset({"jit", "closed_call", "core_call", "checkpoint", "remat2"})
 """Calls that mean the same when their program is written out in their place."""
 
-CALLED_PROGRAM_PARAMS = ("jaxpr", "call_jaxpr", "fun_jaxpr")
+CALLED_PROGRAM_PARAMS = ("jaxpr", "call_jaxpr", "fun_jaxpr", "call", "callee")
 """Parameters in which an equation keeps a program that runs on its own inputs."""
 
+PROGRAMS_FOR_ENTRIES = frozenset({"reduce", "reduce_window", "pallas_call"})
+"""Primitives whose program runs on entries or blocks of the inputs, not on the inputs."""
+
 NON_ELEMENTWISE = re.compile(
-    r"dot_general|conv_.*|while|scan|cond|sort|.*top_k|fft|scatter.*|reduce.*|arg(max|min)|cum.*|"
-    r"cholesky.*|eigh?|svd|qr|householder.*|lu.*|schur|tri(angular|diagonal).*|.*_solve|psum.*|all_.*"
+    r".*dot_general.*|conv_.*|while|scan|cond|sort|.*top_k|fft|scatter.*|reduce.*|arg(max|min)|cum.*|"
+    r"cholesky.*|eigh?|svd|qr|householder.*|lu.*|schur|tri(angular|diagonal).*|.*_solve|psum.*|all_.*|"
+    r"scaled_.*|dot_product_.*|.*callback|(pallas|ffi|tpu_custom)_call"
 )
-"""Names of primitives that take more than one pass over their inputs, or whose rounding depends on
-the program around them."""
+"""Names of primitives that take more than one pass over their inputs, whose rounding depends on the
+program around them, or that run foreign code."""
 
 
 class ContainedProgram(NamedTuple):
@@ -43,7 +50,7 @@ class ContainedProgram(NamedTuple):
     consts: Sequence[Any]
 
 
-def _as_program(candidate: Any) -> ContainedProgram | None:
+def as_program(candidate: Any) -> ContainedProgram | None:
     """A parameter of an equation as a program; None if it is something else."""
     # `checkpoint` holds an open jaxpr, the other primitives closed ones.
     if isinstance(candidate, core.ClosedJaxpr):
@@ -57,7 +64,7 @@ def contained_programs(equation: core.JaxprEqn) -> list[ContainedProgram]:
     for param in equation.params.values():
         # `cond` keeps its branches in a tuple.
         for candidate in param if isinstance(param, (tuple, list)) else (param,):
-            program = _as_program(candidate)
+            program = as_program(candidate)
             if program is not None:
                 programs.append(program)
     return programs
@@ -65,9 +72,11 @@ def contained_programs(equation: core.JaxprEqn) -> list[ContainedProgram]:
 
 def called_program(equation: core.JaxprEqn) -> ContainedProgram | None:
     """The program that an equation runs on all of its inputs; None if it does no such thing."""
+    if equation.primitive.name in PROGRAMS_FOR_ENTRIES:
+        return None
     for name in CALLED_PROGRAM_PARAMS:
         if name in equation.params:
-            program = _as_program(equation.params[name])
+            program = as_program(equation.params[name])
             # A program with another number of inputs does not simply run on them.
             matches = program is not None and len(program.jaxpr.invars) == len(equation.invars)
             return program if matches else None
