@@ -30,7 +30,7 @@ class Report(NamedTuple):
         sample_weight_max: largest sample weight.
         sample_weight_std: standard deviation of the weights over samples, [stages].
         feedback_ratio: `|step - k| / |k|`, where k is the open gain, the step without feedback;
-            [stages]. Empty for the implicit game, which has no open gain.
+            [stages]. None in the implicit game, which has no open gain.
         predicted_change: the change of the mean loss that the terminal model predicts for the step;
             with feedback off, and in the implicit game, the step times its own gradient.
         actual_change: the change of this batch's mean loss if `actual_change_known`, else 0.
@@ -46,7 +46,7 @@ class Report(NamedTuple):
     sample_weight_mean: Scalar
     sample_weight_max: Scalar
     sample_weight_std: Float[Array, " stages"]
-    feedback_ratio: Float[Array, " ratios"]
+    feedback_ratio: Float[Array, " stages"] | None
     predicted_change: Scalar
     actual_change: Scalar
     actual_change_known: Flag
@@ -126,12 +126,12 @@ def shared_report_fields(
     )
 
 
-def empty_report(stages: int, ratios: int) -> Report:
+def empty_report(stages: int, *, has_open_gain: bool) -> Report:
     """The report before the first step.
 
     Args:
         stages: the length of `Report.sample_weight_std`.
-        ratios: the length of `Report.feedback_ratio`.
+        has_open_gain: whether there is a `Report.feedback_ratio`, of the same length.
     """
 
     # Every field is an array of its own, because aliased buffers cannot be donated.
@@ -144,7 +144,8 @@ def empty_report(stages: int, ratios: int) -> Report:
         sample_weight_mean=full(1.0),
         sample_weight_max=full(1.0),
         sample_weight_std=full(0.0, stages),
-        feedback_ratio=full(0.0, ratios),
+        # Not an empty array: checkpoint libraries refuse arrays of size zero.
+        feedback_ratio=full(0.0, stages) if has_open_gain else None,
         predicted_change=full(0.0),
         actual_change=full(0.0),
         actual_change_known=jnp.full((), False),

@@ -115,7 +115,7 @@ class ImplicitGame:
             step=jnp.zeros((), jnp.int32),
             aux=aux,
             prediction=whole_network_prediction(),
-            report=empty_report(1, ratios=0),
+            report=empty_report(1, has_open_gain=False),
         )
 
     def take_step(

@@ -86,7 +86,7 @@ class SequentialGame:
             self.curvature.init(params, stage_index)
             for params, stage_index in zip(stage_params, stage_indices(stages), strict=True)
         )
-        report = empty_report(len(stages), ratios=len(stages))
+        report = empty_report(len(stages), has_open_gain=True)
         # The state must own its arrays: aliased buffers cannot be donated.
         return GTDDPState(states, report, jax.tree.map(jnp.copy, batch_stats))
 

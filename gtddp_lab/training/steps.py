@@ -172,8 +172,8 @@ def _updated_params(params: Params, updates: optax.Updates) -> Params:
 
 
 def _split_report(report: gt.Report) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The loss, and all other diagnostics by name."""
-    diagnostics = report._asdict()
+    """The loss, and all other diagnostics that the game has, by name."""
+    diagnostics = {name: value for name, value in report._asdict().items() if value is not None}
     return diagnostics.pop("loss"), diagnostics
 
 

@@ -190,6 +190,9 @@ PROVOKED: dict[str, Callable[[], Any]] = {
     "a player may have": lambda: network(Counting()),
     "Invalid weighting": lambda: implicit(weighting="all"),
     "selects no parameter": lambda: implicit(tail="Dense_9"),
+    "no parameter of this model takes part": lambda: update(
+        gt.implicit(optax.adam(1e-3), lambda p, x: x * p["Dense_0"]["bias"][0], LOSS)
+    ),
     "goes with weighting='tail'": lambda: implicit(weighting="product", tail="head"),
     "must be in [0, 1]": lambda: implicit(strength=2.0),
     "needs aux=": lambda: implicit(has_aux=True),
