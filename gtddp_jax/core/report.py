@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from gtddp_jax.core.samples import SampleReductions
+from gtddp_jax.core.counted_samples import CountedSamples
 from gtddp_jax.core.trees import upcast
 from gtddp_jax.core.types import Count, Flag, PerSample, Scalar, Tree
 
@@ -85,7 +85,7 @@ def is_duplicate_gradient(gradient: Tree, running_gradient: Tree) -> Flag:
 
 def shared_report_fields(
     last_report: Report,
-    samples: SampleReductions,
+    counted: CountedSamples,
     losses: PerSample,
     sample_weights: Float[Array, "stages B"],
     *,
@@ -98,7 +98,7 @@ def shared_report_fields(
 
     Args:
         last_report: the report of the previous step.
-        samples: the sample axis.
+        counted: the samples that have a gradient.
         losses: the loss of each sample, [B].
         sample_weights: w, [stages, B].
         predicted: see `Report.predicted_change`.
@@ -107,13 +107,17 @@ def shared_report_fields(
         running_gradient: the gradient of the running cost by the same parameters.
     """
     # Two passes, mean and then variance, because weights close to 1 would cancel in one.
-    means = jax.vmap(samples.mean)(sample_weights)
-    variances = jax.vmap(samples.mean)(jnp.square(sample_weights - means[:, None]))
+    means = jax.vmap(counted.mean)(sample_weights)
+    variances = jax.vmap(counted.mean)(jnp.square(sample_weights - means[:, None]))
+
+    def one_without_gradients(weight: Scalar) -> Scalar:
+        return jnp.where(counted.any, weight, 1.0)
+
     fields = {
-        "loss": samples.mean(losses),
-        "sample_weight_min": samples.min(sample_weights),
-        "sample_weight_mean": means.mean(),
-        "sample_weight_max": samples.max(sample_weights),
+        "loss": counted.samples.mean(losses),
+        "sample_weight_min": one_without_gradients(counted.min(sample_weights)),
+        "sample_weight_mean": one_without_gradients(means.mean()),
+        "sample_weight_max": one_without_gradients(counted.max(sample_weights)),
         "sample_weight_std": jnp.sqrt(variances),
         "predicted_change": predicted,
     }

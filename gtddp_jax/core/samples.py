@@ -1,7 +1,8 @@
 """The sample axis: one array axis, and optionally a mapped axis over devices.
 
 With an `axis_name`, each device holds some of the samples, and every reduction over samples is a
-sum on the device followed by a collective (`docs/many_devices.md`).
+sum on the device followed by a collective (`docs/many_devices.md`). `counted_samples.py` has
+reductions over the samples that have a gradient.
 """
 
 import dataclasses

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import optax
 
+from gtddp_jax.core.counted_samples import CountedSamples
 from gtddp_jax.core.samples import SampleReductions
 from gtddp_jax.core.types import PerSample, PlayerTrees, Tree
 from gtddp_jax.network.protocol import PlayerTape, StageIndex
@@ -42,7 +43,8 @@ class StageInputs(NamedTuple):
         sample_weights: alpha, the weight of each sample in `gradient`. Kronecker statistics
             multiply the output adjoints by it.
         stage_index: the stage and its place in the network.
-        samples: reductions over the samples of all devices.
+        counted: the samples that have a gradient. Statistics are over these alone, so that padding
+            changes nothing.
     """
 
     gradient: PlayerTrees
@@ -50,7 +52,12 @@ class StageInputs(NamedTuple):
     tapes: Mapping[str, PlayerTape]
     sample_weights: PerSample
     stage_index: StageIndex
-    samples: SampleReductions
+    counted: CountedSamples
+
+    @property
+    def samples(self) -> SampleReductions:
+        """Reductions over all samples, those without a gradient included."""
+        return self.counted.samples
 
     def restrict(self, players: frozenset[str] | set[str]) -> "StageInputs":
         """The inputs of some of the stage's players."""

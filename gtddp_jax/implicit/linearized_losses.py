@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from typing_extensions import override
 
+from gtddp_jax.core.counted_samples import CountedSamples, count_samples
 from gtddp_jax.core.samples import SampleReductions, to_varying, varying_axes
 from gtddp_jax.core.trees import per_sample_dot, upcast
 from gtddp_jax.core.types import AxisName, Inputs, Outputs, PerSample, Tree
@@ -46,6 +47,11 @@ class LinearizedLosses(abc.ABC):
     def uniform_weights(self) -> PerSample:
         """Weights of 1, [B]."""
         return jnp.ones_like(self.expansion.exact_loss.value)
+
+    @property
+    def counted(self) -> CountedSamples:
+        """The samples that have a gradient; statistics are over these alone."""
+        return count_samples(self.samples, self.expansion.exact_loss.has_gradient)
 
     @abc.abstractmethod
     def weighted_gradient(self, w: PerSample | None) -> Tree:
@@ -93,6 +99,7 @@ class AutodiffLosses(LinearizedLosses):
         value, self._pull_loss = jax.vjp(loss, outputs)
         self._dtype = value.dtype
         self.samples: SampleReductions = SampleReductions(value.shape[0], axis_name)
+        self.expansion = self.expansion.with_gradient_share(self.counted.share)
 
     def _pull_back(self, cotangent: PerSample) -> Tree:
         """`sum_i cotangent_i G_i` over this device's samples."""
@@ -163,6 +170,7 @@ class PlayerLosses(LinearizedLosses):
         }
         network_pass = network.forward(self._params, inputs, {}, None, self.samples, replayed=False)
         self.expansion: TerminalExpansion = terminal.expand(loss, network_pass.outputs)
+        self.expansion = self.expansion.with_gradient_share(self.counted.share)
         tapes = network_pass.player_tapes(
             self.expansion.exact_loss.gradient, feedback=True, in_turn=True
         )

@@ -163,7 +163,7 @@ class ImplicitGame:
         )
         report = shared_report_fields(
             state.report,
-            losses.samples,
+            losses.counted,
             exact_loss.value,
             w[None],
             predicted=predicted_change,

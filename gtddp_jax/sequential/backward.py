@@ -18,6 +18,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gtddp_jax.core.counted_samples import CountedSamples
 from gtddp_jax.core.samples import SampleReductions
 from gtddp_jax.core.types import PerSample, PlayerTrees
 from gtddp_jax.curvature import Curvature, Policy, StageInputs
@@ -81,7 +82,7 @@ def plan_stages(
     states: Sequence[CurvatureState],
     curvature: Curvature,
     terminal: TerminalExpansion,
-    samples: SampleReductions,
+    counted: CountedSamples,
     *,
     feedback: bool,
     self_response: bool,
@@ -97,7 +98,7 @@ def plan_stages(
         states: the curvature's state for each stage.
         curvature: the base method.
         terminal: the terminal model, expanded at the outputs.
-        samples: reductions over the samples of all devices.
+        counted: the samples that have a gradient.
         feedback: False for the base method itself, alpha = 1.
         self_response: whether a stage also responds to its own step.
         coupled_stages: the number of stages, counted from the first, that come before the last
@@ -106,6 +107,7 @@ def plan_stages(
             along the weights whose scale the normalization removes, and makes them grow
             (docs/evidence.md).
     """
+    samples = counted.samples
     # No stage acts after the last one: nothing is predicted, and psi'(0) = 1.
     pi = jnp.zeros_like(terminal.curvature)
     d = jnp.ones_like(pi)
@@ -124,7 +126,7 @@ def plan_stages(
             tapes,
             jnp.ones_like(pi) if alpha is None else alpha,
             stage_indices[t],
-            samples,
+            counted,
         )
         policy = curvature.policy(inputs, states[t])
         response = None

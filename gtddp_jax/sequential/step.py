@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from gtddp_jax.core import validation
+from gtddp_jax.core.counted_samples import CountedSamples, count_samples
 from gtddp_jax.core.loss_pairing import check_loss_pairing
 from gtddp_jax.core.report import Report, SampleWeightObserver, empty_report
 from gtddp_jax.core.safety import all_finite, tree_where, zeros_unless
@@ -131,14 +132,16 @@ class SequentialGame:
         terminal = self.terminal.expand(losses_of, network_pass.outputs)
         # The shape of the losses is valid here; outputs and targets may still broadcast wrongly.
         check_loss_pairing(self.loss, network_pass.outputs, targets)
+        counted = count_samples(samples, terminal.exact_loss.has_gradient)
+        terminal = terminal.with_gradient_share(counted.share)
         plans, rollout = self._play_game(
-            network_pass, terminal, player_params, running_gradient, state, samples
+            network_pass, terminal, player_params, running_gradient, state, counted
         )
         if observe is not None:
             observe(rollout.sample_weights)
         # One decision for all devices, so that their parameters stay equal.
         is_finite = samples.all(_is_finite_step(player_params, terminal, rollout, network_pass))
-        report = step_report(plans, rollout, terminal, losses_of, samples, state.report, ~is_finite)
+        report = step_report(plans, rollout, terminal, losses_of, counted, state.report, ~is_finite)
         # The report keeps the numbers of a skipped step, so that users see what went wrong.
         next_states: Any = rollout.states
         last_states: Any = state.curvature
@@ -154,7 +157,7 @@ class SequentialGame:
         params: PlayerTrees,
         running_gradient: PlayerTrees,
         state: GTDDPState,
-        samples: SampleReductions,
+        counted: CountedSamples,
     ) -> tuple[list[StagePlan], RolloutResult]:
         """The backward pass and the rollout."""
         plans = plan_stages(
@@ -165,7 +168,7 @@ class SequentialGame:
             state.curvature,
             self.curvature,
             terminal,
-            samples,
+            counted,
             feedback=self.feedback,
             self_response=self.self_response,
             coupled_stages=self.net.coupled_stages,
@@ -173,7 +176,7 @@ class SequentialGame:
         if not self.feedback:
             return plans, open_loop_rollout(plans)
         observer = ROLLOUTS[self.rollout](network_pass, params)
-        return plans, closed_loop_rollout(plans, params, terminal, samples, observer)
+        return plans, closed_loop_rollout(plans, params, terminal, counted.samples, observer)
 
     def _split_params(self, params: Tree) -> PlayerTrees:
         validation.refuse_multi_steps(

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from gtddp_jax.core.counted_samples import CountedSamples
 from gtddp_jax.core.report import Report, shared_report_fields, tree_norm
-from gtddp_jax.core.samples import SampleReductions
 from gtddp_jax.core.trees import tree_vdot
 from gtddp_jax.core.types import Flag, PlayerTrees, Scalar
 from gtddp_jax.sequential.backward import StagePlan
@@ -37,7 +37,7 @@ def step_report(
     rollout: RolloutResult,
     terminal: TerminalExpansion,
     loss: PerSampleLoss,
-    samples: SampleReductions,
+    counted: CountedSamples,
     last_report: Report,
     skipped: Flag,
 ) -> Report:
@@ -48,7 +48,7 @@ def step_report(
         rollout: the result of the rollout.
         terminal: the terminal model, expanded at the outputs.
         loss: maps outputs to losses [B].
-        samples: reductions over the samples of all devices.
+        counted: the samples that have a gradient.
         last_report: the report of the previous step.
         skipped: whether the step is skipped.
     """
@@ -57,7 +57,7 @@ def step_report(
     predicted_change = sum(first_order_changes(rollout), jnp.zeros(()))
     ratios = jnp.zeros(len(plans))
     if last_stage.sample_weights is not None:
-        predicted_change = samples.mean(terminal.loss_change(rollout.delta_phi))
+        predicted_change = counted.samples.mean(terminal.loss_change(rollout.delta_phi))
         ratios = jnp.stack([_feedback_ratio(plan, rollout.steps) for plan in plans])
     # In the last stage alpha = 1, so Q_u without the running cost is the gradient of the mean loss.
     loss_gradient = jax.tree.map(
@@ -68,10 +68,10 @@ def step_report(
     value = terminal.exact_loss.value
     actual_change = jnp.zeros(())
     if rollout.new_outputs is not None:
-        actual_change = samples.mean(loss(rollout.new_outputs) - value)
+        actual_change = counted.samples.mean(loss(rollout.new_outputs) - value)
     report = shared_report_fields(
         last_report,
-        samples,
+        counted,
         value,
         rollout.sample_weights,
         predicted=predicted_change,

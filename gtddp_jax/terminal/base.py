@@ -24,7 +24,7 @@ from typing_extensions import override
 
 from gtddp_jax.core import validation
 from gtddp_jax.core.trees import expand_per_sample, per_sample_dot, upcast
-from gtddp_jax.core.types import Outputs, PerSample
+from gtddp_jax.core.types import Outputs, PerSample, Scalar
 
 # Users annotate the argument of a loss more narrowly than `Outputs`, see `core/types.py`.
 if TYPE_CHECKING:
@@ -143,6 +143,15 @@ class TerminalExpansion(abc.ABC):
     @abc.abstractmethod
     def loss_change(self, shift: PerSample) -> PerSample:
         """psi(shift) - psi(0) of the model, [B]."""
+
+    def with_gradient_share(self, share: Scalar) -> "TerminalExpansion":
+        """The model for a batch in which only a `share` of the samples has a gradient.
+
+        Those samples alone are the same batch with the loss multiplied by `share`. A model that is
+        multiplied with its loss, the default, does not need to know.
+        """
+        del share
+        return self
 
 
 class TerminalModel(abc.ABC):

@@ -2,7 +2,8 @@
 
 Every factor is a mean over vectors. To make the product of the factors the curvature of a *sum*
 over positions, b is multiplied by sqrt(S): `S E[a a^T] (x) E[b b^T]`, with expectations over
-samples and positions.
+samples and positions. They are over the samples that have a gradient; n of B samples without the
+others are a batch with the loss multiplied by n / B, so that b is multiplied by that.
 
 | positions | a                   | b                              | for                           |
 |-----------|---------------------|--------------------------------|-------------------------------|
@@ -19,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from gtddp_jax.core.chunks import sum_over_samples
-from gtddp_jax.core.samples import SampleReductions
+from gtddp_jax.core.counted_samples import CountedSamples
 from gtddp_jax.core.trees import expand_per_sample
 from gtddp_jax.core.types import PerSample, Tree
 from gtddp_jax.curvature.base import StageInputs
@@ -61,21 +62,27 @@ class PlayerObservation(NamedTuple):
         layout: the player's matrix form.
         gradient: its part of Q_u.
         tape: its inputs, output adjoints and per-sample gradients.
-        sample_weights: alpha, the weight of each sample in `gradient`.
-        samples: reductions over the samples of all devices.
+        sample_weights: alpha, the weight of each sample in `gradient`; zero for samples without a
+            gradient.
+        counted: the samples that have a gradient.
     """
 
     layout: MatrixLayout
     gradient: Tree
     tape: PlayerTape
     sample_weights: PerSample
-    samples: SampleReductions
+    counted: CountedSamples
 
 
 def observe_player(name: str, layout: MatrixLayout, inputs: StageInputs) -> PlayerObservation:
     """One player's part of the inputs of a stage."""
+    counted = inputs.counted
     return PlayerObservation(
-        layout, inputs.gradient[name], inputs.tapes[name], inputs.sample_weights, inputs.samples
+        layout,
+        inputs.gradient[name],
+        inputs.tapes[name],
+        counted.mask(inputs.sample_weights),
+        counted,
     )
 
 
@@ -92,10 +99,24 @@ class FactorVectors(NamedTuple):
 
 
 def factor_vectors(
-    layout: MatrixLayout, inputs: jax.Array, adjoints: jax.Array, positions: str
+    layout: MatrixLayout,
+    inputs: jax.Array,
+    adjoints: jax.Array,
+    has_gradient: jax.Array,
+    positions: str,
 ) -> FactorVectors:
-    """The vectors of a player with inputs [B, ...] and weighted output adjoints [B, ...]."""
+    """The vectors of some samples.
+
+    Args:
+        layout: the player's matrix form.
+        inputs: its inputs [B, ...].
+        adjoints: its weighted output adjoints [B, ...], zero for samples without a gradient.
+        has_gradient: which samples have a gradient [B]; the vectors of the others are zero.
+        positions: "expand" or "reduce".
+    """
     a, b = layout.input_vectors(inputs), layout.adjoint_vectors(adjoints)
+    # Here and not in the inputs, because a bias adds an entry of 1 to each vector.
+    a = jnp.where(expand_per_sample(has_gradient, a), a, jnp.zeros_like(a))
     if positions == "reduce":
         return FactorVectors(a.mean(1, keepdims=True), b.sum(1, keepdims=True))
     return FactorVectors(a, b * jnp.sqrt(jnp.asarray(b.shape[1], b.dtype)))
@@ -126,13 +147,13 @@ def update_factors(
     factors: tuple[Factor, Factor], observation: PlayerObservation, options: FactorOptions
 ) -> tuple[Factor, Factor]:
     """The factors of a and of b after one more batch."""
-    layout, samples, positions = observation.layout, observation.samples, options.positions
+    layout, counted, positions = observation.layout, observation.counted, options.positions
     inputs = observation.tape.inputs
     adjoints = weighted_adjoints(observation.tape, observation.sample_weights)
     # "reduce" has summed over the positions already.
     position_count = layout.count_positions(adjoints) if positions == "expand" else 1
 
-    def chunk_moments(chunk: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, ...]:
+    def chunk_moments(chunk: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         return tuple(
             vector_moments(vectors)
             for vectors, factor in zip(
@@ -141,22 +162,24 @@ def update_factors(
             if isinstance(factor, RunningAverage)
         )
 
-    chunk_size = vector_chunk_size(layout, adjoints)
-    moments = iter(sum_over_samples(chunk_moments, (inputs, adjoints), chunk_size))
+    data = (inputs, adjoints, counted.has_gradient)
+    moments = iter(sum_over_samples(chunk_moments, data, vector_chunk_size(layout, adjoints)))
     # Windows need the vectors of all samples at once, so they are computed only for windows.
     any_window = any(isinstance(factor, VectorWindow) for factor in factors)
-    vectors = iter(factor_vectors(layout, inputs, adjoints, positions)) if any_window else iter(())
+    vectors = iter(factor_vectors(layout, *data, positions)) if any_window else iter(())
     updated: list[Factor] = []
-    for factor in factors:
+    # Of a and of b: the factor on the mean over all samples, and the factor on vectors.
+    scales = ((counted.inverse_share, 1.0), (counted.share, counted.share))
+    for factor, (mean_scale, vector_scale) in zip(factors, scales, strict=True):
         factor_rows = next(vectors, None)
         # Devices sum their moments; windows gather the vectors themselves.
         if isinstance(factor, RunningAverage):
-            mean = samples.sum_over_devices(next(moments)) / (samples.count * position_count)
+            total = counted.samples.sum_over_devices(next(moments))
+            mean = mean_scale * (total / (counted.samples.count * position_count))
             updated.append(
                 factor.with_moments(mean.astype(factor.weighted_sum.dtype), options.decay)
             )
         else:
             assert factor_rows is not None
-            flat = factor_rows.reshape(-1, *factor_rows.shape[2:])
-            updated.append(factor.with_vectors(flat, options.decay, samples))
+            updated.append(factor.with_vectors(vector_scale * factor_rows, options.decay, counted))
     return updated[0], updated[1]

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 
+from gtddp_jax.core.safety import tree_where
 from gtddp_jax.core.types import Count, Flag, Number, Tree
 from gtddp_jax.curvature.base import StageInputs
 from gtddp_jax.curvature.kronecker.cooperation.base import Cooperation
@@ -98,7 +99,13 @@ class StageFactors:
     def update_state(
         self, state: FactorState, inputs: StageInputs, step_count: Count, gamma: Number
     ) -> FactorState:
-        """The statistics after one more step; `gamma` is the damping of joint factors."""
+        """The statistics after one more step; `gamma` is the damping of joint factors.
+
+        A batch in which no sample has a gradient changes no statistics.
+        """
+        first_player = next(iter(state.players.values()))
+        # Until a batch with a gradient has come, every step is like the first and needs bases.
+        step_count = jnp.where(first_player.input_factor.is_empty, 0, step_count)
         factors, joint = self._update_factors(state, inputs, step_count)
         bases, joint = self._refresh_bases(state, factors, joint, step_count, gamma)
         # EKFAC projects the gradient of this step on the bases of this step.
@@ -108,6 +115,7 @@ class StageFactors:
             player = PlayerFactors(*factors[name], *bases[name])
             observation = observe_player(name, layout, inputs)
             moments = self.rule.next_moments(player, observation, factors_updated)
+            moments = tree_where(inputs.counted.any, moments, player.moments)
             players[name] = player._replace(moments=moments)
         return FactorState(players, joint)
 
@@ -125,7 +133,8 @@ class StageFactors:
                 name: update_factors(old[name], observe_player(name, layout, inputs), self.options)
                 for name, layout in self.cooperation.layouts.items()
             }
-            return factors, self.cooperation.update_statistics(state.joint, inputs, self.options)
+            joint = self.cooperation.update_statistics(state.joint, inputs, self.options)
+            return tree_where(inputs.counted.any, (factors, joint), (old, state.joint))
 
         # Players and cooperation share one condition, and so one branch of the program.
         due = None if self.schedule.updates_always else self.schedule.is_factor_step(step_count)

@@ -13,7 +13,8 @@ from typing import NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from gtddp_jax.core.samples import SampleReductions
+from gtddp_jax.core.counted_samples import CountedSamples
+from gtddp_jax.core.types import Flag
 
 
 class RunningAverage(NamedTuple):
@@ -32,6 +33,11 @@ class RunningAverage(NamedTuple):
         """`E[v v^T]`, [groups, width, width]; zeros before the first update."""
         # No division by zero before the first batch.
         return self.weighted_sum / jnp.where(self.total_weight > 0, self.total_weight, 1.0)
+
+    @property
+    def is_empty(self) -> Flag:
+        """Whether there has been no batch yet."""
+        return self.total_weight == 0
 
     def with_moments(self, moments: jax.Array, decay: float) -> "RunningAverage":
         """The average after one more batch with these moments, [groups, width, width]."""
@@ -65,20 +71,32 @@ class VectorWindow(NamedTuple):
         w = self.scaled_vectors
         return jnp.einsum("grd,gre->gde", w, w)
 
+    @property
+    def is_empty(self) -> Flag:
+        """Whether there has been no batch yet."""
+        return self.weights.sum() == 0
+
     def with_vectors(
-        self, vectors: jax.Array, decay: float, samples: SampleReductions
+        self, vectors: jax.Array, decay: float, counted: CountedSamples
     ) -> "VectorWindow":
         """The window after one more batch.
 
         Args:
-            vectors: this device's vectors, [n, groups, width].
+            vectors: this device's vectors, [local, positions, groups, width].
             decay: factor on the weights of older vectors.
-            samples: reductions over the samples of all devices.
+            counted: the samples that have a gradient; the vectors of the others are dropped.
 
         Raises:
             ValueError: one batch has more vectors than the window has rows.
         """
-        vectors = samples.gather_over_devices(vectors)
+        positions = vectors.shape[1]
+        # A batch has the weight 1 - decay, divided among its vectors.
+        weight = (1 - decay) / (counted.samples.count * positions) * counted.inverse_share
+        weights = jnp.where(counted.has_gradient, weight.astype(self.weights.dtype), 0)
+        vectors, weights = (
+            counted.samples.gather_over_devices(x)
+            for x in (vectors.reshape(-1, *vectors.shape[2:]), jnp.repeat(weights, positions))
+        )
         new_rows, rows = vectors.shape[0], self.vectors.shape[0]
         if new_rows > rows:
             raise ValueError(
@@ -86,12 +104,12 @@ class VectorWindow(NamedTuple):
                 f"remembers {rows}. Raise window_rows to {new_rows} or more, or full_limit to at "
                 f"least {vectors.shape[-1]} for a full decomposition."
             )
-        # A batch has the weight 1 - decay, divided among its vectors.
-        weights = jnp.full(new_rows, (1 - decay) / new_rows, self.weights.dtype)
+        # As many rows as are new make room: those of samples without a gradient, then the oldest.
+        is_kept = jnp.concatenate([jnp.full(rows, True), weights > 0])
+        order = jnp.argsort(is_kept, stable=True)[new_rows:]
         return VectorWindow(
-            # The oldest rows make room.
-            jnp.concatenate([self.vectors[new_rows:], vectors.astype(self.vectors.dtype)]),
-            jnp.concatenate([decay * self.weights[new_rows:], weights]),
+            jnp.concatenate([self.vectors, vectors.astype(self.vectors.dtype)])[order],
+            jnp.concatenate([decay * self.weights, weights])[order],
         )
 
 

@@ -6,9 +6,10 @@
 | `per_example` | `decay s + (1 - decay) mean_i (rotated gradient of sample i)^2`         |
 
 `running` is the running-average form of the paper's baseline (EKFAC-pytorch, option `ra`),
-`per_example` the estimate of George et al. 2018. When the bases are renewed, s starts from the
-products of eigenvalues. Everything outside of the bases has one second moment, the mean over its
-dimensions (see `eigenbases.EigenTable`).
+`per_example` the estimate of George et al. 2018. Both are over the samples that have a gradient,
+scaled as in `factor_statistics`. When the bases are renewed, s starts from the products of
+eigenvalues. Everything outside of the bases has one second moment, the mean over its dimensions
+(see `eigenbases.EigenTable`).
 """
 
 import jax
@@ -37,7 +38,8 @@ def batch_gradient_moments(
     matrix = observation.layout.to_matrix(observation.gradient)
     # The mean gradient is mostly noise, and B times its square estimates the mean square.
     squares = squared_coordinates(matrix, row_basis, column_basis)
-    return _mean_per_dimension(squares, observation.samples.count, row_basis, column_basis)
+    count = observation.counted.count.astype(matrix.dtype)
+    return _mean_per_dimension(squares, count, row_basis, column_basis)
 
 
 def _mean_per_dimension(
@@ -52,7 +54,7 @@ def sample_gradient_moments(
     observation: PlayerObservation, row_basis: Eigenbasis, column_basis: Eigenbasis
 ) -> EigenTable:
     """`mean_i (rotated alpha_i G_i)^2`; with one position per sample G_i is never formed."""
-    layout, tape, samples = observation.layout, observation.tape, observation.samples
+    layout, tape, counted = observation.layout, observation.tape, observation.counted
     alpha = observation.sample_weights
     if layout.count_positions(tape.output_adjoints) == 1:
         # G_i = a b^T, so its squared coordinates are products of those of a and b.
@@ -75,7 +77,8 @@ def sample_gradient_moments(
 
         chunk_size = gradient_chunk_size([layout])
         total = sum_over_samples(chunk_moments, (data, alpha), chunk_size)
-    mean_factor = 1 / samples.count
+    # The mean over n samples of the squares of n / B times their gradients.
+    mean_factor = 1 / counted.samples.count * counted.share
     return _mean_per_dimension(
-        samples.sum_over_devices(total), mean_factor, row_basis, column_basis
+        counted.samples.sum_over_devices(total), mean_factor, row_basis, column_basis
     )

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from gtddp_jax.core.chunks import sum_over_samples
-from gtddp_jax.core.types import Number
+from gtddp_jax.core.types import Number, Scalar
 from gtddp_jax.curvature.base import StageInputs
 from gtddp_jax.curvature.kronecker import factor_statistics
 from gtddp_jax.curvature.kronecker.damping import balanced_damping
@@ -81,18 +81,20 @@ def update_joint_factors(
     joint: JointFactors, layouts: PlayerLayouts, inputs: StageInputs, options: FactorOptions
 ) -> JointFactors:
     """The factors after one more batch."""
-    samples = inputs.samples
+    counted = inputs.counted
+    sample_weights = counted.mask(inputs.sample_weights)
     data = {
         name: (
             inputs.tapes[name].inputs,
-            factor_statistics.weighted_adjoints(inputs.tapes[name], inputs.sample_weights),
+            factor_statistics.weighted_adjoints(inputs.tapes[name], sample_weights),
+            counted.has_gradient,
         )
         for name in layouts
     }
-    position_shapes = [adjoints.shape[1:-1] for _, adjoints in data.values()]
+    position_shapes = [adjoints.shape[1:-1] for _, adjoints, _ in data.values()]
 
     def chunk_moments(
-        chunk: dict[str, tuple[jax.Array, jax.Array]],
+        chunk: dict[str, tuple[jax.Array, ...]],
     ) -> tuple[jax.Array, jax.Array]:
         # Cross moments need the vectors of all players for the same samples.
         vectors = [
@@ -107,19 +109,25 @@ def update_joint_factors(
     # The player with the most numbers per sample bounds the memory of all.
     chunk_size = min(
         factor_statistics.vector_chunk_size(layouts[name], adjoints)
-        for name, (_, adjoints) in data.items()
+        for name, (_, adjoints, _) in data.items()
     )
-    input_sum, output_sum = samples.sum_over_devices(
+    input_sum, output_sum = counted.samples.sum_over_devices(
         sum_over_samples(chunk_moments, data, chunk_size)
     )
 
-    def next_average(average: RunningAverage, moment_sum: jax.Array) -> RunningAverage:
+    def next_average(
+        average: RunningAverage, moment_sum: jax.Array, mean_scale: Scalar
+    ) -> RunningAverage:
         # Statistics keep their dtype, whatever that of the batch.
-        mean = (moment_sum / samples.count).astype(average.weighted_sum.dtype)
+        mean = (mean_scale * (moment_sum / counted.samples.count)).astype(
+            average.weighted_sum.dtype
+        )
         return average.with_moments(mean[None], options.decay)
 
+    # Scaled as the players' own factors, see `factor_statistics`.
     return JointFactors(
-        next_average(joint.inputs, input_sum), next_average(joint.outputs, output_sum)
+        next_average(joint.inputs, input_sum, counted.inverse_share),
+        next_average(joint.outputs, output_sum, counted.share),
     )
 
 
