@@ -1,11 +1,14 @@
 """Entry point of ``gtddp``: parses the command line, runs the command, returns an exit code."""
 
+import importlib.metadata
 import importlib.util
 import io
 import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
+
+from gtddp_lab.cli.choices import table_names
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -24,6 +27,9 @@ EXTRA_MODULES = (
 )
 """Modules that the command needs besides the library: the extra ``train``."""
 
+INSTALL_HINT = "Run in the project's folder: pip install -e '.[train]'"
+"""How to install the extra, as in the README: the package is not on any index."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs ``gtddp``.
@@ -40,15 +46,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Names of files need not be text; printing them must not fail.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if list(arguments) == ["--version"]:
+        print(f"gtddp {importlib.metadata.version('gtddp-jax')}")
+        return 0
     # Checked before any other import of this package, each of which needs the extra.
     missing = [name for name in EXTRA_MODULES if importlib.util.find_spec(name) is None]
     if missing:
-        message = f"{', '.join(missing)} not found. Run: pip install 'gtddp-jax[train]'"
-        return _print_error(message, EXIT_USAGE)
-    code = _run_command(sys.argv[1:] if arguments is None else arguments)
+        return _help_without_extra(arguments, missing)
+    code = _run_command(arguments)
     if code and "jax" in sys.modules:  # JAX is not imported for errors of usage
         _exit_if_distributed(code)
     return code
+
+
+def _help_without_extra(arguments: Sequence[str], missing: Sequence[str]) -> int:
+    """Says what to install; answers ``--help`` as far as that is possible."""
+    message = f"{', '.join(missing)} not found. {INSTALL_HINT}"
+    if "--help" not in arguments and "-h" not in arguments:
+        return _print_error(message, EXIT_USAGE)
+    commands = ",".join(table_names("gtddp_lab.cli.parse", "COMMAND_OPTIONS"))
+    print(f"usage: gtddp [-h] [--version] {{{commands}}}\n\n{message}")
+    return 0
 
 
 def _run_command(arguments: Sequence[str]) -> int:

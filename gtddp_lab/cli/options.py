@@ -46,7 +46,8 @@ WeightingName = Annotated[str, _one_of(table_names("gtddp_jax.implicit.weighting
 RolloutName = Annotated[str, _one_of(table_names("gtddp_jax.sequential.rollout", "ROLLOUTS"))]
 TerminalName = Annotated[str, _one_of(table_names("gtddp_jax.terminal", "TERMINALS"))]
 ScheduleName = Annotated[str, _one_of(table_names("gtddp_lab.training.settings", "SCHEDULES"))]
-StudyName = Annotated[str, _one_of(table_names("gtddp_lab.studies.studies", "STUDIES"))]
+STUDY_NAMES = table_names("gtddp_lab.studies.studies", "STUDIES")
+StudyName = Annotated[str, _one_of(STUDY_NAMES)]
 CheckpointName = Literal["latest", "best"]
 
 
@@ -55,6 +56,10 @@ def _described(default: str, metavar: str | None = None) -> Any:
     return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
 
 
+RunFolders = Annotated[
+    tyro.conf.Positional[tuple[Path, ...]],
+    tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="(required)"),
+]
 DataDir = Annotated[Path | None, _described("gtddp/data in the user's cache", "DIR")]
 
 
@@ -68,11 +73,11 @@ class TrainOptions:
     continues the run.
     """
 
-    config: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    config: Annotated[Path | None, _described("none", "FILE")] = None
     """YAML file with options, named as below with _ for -. Options on the command line take
     precedence. Every run writes its own options to config.yaml."""
 
-    resume: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
+    resume: Annotated[Path | None, _described("a new run", "RUN")] = None
     """Resume the run in this folder from its last checkpoint, with the same result as without the
     interruption. --epochs may be raised (constant schedule only), and options that do not affect
     the result may change."""
@@ -125,7 +130,7 @@ class TrainOptions:
     seeds: int = 1
     """Number of seeds (0, 1, ...); every method is trained once per seed."""
 
-    seed_list: Annotated[tuple[int, ...], tyro.conf.arg(metavar="[INT [INT ...]]")] = ()
+    seed_list: Annotated[tuple[int, ...], _described("as --seeds says", "[INT [INT ...]]")] = ()
     """The seeds themselves, instead of --seeds."""
 
     vmap_seeds: bool = False
@@ -177,13 +182,13 @@ class TrainOptions:
     """Train together with other processes, on all devices of all of them. Slurm, Open MPI and
     Kubernetes provide the addresses; elsewhere, give the next three options."""
 
-    coordinator: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT")] = None
+    coordinator: Annotated[str | None, _described("from the scheduler", "HOST:PORT")] = None
     """Address of process 0: a free port on its host, reachable from all other processes."""
 
-    num_processes: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    num_processes: Annotated[int | None, _described("from the scheduler", "INT")] = None
     """Number of processes."""
 
-    process_id: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    process_id: Annotated[int | None, _described("from the scheduler", "INT")] = None
     """Index of this process, from 0. Process 0 shows the progress and writes the files."""
 
     patience: Annotated[float, tyro.conf.arg(metavar="SECONDS")] = 600.0
@@ -216,7 +221,7 @@ class PlotOptions:
     interval of the mean.
     """
 
-    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN")]
+    runs: RunFolders
     """Folders of runs."""
 
     out: Annotated[Path | None, _described("curves in the first folder", "FILE")] = None
@@ -231,7 +236,7 @@ class ReportOptions:
     with the feedback of every stage, sample weights, times, configuration.
     """
 
-    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN")]
+    runs: RunFolders
     """Folders of runs."""
 
     html: Annotated[
@@ -252,7 +257,12 @@ class DataOptions:
     name: tyro.conf.Positional[DatasetName]
     """The data set."""
 
-    source: Annotated[Path | None, tyro.conf.arg(name="from", metavar="FOLDER")] = None
+    source: Annotated[
+        Path | None,
+        tyro.conf.arg(
+            name="from", metavar="FOLDER", help_behavior_hint="(default: that of Debian's package)"
+        ),
+    ] = None
     """Folder with the original files: idx (gzip or not), CIFAR archives in the Python or binary
     format (or unpacked), SVHN's .mat files."""
 
@@ -272,7 +282,8 @@ class ReproduceOptions:
     """
 
     studies: Annotated[
-        tyro.conf.Positional[tuple[StudyName, ...]], tyro.conf.arg(metavar="STUDY")
+        tyro.conf.Positional[tuple[StudyName, ...]],
+        _described("all of them", f"{{{','.join(STUDY_NAMES)}}}"),
     ] = ()
     """Studies to run."""
 

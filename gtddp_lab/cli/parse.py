@@ -37,7 +37,10 @@ COMMAND_OPTIONS: dict[str, type[CommandOptions]] = {
 }
 """Option classes by command."""
 
-DESCRIPTION = "GT-DDP: game-theoretic differential dynamic programming for residual networks."
+DESCRIPTION = (
+    "GT-DDP: game-theoretic differential dynamic programming for residual networks. "
+    "gtddp --version prints the version."
+)
 
 Parsed = TypeVar("Parsed")
 
@@ -53,6 +56,12 @@ def parse_command_line(arguments: Sequence[str]) -> CommandOptions:
         UsageError: If the command line is wrong.
         SystemExit: With code 0, after ``--help`` was printed.
     """
+    # tyro calls an unknown command an unrecognized option and does not list the known ones.
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMAND_OPTIONS:
+        raise UsageError(
+            f"unknown command {arguments[0]!r}. Commands: {', '.join(COMMAND_OPTIONS)}. "
+            "See gtddp --help."
+        )
     # A first pass finds --resume and --config. The command line is then parsed again, with the
     # options of that file as defaults, so that it overrides them.
     options = _parse_any_command(arguments)

@@ -147,7 +147,9 @@ def write_prepared(name: str, data: RawSet, data_dir: Path, original: bool) -> P
 def _tensorflow_datasets() -> Any:
     missing = [name for name in DATA_MODULES if importlib.util.find_spec(name) is None]
     if missing:
-        raise DataError(f"{', '.join(missing)} not found. Run: pip install 'gtddp-jax[data]'")
+        raise DataError(
+            f"{', '.join(missing)} not found. Run in the project's folder: pip install -e '.[data]'"
+        )
     import tensorflow_datasets
 
     return tensorflow_datasets

@@ -11,7 +11,7 @@ from gtddp_lab.cli.main import main
     ("arguments", "message"),
     [
         ([], "Expected one of {train, eval, plot, report, reproduce, data}"),
-        (["learn"], "Unrecognized options: learn"),
+        (["train", "--learn"], "Unrecognized options: --learn"),
         (["train", "--optim", "adam"], "Unrecognized options: --optim"),
         (["train", "--optimizer", "adagrad"], "invalid choice 'adagrad' for argument"),
         (["train", "--dataset", "emnist"], "invalid choice 'emnist' for argument"),
@@ -104,5 +104,28 @@ def test_missing_packages_are_named(
 ) -> None:
     monkeypatch.setattr("gtddp_lab.cli.main.EXTRA_MODULES", ("rich", "no_such_module"))
     assert main(["train"]) == 2
-    expected = "gtddp: no_such_module not found. Run: pip install 'gtddp-jax[train]'\n"
+    expected = (
+        "gtddp: no_such_module not found. Run in the project's folder: pip install -e '.[train]'\n"
+    )
+    assert capsys.readouterr().err == expected
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "-h"]])
+def test_help_without_the_extra(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("gtddp_lab.cli.main.EXTRA_MODULES", ("no_such_module",))
+    assert main(arguments) == 0
+    output = capsys.readouterr()
+    assert output.err == ""
+    assert output.out.startswith("usage: gtddp [-h] [--version] {train,eval,plot,report,")
+    assert output.out.endswith("pip install -e '.[train]'\n")
+
+
+def test_an_unknown_command_lists_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tarin"]) == 2
+    expected = (
+        "gtddp: unknown command 'tarin'. Commands: train, eval, plot, report, reproduce, data. "
+        "See gtddp --help.\n"
+    )
     assert capsys.readouterr().err == expected

@@ -9,8 +9,9 @@ from gtddp_jax.sequential import ROLLOUTS
 from gtddp_lab import data, networks
 from gtddp_lab.cli import options
 from gtddp_lab.cli.choices import table_names
+from gtddp_lab.cli.main import main
 from gtddp_lab.cli.options import BASE_GAME, TrainOptions
-from gtddp_lab.cli.parse import box_to_sentence, parse_command_line
+from gtddp_lab.cli.parse import COMMAND_OPTIONS, box_to_sentence, parse_command_line
 from gtddp_lab.cli.setup import GAME_OPTIONS
 from gtddp_lab.studies import studies
 from gtddp_lab.training import methods, recipes, settings
@@ -122,3 +123,18 @@ def test_help_lists_the_choices(run_python: RunPython) -> None:
     assert result.returncode == 0
     assert "usage: gtddp train" in result.stdout
     assert "--weighting {tail,product,newton}" in result.stdout
+
+
+def test_help_names_the_studies_and_every_default(run_python: RunPython) -> None:
+    for command in COMMAND_OPTIONS:
+        result = run_python("-m", "gtddp_lab", command, "--help", timeout=60)
+        assert result.returncode == 0
+        assert "(default: )" not in result.stdout
+        assert "(default: None)" not in result.stdout
+        if command == "reproduce":
+            assert all(study in result.stdout for study in studies.STUDIES)
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"gtddp {gt.__version__}\n"
