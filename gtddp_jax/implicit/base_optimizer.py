@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from gtddp_jax.core.jaxprs import is_elementwise
 from gtddp_jax.core.safety import tree_where
 from gtddp_jax.core.types import Tree
 from gtddp_jax.core.xla import delay_until, materialize
-from gtddp_jax.tracing.jaxprs import is_elementwise
 
 
 class StepParts(NamedTuple):

@@ -24,14 +24,14 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
-from gtddp_jax.core.types import Tree
-from gtddp_jax.tracing.jaxprs import (
+from gtddp_jax.core.jaxprs import (
     ContainedProgram,
     as_program,
     called_program,
     contained_programs,
     interpret_jaxpr,
 )
+from gtddp_jax.core.types import Tree
 from gtddp_jax.tracing.product_flops import equation_flops, is_matrix, shape_of
 
 INDEXING = ("gather", "dynamic_slice", "take")

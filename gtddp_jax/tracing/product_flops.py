@@ -17,7 +17,7 @@ from typing import Any
 
 from jax.extend import core
 
-from gtddp_jax.tracing.jaxprs import contained_programs
+from gtddp_jax.core.jaxprs import contained_programs
 
 KERNELS = re.compile(
     r"pallas_call|ffi_call|tpu_custom_call|call_(exported|tf)|(pure|io|buffer)_callback|scaled_.*|"

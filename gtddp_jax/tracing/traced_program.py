@@ -13,8 +13,8 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import jax
 from jax.extend import core
 
+from gtddp_jax.core.jaxprs import ContainedProgram, inlinable_program, interpret_jaxpr
 from gtddp_jax.core.types import Tree
-from gtddp_jax.tracing.jaxprs import ContainedProgram, inlinable_program, interpret_jaxpr
 
 ValueId: TypeAlias = int
 

@@ -11,11 +11,11 @@ import optax
 import pytest
 
 import gtddp_jax as gt
+from gtddp_jax.core.jaxprs import is_elementwise
 from gtddp_jax.core.safety import guarded_vdot
 from gtddp_jax.core.trees import tree_vdot
 from gtddp_jax.core.xla import PACKED_SIZE, materialize
 from gtddp_jax.implicit.base_optimizer import BaseOptimizer
-from gtddp_jax.tracing.jaxprs import is_elementwise
 from tests.implicit import models
 
 Tree = Any

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from gtddp_jax.tracing import jaxprs
+from gtddp_jax.core import jaxprs
 
 X = jnp.ones(3)
 WITH_JVP_RULE: Any = jax.custom_jvp(jnp.sin)
