@@ -4,7 +4,7 @@ import gzip
 import hashlib
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -12,8 +12,11 @@ from typing import IO
 
 from gtddp_lab.data.dataset import DataError
 
-MAX_BYTES = 2**31
-"""Largest decompressed size of a file or archive."""
+MAX_BYTES = 2**30
+"""Largest decompressed size of all files of a data set together; the largest original has half."""
+
+MOST_MEMBERS = 10_000
+"""Largest number of files and folders in an archive; an original has fewer than twenty."""
 
 
 @dataclass(frozen=True)
@@ -90,19 +93,23 @@ class Distribution:
             path = _existing_file(folder, file)
             if path is not None:
                 with errors_naming_path(path), _open_file(path) as stream:
-                    contents[file.name] = _read_bounded(
-                        stream, path, _size_limit(file, custom_data)
-                    )
+                    limit = _size_limit(file, custom_data, contents)
+                    contents[file.name] = _read_bounded(stream, path, limit)
         return contents
 
     def _read_archive(self, archive: Path, custom_data: bool) -> dict[str, bytes]:
         wanted = {f"{self.subfolder}/{file.name}": file for file in self.files}
         contents: dict[str, bytes] = {}
+        _check_disk_size(archive)
         with gzip.open(archive) as stream:
             limited = _LimitedStream(stream, archive)
             # Stream mode ("|") never seeks, so the limit holds for every byte.
             with tarfile.open(fileobj=limited, mode="r|") as members:  # type: ignore[call-overload]
-                for member in members:
+                for number, member in enumerate(members, 1):
+                    if number > MOST_MEMBERS:
+                        raise DataError(
+                            f"{archive}: refused because it has more than {MOST_MEMBERS} members."
+                        )
                     name = _checked_member_name(archive, member)
                     file = wanted.get(name)
                     if file is None or not member.isfile():
@@ -112,9 +119,8 @@ class Distribution:
                     content = members.extractfile(member)
                     assert content is not None, "isfile() was checked"
                     label = f"{archive}: {name}"
-                    contents[file.name] = _read_bounded(
-                        content, label, _size_limit(file, custom_data)
-                    )
+                    limit = _size_limit(file, custom_data, contents)
+                    contents[file.name] = _read_bounded(content, label, limit)
             while limited.read(2**20):
                 pass  # gzip compares its checksum only at the end of the stream
         if not custom_data and self.archive_md5 is not None:
@@ -146,11 +152,21 @@ def _existing_file(folder: Path, file: OriginalFile) -> Path | None:
 
 
 def _open_file(path: Path) -> IO[bytes]:
+    _check_disk_size(path)
     return gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
 
 
-def _size_limit(file: OriginalFile, custom_data: bool) -> int:
-    return MAX_BYTES if custom_data or file.size is None else file.size
+def _check_disk_size(path: Path) -> None:
+    """Check the size on disk: gzip skips zeros behind its data, of which a sparse file has any."""
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise DataError(f"{path}: has {size} bytes, a data set at most {MAX_BYTES} in all.")
+
+
+def _size_limit(file: OriginalFile, custom_data: bool, contents: Mapping[str, bytes]) -> int:
+    """The most bytes that a file may have beside those that were read before."""
+    left = MAX_BYTES - sum(map(len, contents.values()))
+    return left if custom_data or file.size is None else min(left, file.size)
 
 
 def _read_bounded(stream: IO[bytes], label: object, limit: int) -> bytes:

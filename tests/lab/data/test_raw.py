@@ -131,7 +131,7 @@ def flip_byte(path: Path) -> None:
             lambda p: p.write_bytes(b"no gzip"),
             "is corrupt or not a gzip file",
         ),
-        ("svhn mat", "test_32x32.mat", cut, r"holds X \[32, 32, 3, 4\]\."),  # y is gone
+        ("svhn mat", "test_32x32.mat", cut, r"is truncated or corrupt \(it ends within an array\)"),
         ("svhn mat", "test_32x32.mat", flip_byte, "test_32x32.mat: is truncated or corrupt"),
         (
             "svhn mat",
@@ -242,7 +242,8 @@ def test_files_that_decompress_to_too_much(
     write(tmp_path)
     monkeypatch.setattr(original_files, "MAX_BYTES", 5000)
     with pytest.raises(
-        DataError, match=r"(decompresses to more than|holds more than the allowed) 5000|claims"
+        DataError,
+        match=r"(to more than|more than the allowed|a data set at most) 5000|claims",
     ):
         read_original_files(name, tmp_path, custom_data=True)
 

@@ -95,13 +95,10 @@ def _strange() -> None:
     raise tarfile.TarError("strange")
 
 
-def test_matlab_files_with_other_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_matlab_files_with_other_numbers() -> None:
     stream = io.BytesIO()
     savemat(stream, {"X": np.zeros((32, 32, 3, 1)), "y": np.ones((1, 1), np.uint8)})
     with pytest.raises(DataError, match="X must be uint8 and y numeric, got float64 and uint8"):
-        svhn.parse_svhn_file(stream.getvalue(), "file")
-    monkeypatch.setattr(svhn, "MAX_BYTES", 3000)
-    with pytest.raises(DataError, match=r"refused because it claims 1 images\."):
         svhn.parse_svhn_file(stream.getvalue(), "file")
 
 

@@ -152,9 +152,7 @@ def test_a_base_optimizer_has_no_weights_to_watch(tiny_feed: Feed, tiny_net: gt.
 
 
 def test_a_number_of_images_below_zero_is_refused() -> None:
-    with pytest.raises(
-        ValueError, match="watch must be a whole number from 0 to"
-    ):
+    with pytest.raises(ValueError, match="watch must be a whole number from 0 to"):
         RunPlan(1, watch=-1)
 
 
