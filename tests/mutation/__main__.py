@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tests.mutation import selection
 from tests.mutation.mutants import Mutant, find_mutants
@@ -68,13 +68,13 @@ def check_unchanged(
         checked.add(tests)
 
 
-def judge(sandbox: Sandbox, candidate: Candidate, timeout: float, stages: int) -> dict[str, object]:
-    """Run the tests on a mutant; which of them, if any, killed it."""
+def judge(sandbox: Sandbox, candidate: Candidate, timeout: float, stages: range) -> dict[str, Any]:
+    """Run the tests of some stages on a mutant; which of them, if any, killed it."""
     source = candidate.mutant.apply(candidate.original)
     outcome, seconds, start = "survived", 0.0, time.monotonic()
     groups = (selection.quick_tests(candidate.path), selection.more_tests(candidate.path))
     killer = ""
-    for tests in groups[:stages]:
+    for tests in groups[stages.start : stages.stop]:
         result, output = sandbox.run(candidate.path, source, tests, timeout)
         if result != "passed":
             outcome = "timeout" if result == "timeout" else "killed"
@@ -87,7 +87,7 @@ def judge(sandbox: Sandbox, candidate: Candidate, timeout: float, stages: int) -
         "kind": candidate.mutant.kind,
         "outcome": outcome,
         "killer": killer[:160],
-        "stages": stages,
+        "stages": stages.stop,
         "seconds": round(seconds),
     }
 
@@ -112,7 +112,6 @@ def main() -> int:
         return 0
     results = options.results
     results.parent.mkdir(parents=True, exist_ok=True)
-    known = read_results(results)
     end = time.monotonic() + 60 * options.minutes
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     import_libraries()
@@ -122,20 +121,22 @@ def main() -> int:
         sandbox = Sandbox(Path(folder) / "copy")
         checked: set[tuple[str, ...]] = set()
         for candidate in candidates:
-            result = known.get(candidate.label)
+            # Read again each time, so that several of these processes may share the work.
+            result = read_results(results).get(candidate.label)
             # A survivor of the quick tests alone goes on with the others.
             if result and (result["outcome"] != "survived" or result["stages"] >= options.stages):
                 continue
             if time.monotonic() > end:
                 break
             check_unchanged(sandbox, candidate.path, checked, options.timeout)
-            known[candidate.label] = judge(sandbox, candidate, options.timeout, options.stages)
+            stages = range(result["stages"] if result else 0, options.stages)
+            result = judge(sandbox, candidate, options.timeout, stages)
             with results.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(known[candidate.label]) + "\n")
-    return report(candidates, known)
+                file.write(json.dumps(result) + "\n")
+    return report(candidates, read_results(results))
 
 
-def read_results(path: Path) -> dict[str, dict[str, object]]:
+def read_results(path: Path) -> dict[str, dict[str, Any]]:
     """By label, the last result of each mutant."""
     if not path.exists():
         return {}
@@ -143,7 +144,7 @@ def read_results(path: Path) -> dict[str, dict[str, object]]:
     return {result["label"]: result for result in map(json.loads, lines)}
 
 
-def report(candidates: list[Candidate], known: dict[str, dict[str, object]]) -> int:
+def report(candidates: list[Candidate], known: dict[str, dict[str, Any]]) -> int:
     """Prints the survivors and the count; 1 if a mutant survived."""
     ran = [candidate for candidate in candidates if candidate.label in known]
     alive = [c for c in ran if known[c.label]["outcome"] == "survived"]

@@ -53,7 +53,16 @@ UNTOUCHED = (ast.Raise, ast.Assert, ast.JoinedStr, ast.Import, ast.ImportFrom)
 UNTOUCHED_KEYWORDS = ("strict", "frozen")
 """Arguments that only find mistakes."""
 
-SKIPPED_FUNCTIONS = ("check_", "_check_", "refuse_", "describe", "_describe", "__repr__", "explain")
+SKIPPED_FUNCTIONS = (
+    "check_",
+    "_check_",
+    "refuse_",
+    "describe",
+    "_describe",
+    "__repr__",
+    "__post_init__",
+    "explain",
+)
 
 
 class Mutant(NamedTuple):

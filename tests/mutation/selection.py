@@ -21,78 +21,132 @@ QUICK: dict[str, tuple[str, ...]] = {
     "implicit/weighting/tail": (
         f"{TAIL}::test_weights_and_calibrations_equal_their_formulas[momentum]",
         f"{TAIL}::test_ratios_are_bounded_by_most",
-        f"{TAIL}::test_auto_takes_the_shortest_good_tail",
     ),
-    "implicit/weighting/newton": (
-        "tests/implicit/test_newton.py::test_momentum_in_closed_form",
-        "tests/implicit/test_newton.py::test_logistic_proximal_step_is_stationary",
-    ),
+    "implicit/weighting/newton": ("tests/implicit/test_newton.py::test_momentum_in_closed_form",),
     "implicit/predictors": ("tests/implicit/test_tail_sets.py",),
     "implicit": (
         IMPLICIT_STEP,
         "tests/implicit/test_product.py::test_gradient_and_update_are_the_weighted_ones",
-        "tests/implicit/test_response.py",
     ),
     "sequential": (
         f"{SEQUENTIAL_STEP}[shortcut_at_1]",
-        "tests/sequential/test_self_response.py::test_network_equals_the_loops[shortcut_at_1]",
-        "tests/sequential/test_report.py",
+        "tests/sequential/test_report.py::test_weights_and_feedback",
         "tests/sequential/test_alias.py",
     ),
     "curvature/kronecker/cooperation": (
         f"{KRONECKER}/test_cooperation.py::test_theorem_3_block_by_block[pair]",
-        f"{KRONECKER}/test_cooperation.py::test_joint_inverts_the_gauss_newton_block[pair]",
         f"{SHARED_INPUT}::test_shared_input_has_the_dense_joint_matrix[dense]",
         f"{SHARED_INPUT}::test_shared_input_is_recognized",
-        f"{KRONECKER}/test_cooperation_statistics.py::test_joint_factors_are_running_means",
     ),
     "curvature/kronecker": (
         f"{KRONECKER}/test_exact.py::test_rates_and_damping_may_be_schedules",
-        f"{KRONECKER}/test_low_rank.py",
-        f"{KRONECKER}/test_feedback_off.py::test_dense_layer_by_the_baselines_arithmetic",
-        f"{KRONECKER}/test_robust.py",
+        f"{KRONECKER}/test_low_rank.py::test_kfac_equals_the_dense_solve",
     ),
     "curvature": (
         f"{CURVATURE}[sgd_nesterov]",
         f"{CURVATURE}[rmsprop_nesterov]",
         f"{CURVATURE}[adam_schedule]",
-        f"{CURVATURE}[from_optax_adam]",
-        "tests/curvature/test_curvature_contract.py::test_policy_keeps_the_contract",
     ),
     "terminal": (
         "tests/implicit/test_product.py::test_hard_scalar_equations",
         "tests/terminal",
-        *STEPS,
-        "tests/sequential/test_exact_terminals.py::test_loss_equals_the_dense_definition[softmax]",
     ),
-    "core": (
-        *STEPS,
-        "tests/sequential/test_report.py",
-        "tests/sequential/test_exact_rules.py::test_chunks_of_a_convolution[conv]",
-        "tests/sequential/test_safety.py",
-    ),
-    "network": (
-        f"{SEQUENTIAL_STEP}[shortcut_at_1]",
-        "tests/network",
-    ),
+    "core/validation": ("tests/implicit/test_errors.py",),
+    "core/report": (STEPS[1], "tests/sequential/test_report.py::test_weights_and_feedback"),
+    "core/trees": (*STEPS, "tests/network/test_sample_gradients.py"),
+    "core": STEPS,
+    "network": (f"{SEQUENTIAL_STEP}[shortcut_at_1]", "tests/network/test_sample_gradients.py"),
     "tracing": (
         "tests/tracing",
         "tests/flax_models/test_verify.py::test_models_of_the_zoo_pass[perceptron]",
-        "tests/flax_models/test_players.py",
     ),
 }
 """By the longest matching path, the tests that come first."""
 
+SAFETY = "tests/sequential/test_safety.py"
+ALL = ("-m", "")  # the slow tests included
+
 MORE: dict[str, tuple[str, ...]] = {
-    "implicit": ("tests/implicit",),
-    "sequential": ("tests/sequential", "tests/reference"),
-    "curvature": ("tests/curvature", "tests/sequential/test_feedback_off.py"),
-    "terminal": ("tests/sequential", "tests/implicit", "tests/robustness"),
-    "core": ("tests/sequential", "tests/implicit", "tests/network", "tests/robustness"),
-    "network": ("tests/sequential", "tests/implicit/test_models.py", "tests/reference"),
-    "tracing": ("tests/flax_models", "tests/implicit"),
+    "implicit/weighting/tail": (*ALL, TAIL, "tests/implicit/test_errors.py"),
+    "implicit/weighting/newton": (*ALL, "tests/implicit/test_newton.py"),
+    "implicit": (
+        *ALL,
+        "tests/implicit/test_response.py",
+        "tests/implicit/test_errors.py",
+        "tests/implicit/test_contract.py",
+        "tests/implicit/test_product.py",
+        "tests/implicit/test_judgement.py",
+        "tests/implicit/test_devices.py",
+    ),
+    "sequential": (
+        *ALL,
+        "tests/sequential/test_report.py",
+        SAFETY,
+        "tests/sequential/test_composition.py",
+        "tests/sequential/test_self_response.py",
+        "tests/sequential/test_feedback_off.py",
+        "tests/sequential/test_batch_norm.py",
+    ),
+    "curvature/kronecker/cooperation": (
+        *ALL,
+        f"{KRONECKER}/test_cooperation.py",
+        SHARED_INPUT,
+        f"{KRONECKER}/test_cooperation_statistics.py",
+        f"{KRONECKER}/test_cooperation_damping.py",
+    ),
+    "curvature/kronecker": (
+        *ALL,
+        f"{KRONECKER}/test_low_rank.py",
+        f"{KRONECKER}/test_feedback_off.py",
+        f"{KRONECKER}/test_errors.py",
+        f"{KRONECKER}/test_robust.py",
+        f"{KRONECKER}/test_exact.py",
+        f"{KRONECKER}/test_cooperation.py",
+    ),
+    "curvature": (*ALL, "tests/curvature/test_exact_curvatures.py", f"{KRONECKER}/test_errors.py"),
+    "terminal": (
+        *ALL,
+        f"{SEQUENTIAL_STEP}[shortcut_at_1]",
+        "tests/implicit/test_product.py",
+        "tests/sequential/test_exact_terminals.py",
+        "tests/robustness/test_faults.py::test_flat_places_of_the_loss",
+    ),
+    "core/validation": (
+        "tests/docs/test_errors_page.py",
+        "tests/implicit/test_errors.py",
+        SAFETY,
+    ),
+    "core/samples": (*ALL, "tests/implicit/test_devices.py", "tests/sequential/test_devices.py"),
+    "core/report": (
+        *ALL,
+        f"{SAFETY}::test_bad_numbers_are_skipped_and_training_goes_on",
+        f"{SAFETY}::test_double_counting_is_reported",
+        "tests/sequential/test_report.py",
+        "tests/implicit/test_contract.py::test_a_loss_gradient_as_running_cost_is_noticed",
+    ),
+    "core": (
+        *ALL,
+        "tests/network/test_sample_gradients.py",
+        SAFETY,
+        "tests/sequential/test_exact_rules.py",
+        "tests/robustness/test_faults.py",
+    ),
+    "network": (
+        *ALL,
+        "tests/network",
+        "tests/sequential/test_batch_norm.py",
+        "tests/docs/test_errors_page.py",
+    ),
+    "tracing": (
+        *ALL,
+        "tests/flax_models/test_players.py",
+        "tests/flax_models/test_refusals.py",
+        "tests/implicit/test_tail_sets.py",
+        "tests/flax_models/test_verify.py",
+        "tests/docs/test_errors_page.py",
+    ),
 }
-"""By folder, the tests that follow where the first found nothing."""
+"""By the longest matching path, the tests that follow where the first found nothing."""
 
 
 def mutated_files() -> list[str]:
@@ -113,10 +167,14 @@ def folder_of(path: str) -> str:
 
 def quick_tests(path: str) -> tuple[str, ...]:
     """The tests that come first for a file."""
-    place = path.removeprefix("gtddp_jax/")
-    return QUICK[max((key for key in QUICK if place.startswith(key)), key=len)]
+    return _longest_match(QUICK, path)
 
 
 def more_tests(path: str) -> tuple[str, ...]:
     """The tests that follow where the first found nothing."""
-    return MORE[folder_of(path)]
+    return _longest_match(MORE, path)
+
+
+def _longest_match(table: dict[str, tuple[str, ...]], path: str) -> tuple[str, ...]:
+    place = path.removeprefix("gtddp_jax/")
+    return table[max((key for key in table if place.startswith(key)), key=len)]
