@@ -25,7 +25,7 @@ def calibrates(step: int, every: int) -> bool:
 
 
 class Calibration(NamedTuple):
-    """kappa, the same ratio for the momentum step, and the correlation."""
+    """kappa, the same ratio for the momentum step, and the adjusted correlation."""
 
     kappa: float
     kappa_momentum: float
@@ -38,10 +38,12 @@ def calibration(losses: dense.Losses, base: dense.Base, w: Vector, only: Vector)
     n, n_tail = -losses.big_g @ response, -losses.big_g @ (only * response)
     s0, s_tail = losses.big_g @ momentum_step, losses.big_g @ (only * momentum_step)
     kappa_momentum = s0 @ s_tail / (s_tail @ s_tail) if s_tail.any() else 0.0
+    r, degrees_of_freedom = np.corrcoef(n, n_tail)[0, 1], losses.batch - 2
+    explained = 1 - (1 - r**2) * (losses.batch - 1) / degrees_of_freedom
     return Calibration(
         float(np.clip(n @ n_tail / (n_tail @ n_tail), 0, 100)),
         float(np.clip(kappa_momentum, 0, 100)),
-        np.corrcoef(n, n_tail)[0, 1],
+        float(np.sign(r) * np.sqrt(max(explained, 0.0))),
     )
 
 

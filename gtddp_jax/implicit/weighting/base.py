@@ -26,8 +26,9 @@ class Prediction(NamedTuple):
 
     Attributes:
         correlation: correlation over samples between the influence of the predicting parameters
-            and that of the whole network, at the last calibration; 1 for weightings that predict
-            with the whole network.
+            and that of the whole network, adjusted for the number of samples, a running average
+            over calibrations; 0 before the first, and 1 for weightings that predict with the whole
+            network.
         kappa: ratio of the whole network's influence to that of the predicting parameters; 1
             likewise.
         kappa_momentum: the same ratio for the momentum step.

@@ -4,7 +4,8 @@
 
 n_tail needs the adjoints of the tail only. kappa is the regression of the whole network's n on
 n_tail. It is calibrated after the step, along the step that was taken: at steps 0, 1, 2, 4, 8, ...
-and every `calibrate_every`-th. Until the first calibration the weights are 1. Derived in
+and every `calibrate_every`-th. Until the first calibration the weights are 1. Two samples or fewer
+always agree, which is no evidence, so batches of this size calibrate nothing. Derived in
 docs/mathematics.md, "The implicit game".
 """
 
@@ -16,8 +17,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 from typing_extensions import override
 
+from gtddp_jax.core.counted_samples import CountedSamples
 from gtddp_jax.core.safety import tree_where
-from gtddp_jax.core.samples import SampleReductions
 from gtddp_jax.core.trees import tree_vdot, upcast
 from gtddp_jax.core.types import Count, Flag, Number, PerSample, Scalar, Tree
 from gtddp_jax.implicit.predictors import PredictorMask, PredictorSet, resolve_predictors
@@ -27,6 +28,9 @@ from gtddp_jax.terminal.scalar_equation import solve_sample_weights
 
 MAX_SETS = 4
 """Number of predictor sets that a state has room for."""
+
+FEWEST_SAMPLES = 3
+"""The fewest samples with a gradient that a calibration needs."""
 
 TINY = 1e-30
 """Keeps the regression finite where the predictor has no influence at all."""
@@ -38,10 +42,12 @@ class TailState(NamedTuple):
     Attributes:
         kappa: [4] float32, ratio of influences.
         kappa_momentum: [4] float32, ratio of the momentum steps' influences.
-        correlation: [4] float32, of n with n_tail over the samples of the calibration batch.
+        correlation: [4] float32, of n with n_tail over the samples of the calibration batch, see
+            `adjusted_correlation`.
         chosen: int32, the set in use.
-        pending: bool, whether a calibration is due because none has succeeded yet, or because the
-            base did not move when one was scheduled (accumulated gradients).
+        pending: bool, whether a calibration is due because none has succeeded yet, or because there
+            was nothing to measure when one was scheduled: the base did not move (accumulated
+            gradients), or fewer than three samples had a gradient.
     """
 
     kappa: Float[Array, " sets"]
@@ -62,6 +68,9 @@ class MeasuredInfluence(NamedTuple):
 class Tail(SampleWeighting[TailState]):
     """Predict with a part of the network, for all of it.
 
+    Calibrations need at least three samples with a gradient. With batches of one or two samples
+    the weights stay 1; use `Product` or `Newton` there.
+
     Args:
         players: "auto" (the shortest of a few tails that predicts well enough; costs as much as
             the longest of them), "head" (from the last matrix product on), a path such as
@@ -69,7 +78,7 @@ class Tail(SampleWeighting[TailState]):
             the parameters to such a mask.
         calibrate_every: compare the prediction with the whole network every `calibrate_every`
             steps, at the cost of two directional derivatives.
-        good: correlation from which on the weights are fully used.
+        good: correlation (see `Prediction`) from which on the weights are fully used.
         poor: correlation below which the weights are 1; in between they fade linearly.
         memory: share of the old value in the running averages of kappa and correlation.
         most: upper bound on kappa.
@@ -184,6 +193,7 @@ class Tail(SampleWeighting[TailState]):
         is_power_of_two = (context.step & (context.step - 1)) == 0
         is_due = state.pending | is_power_of_two | (context.step % self.calibrate_every == 0)
         predictor_sets = self._predictor_sets(context)
+        counted = context.losses.counted
 
         def calibrate() -> Tree:
             step_parts = context.base.split_update(q)
@@ -196,13 +206,17 @@ class Tail(SampleWeighting[TailState]):
 
             set_influences = [measure_influence(players) for players in predictor_sets]
             new_state = self._calibrated_state(
-                context.losses.samples, state, measure_influence(whole_network), set_influences
+                counted, state, measure_influence(whole_network), set_influences
             )
             # Without a response there is nothing to measure: try again in the next step.
             responds = tree_vdot(step_parts.gradient_response, step_parts.gradient_response) > 0
             return tree_where(responds, new_state, state._replace(pending=jnp.full((), True)))
 
-        return jax.lax.cond(is_due, calibrate, lambda: state)
+        return jax.lax.cond(
+            is_due & (counted.count >= FEWEST_SAMPLES),
+            calibrate,
+            lambda: state._replace(pending=is_due),
+        )
 
     def _trust_factor(self, state: TailState) -> Scalar:
         share = (state.correlation[state.chosen] - self.poor) / (self.good - self.poor)
@@ -210,17 +224,18 @@ class Tail(SampleWeighting[TailState]):
 
     def _calibrated_state(
         self,
-        samples: SampleReductions,
+        counted: CountedSamples,
         state: TailState,
         whole_influence: MeasuredInfluence,
         set_influences: list[MeasuredInfluence],
     ) -> TailState:
         """The state after a calibration, given the influence of the whole network and each set."""
 
-        def running_average(old_values: jax.Array, new_values: list[jax.Array]) -> jax.Array:
+        def running_average(
+            old_values: jax.Array, new_values: list[jax.Array], is_measured: jax.Array
+        ) -> jax.Array:
             count = len(new_values)
-            # Zero means that nothing has been measured yet.
-            share = jnp.where(old_values[:count] == 0, 0.0, self.memory)
+            share = jnp.where(is_measured[:count], self.memory, 0.0)
             mixed_values = share * old_values[:count] + (1 - share) * jnp.stack(new_values).astype(
                 old_values.dtype
             )
@@ -228,19 +243,25 @@ class Tail(SampleWeighting[TailState]):
 
         def regression_slope(y: PerSample, x: PerSample) -> Scalar:
             """Slope of the regression of y on x through the origin."""
-            ratio = samples.mean(x * y) / jnp.maximum(samples.mean(x * x), TINY)
+            ratio = counted.mean(x * y) / jnp.maximum(counted.mean(x * x), TINY)
             return jnp.clip(ratio, 0.0, self.most)
 
+        # A ratio of zero means that nothing has been measured yet. A correlation of zero may have
+        # been measured.
         kappa = running_average(
-            state.kappa, [regression_slope(whole_influence.n, part.n) for part in set_influences]
+            state.kappa,
+            [regression_slope(whole_influence.n, part.n) for part in set_influences],
+            state.kappa > 0,
         )
         kappa_momentum = running_average(
             state.kappa_momentum,
             [regression_slope(whole_influence.s0, part.s0) for part in set_influences],
+            state.kappa_momentum > 0,
         )
         correlation = running_average(
             state.correlation,
-            [sample_correlation(whole_influence.n, part.n, samples) for part in set_influences],
+            [adjusted_correlation(whole_influence.n, part.n, counted) for part in set_influences],
+            (state.kappa > 0) | (state.correlation != 0),
         )
         # The first set that is good enough, which is the cheapest; else the best.
         used_correlations = correlation[: len(set_influences)]
@@ -254,11 +275,19 @@ class Tail(SampleWeighting[TailState]):
         )
 
 
-def sample_correlation(first: PerSample, second: PerSample, samples: SampleReductions) -> Scalar:
-    """Pearson's correlation over all samples; 1 for a single one, 0 if one is constant."""
-    if samples.axis_name is None and samples.local == 1:
-        return jnp.ones((), first.dtype)
-    first, second = first - samples.mean(first), second - samples.mean(second)
-    covariance = samples.mean(first * second)
-    scale = jnp.sqrt(samples.mean(first * first)) * jnp.sqrt(samples.mean(second * second))
-    return jnp.where(scale > 0, covariance / jnp.where(scale > 0, scale, 1.0), 0.0)
+def adjusted_correlation(first: PerSample, second: PerSample, counted: CountedSamples) -> Scalar:
+    """Pearson's correlation r over the n samples with a gradient, adjusted for how few they are.
+
+    `sign(r) sqrt(max(0, 1 - (1 - r^2) (n - 1) / (n - 2)))`, the square root of the adjusted
+    coefficient of determination: a regression line leaves n - 2 degrees of freedom. Without it two
+    samples would always agree. 0 for n <= 2, or if one of the two is constant.
+    """
+    first, second = first - counted.mean(first), second - counted.mean(second)
+    covariance = counted.mean(first * second)
+    scale = jnp.sqrt(counted.mean(first * first)) * jnp.sqrt(counted.mean(second * second))
+    r = jnp.where(scale > 0, covariance / jnp.where(scale > 0, scale, 1.0), 0.0)
+    n = counted.count.astype(r.dtype)
+    # Rounding may push r beyond 1.
+    unexplained = jnp.maximum(1 - r**2, 0) * (n - 1) / jnp.maximum(n - 2, 1)
+    adjusted = jnp.sign(r) * jnp.sqrt(jnp.maximum(1 - unexplained, 0))
+    return jnp.where(n > 2, adjusted, 0.0)

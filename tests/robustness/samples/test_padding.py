@@ -7,9 +7,11 @@ loss multiplied by n / B.
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import gtddp_jax as gt
 from tests.robustness.samples.games import (
     BATCH,
     GAMES,
@@ -19,6 +21,7 @@ from tests.robustness.samples.games import (
     KRONECKER,
     LABELS,
     REAL,
+    Game,
     Player,
     cross_entropy,
     masked_cross_entropy,
@@ -43,6 +46,10 @@ def statistics(state: Any) -> Tree:
         else stage
         for stage in state.curvature
     ]
+
+
+def factors(state: Any) -> Tree:
+    return [[player[:2] for player in stage] for stage in statistics(state)]
 
 
 @pytest.mark.parametrize("name", GAMES)
@@ -70,7 +77,7 @@ def test_without_the_scale_padding_scales_the_loss(name: str) -> None:
 
     def masked(outputs: jax.Array, targets: tuple[jax.Array, jax.Array]) -> jax.Array:
         labels, mask = targets
-        return jax.numpy.where(mask, cross_entropy(outputs, labels), 0.0)
+        return jnp.where(mask, cross_entropy(outputs, labels), 0.0)
 
     def scaled(outputs: jax.Array, labels: jax.Array) -> jax.Array:
         return len(REAL) / BATCH * cross_entropy(outputs, labels)
@@ -94,13 +101,27 @@ def test_a_batch_of_padding_is_neutral(name: str) -> None:
     assert weights == (1, 1, 1) and not report.sample_weight_std.any()
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(player.state))
     if name in KRONECKER:
-        assert_equal(statistics(player.state), statistics(before), atol=0)
+        assert_equal(factors(player.state), factors(before), atol=0)
     if name in IMPLICIT:
         # The step of the base for a zero gradient: momentum and weight decay.
         zeros = jax.tree.map(np.zeros_like, params)
         want, _ = player.game.base.update(zeros, before.base, params)
         assert_equal(updates, want)
-        assert_equal(player.state.weighting, before.weighting, atol=0)
+    if name == "tail":
+        # The calibration of this step is made up for later.
+        assert_equal(player.state.weighting, before.weighting._replace(pending=True), atol=0)
+
+
+@pytest.mark.parametrize("mode", ["running", "per_example"])
+def test_moments_outlast_a_batch_of_padding(mode: str) -> None:
+    options = {"mode": mode, "factors_every": 1, "refresh_every": 4, "stagger": False}
+    game = Game(lambda net, loss: gt.ekfac(net, loss, 0.1, damping=0.1, **options))
+    player = Player(game, masked_cross_entropy)
+    for _ in range(2):
+        player.step(IMAGES, (LABELS, KEEP))
+    before = player.state
+    player.step(IMAGES, (LABELS, np.zeros(BATCH, bool)))
+    assert_equal(statistics(player.state), statistics(before), atol=0)
 
 
 @pytest.mark.parametrize("name", KRONECKER)
