@@ -23,6 +23,11 @@ class Report(NamedTuple):
     weights are 1. The running cost is what the user adds to the loss as a gradient, such as weight
     decay.
 
+    Losses and their changes are means over all samples of all devices, of the numbers that the loss
+    function returns: with `mask / mask.mean()` in the loss they are means over the samples in the
+    mask. The figures of the weights are over the samples that have a gradient, so that padding
+    changes nothing; without any such sample the weights are 1. See docs/masks.md.
+
     Attributes:
         loss: mean loss of the batch before the step.
         sample_weight_min: smallest sample weight w over samples and stages.
