@@ -44,6 +44,8 @@ class Report(NamedTuple):
         skipped_steps: int32; the number of steps skipped so far.
         double_counted: bool; the running-cost gradient passed as `updates` equals the gradient
             of the loss, which is then counted twice.
+        samples_coupled: bool; the losses of some samples depend on the outputs of others, so all
+            sample weights are 1. False with feedback off, where nobody asks.
     """
 
     loss: Scalar
@@ -58,6 +60,7 @@ class Report(NamedTuple):
     skipped: Flag
     skipped_steps: Count
     double_counted: Flag
+    samples_coupled: Flag
 
 
 MIN_COMPARED_SIZE = 8
@@ -98,6 +101,7 @@ def shared_report_fields(
     skipped: Flag,
     gradient: Tree,
     running_gradient: Tree,
+    samples_coupled: Flag | bool,
 ) -> Report:
     """The report of a step, with the fields of one game only as they were in `last_report`.
 
@@ -110,6 +114,7 @@ def shared_report_fields(
         skipped: whether the step is skipped.
         gradient: the gradient of the mean loss by some of the parameters.
         running_gradient: the gradient of the running cost by the same parameters.
+        samples_coupled: see `Report.samples_coupled`.
     """
     # Two passes, mean and then variance, because weights close to 1 would cancel in one.
     means = jax.vmap(counted.mean)(sample_weights)
@@ -132,6 +137,7 @@ def shared_report_fields(
         skipped=skipped,
         skipped_steps=last_report.skipped_steps + skipped.astype(jnp.int32),
         double_counted=is_duplicate_gradient(gradient, running_gradient),
+        samples_coupled=jnp.asarray(samples_coupled),
     )
 
 
@@ -161,4 +167,5 @@ def empty_report(stages: int, *, has_open_gain: bool) -> Report:
         skipped=jnp.full((), False),
         skipped_steps=jnp.zeros((), jnp.int32),
         double_counted=jnp.full((), False),
+        samples_coupled=jnp.full((), False),
     )

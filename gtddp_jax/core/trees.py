@@ -27,9 +27,14 @@ def expand_per_sample(w: Shaped[Array, " B"], x: Shaped[Array, "B ..."]) -> Shap
 
 
 def per_sample_dot(a: Tree, b: Tree) -> PerSample:
-    """`a_i . b_i` of each sample over all leaves [B, ...]: [B], in at least float32."""
+    """`a_i . b_i` of each sample over all leaves [B, ...]: [B], in at least float32.
+
+    Of complex numbers the real part of the product, without a conjugate: JAX's gradient g of a real
+    function of complex x is such that a change of x by dx changes the function by `Re(g dx)`.
+    """
 
     def leaf_dot(a_leaf: jax.Array, b_leaf: jax.Array) -> jax.Array:
-        return (upcast(a_leaf) * upcast(b_leaf)).sum(range(1, a_leaf.ndim))
+        # The real part of a real array is the array itself.
+        return (upcast(a_leaf) * upcast(b_leaf)).sum(range(1, a_leaf.ndim)).real
 
     return jnp.stack(jax.tree.leaves(jax.tree.map(leaf_dot, a, b))).sum(0)

@@ -19,12 +19,15 @@ import jax.numpy as jnp
 from typing_extensions import override
 
 from gtddp_jax.core.counted_samples import CountedSamples, count_samples
+from gtddp_jax.core.outputs import check_per_sample_outputs, join_outputs, split_outputs
+from gtddp_jax.core.reverse_rules import custom_vjp_names
 from gtddp_jax.core.samples import SampleReductions, to_varying, varying_axes
 from gtddp_jax.core.trees import per_sample_dot, upcast
 from gtddp_jax.core.types import AxisName, Inputs, Outputs, PerSample, Tree
 from gtddp_jax.network import Network
 from gtddp_jax.network.sample_gradients import SampleGradients
 from gtddp_jax.terminal import TerminalExpansion, TerminalModel
+from gtddp_jax.terminal.coupling import expand_terminal
 
 JvpFn: TypeAlias = Callable[[Tree], PerSample]
 """Maps (some leaves of) a parameter change to the first-order change of each loss, [B]."""
@@ -34,11 +37,13 @@ class LinearizedLosses(abc.ABC):
     """The per-sample losses at the current parameters and batch.
 
     Attributes:
+        outputs: what the model returned.
         expansion: the terminal model of the losses.
         samples: the sample axis.
         aux: what the model returned beside the outputs, or None.
     """
 
+    outputs: Tree
     expansion: TerminalExpansion
     samples: SampleReductions
     aux: Tree | None
@@ -90,15 +95,31 @@ class AutodiffLosses(LinearizedLosses):
         terminal: TerminalModel,
         axis_name: AxisName,
     ) -> None:
-        self._forward = forward
         # Replicated parameters would make shard_map sum every derivative over the devices.
         self._params = SampleReductions(0, axis_name).local_copy(params)
-        outputs, self._pull_outputs, aux = jax.vjp(forward, self._params, has_aux=True)
+
+        def differentiable_outputs(params: Tree) -> tuple[Outputs, tuple[Tree, Tree | None]]:
+            outputs, aux = forward(params)
+            differentiable, constants = split_outputs(outputs)
+            return differentiable, (constants, aux)
+
+        self._forward = differentiable_outputs
+        outputs, self._pull_outputs, (constants, aux) = jax.vjp(
+            differentiable_outputs, self._params, has_aux=True
+        )
         self.aux: Tree | None = aux
-        self.expansion: TerminalExpansion = terminal.expand(loss, outputs)
-        value, self._pull_loss = jax.vjp(loss, outputs)
+        self.outputs: Tree = join_outputs(outputs, constants)
+
+        def loss_of_differentiable(outputs: Outputs) -> PerSample:
+            return loss(join_outputs(outputs, constants))
+
+        value, self._pull_loss = jax.vjp(loss_of_differentiable, outputs)
+        check_per_sample_outputs(outputs, value)
         self._dtype = value.dtype
         self.samples: SampleReductions = SampleReductions(value.shape[0], axis_name)
+        self.expansion: TerminalExpansion = expand_terminal(
+            terminal, loss_of_differentiable, outputs, self.samples
+        )
         self.expansion = self.expansion.with_gradient_share(self.counted.share)
 
     def _pull_back(self, cotangent: PerSample) -> Tree:
@@ -134,6 +155,10 @@ class AutodiffLosses(LinearizedLosses):
                 full[position] = leaf
             return self._forward(jax.tree.unflatten(structure, full))[0]
 
+        # A model with a reverse rule only has no forward mode, but its pullback has a transpose.
+        if custom_vjp_names(outputs_of_selected, select(self._params)):
+            _, jvp_fn = self.restrict(select)
+            return [jvp_fn(select(change)) for change in changes]
         # One linearization serves all changes.
         _, jvp_outputs = jax.linearize(outputs_of_selected, select(self._params))
         g = self.expansion.exact_loss.gradient
@@ -169,7 +194,10 @@ class PlayerLosses(LinearizedLosses):
             name: self.samples.local_copy(tree) for name, tree in network.split(params).items()
         }
         network_pass = network.forward(self._params, inputs, {}, None, self.samples, replayed=False)
-        self.expansion: TerminalExpansion = terminal.expand(loss, network_pass.outputs)
+        self.outputs: Tree = network_pass.outputs
+        self.expansion: TerminalExpansion = expand_terminal(
+            terminal, loss, network_pass.outputs, self.samples
+        )
         self.expansion = self.expansion.with_gradient_share(self.counted.share)
         tapes = network_pass.player_tapes(
             self.expansion.exact_loss.gradient, feedback=True, in_turn=True

@@ -25,6 +25,7 @@ from gtddp_jax.implicit.weighting.base import (
 from gtddp_jax.network import Network
 from gtddp_jax.network.training_scope import training_scope
 from gtddp_jax.terminal import TerminalModel
+from gtddp_jax.terminal.first_order import FirstOrder
 from gtddp_jax.terminal.scalar_equation import Bounds
 from gtddp_jax.tracing.parameter_costs import ParameterCost, parameter_costs
 
@@ -136,7 +137,7 @@ class ImplicitGame:
         # Without `has_aux` both are None, which JAX takes for an empty tree.
         aux: Any = losses.aux
         state_aux: Any = state.aux
-        check_loss_pairing(self.loss, exact_loss.outputs, targets)
+        check_loss_pairing(self.loss, losses.outputs, targets)
         base = BaseOptimizer(
             self.base, state.base, params, running_gradient, extra_args, self.predict_momentum
         )
@@ -170,6 +171,7 @@ class ImplicitGame:
             skipped=~ok,
             gradient=q,
             running_gradient=running_gradient,
+            samples_coupled=losses.expansion.samples_coupled,
         )
         return zeros_unless(ok, base_step), ImplicitState(
             base=base.state_after(ok, q),
@@ -190,12 +192,14 @@ class ImplicitGame:
         share_adjoints = (
             self.weighting.needs_all_players and not self.has_aux and not self.is_base_alone
         )
+        # The base alone asks for first derivatives only.
+        terminal = FirstOrder() if self.is_base_alone else self.terminal
         if isinstance(self.model, Network) and share_adjoints:
             return PlayerLosses(
-                self.model, inputs, loss_of_outputs, params, self.terminal, self.axis_name
+                self.model, inputs, loss_of_outputs, params, terminal, self.axis_name
             )
         apply_model = self._forward_fn(inputs)
-        return AutodiffLosses(apply_model, loss_of_outputs, params, self.terminal, self.axis_name)
+        return AutodiffLosses(apply_model, loss_of_outputs, params, terminal, self.axis_name)
 
     def _forward_fn(self, inputs: Batch) -> Callable[[Tree], tuple[Outputs, Tree | None]]:
         """The model on a batch: parameters -> (outputs, aux)."""

@@ -110,7 +110,8 @@ class NetworkPass(abc.ABC):
         """Propagates gradients backward; returns the tapes of each stage, `{player: tape}`.
 
         Args:
-            gradient: the gradient of each sample's loss by the outputs.
+            gradient: the gradient of each sample's loss by the outputs; None for outputs that have
+                no derivative.
             feedback: whether more than one sum over samples will be computed from a tape.
         """
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from gtddp_jax.core import validation
 from gtddp_jax.core.counted_samples import CountedSamples, count_samples
 from gtddp_jax.core.loss_pairing import check_loss_pairing
+from gtddp_jax.core.outputs import join_outputs, split_outputs
 from gtddp_jax.core.report import Report, SampleWeightObserver, empty_report
 from gtddp_jax.core.safety import all_finite, tree_where, zeros_unless
 from gtddp_jax.core.samples import SampleReductions
@@ -29,6 +30,8 @@ from gtddp_jax.sequential.rollout import (
 )
 from gtddp_jax.sequential.step_report import first_order_changes, step_report
 from gtddp_jax.terminal import TerminalExpansion, TerminalModel
+from gtddp_jax.terminal.coupling import expand_terminal
+from gtddp_jax.terminal.first_order import FirstOrder
 
 
 class GTDDPState(NamedTuple):
@@ -126,10 +129,17 @@ class SequentialGame:
             replayed=self.feedback and ROLLOUTS[self.rollout].replays,
         )
 
+        outputs, constants = split_outputs(network_pass.outputs)
+
         def losses_of(outputs: Outputs) -> PerSample:
             return self.loss(outputs, targets)
 
-        terminal = self.terminal.expand(losses_of, network_pass.outputs)
+        def losses_of_differentiable(outputs: Outputs) -> PerSample:
+            return losses_of(join_outputs(outputs, constants))
+
+        # The base method alone asks for first derivatives only.
+        model = self.terminal if self.feedback else FirstOrder()
+        terminal = expand_terminal(model, losses_of_differentiable, outputs, samples)
         # The shape of the losses is valid here; outputs and targets may still broadcast wrongly.
         check_loss_pairing(self.loss, network_pass.outputs, targets)
         counted = count_samples(samples, terminal.exact_loss.has_gradient)

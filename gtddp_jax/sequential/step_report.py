@@ -78,6 +78,7 @@ def step_report(
         skipped=skipped,
         gradient=loss_gradient,
         running_gradient=last_stage.running_gradient,
+        samples_coupled=terminal.samples_coupled,
     )
     return report._replace(
         feedback_ratio=ratios.astype(jnp.float32),

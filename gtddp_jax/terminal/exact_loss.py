@@ -14,6 +14,7 @@ from gtddp_jax.terminal.base import (
     TerminalModel,
     loss_along_gradient,
 )
+from gtddp_jax.terminal.linear_losses import warn_if_linear
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +96,7 @@ class ExactLoss(TerminalModel):
     @override
     def expand(self, loss: PerSampleLoss, outputs: Outputs) -> ExactExpansion:
         exact_loss = loss_along_gradient(loss, outputs)
+        warn_if_linear(exact_loss)
         # V_xx must stay >= 0: negative curvature would reward arbitrarily long steps.
         curvature = jnp.maximum(exact_loss.second_derivative_at_zero(), 0.0)
         return ExactExpansion(exact_loss, curvature, self.max_shift, self.bounds)

@@ -12,6 +12,7 @@ from gtddp_jax.terminal.base import (
     TerminalModel,
     loss_along_gradient,
 )
+from gtddp_jax.terminal.linear_losses import warn_if_linear
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +29,7 @@ class ProjectedHessian(TerminalModel):
     @override
     def expand(self, loss: PerSampleLoss, outputs: Outputs) -> QuadraticExpansion:
         exact_loss = loss_along_gradient(loss, outputs)
+        warn_if_linear(exact_loss)
         # V_xx must stay >= 0: negative curvature would reward arbitrarily long steps.
         curvature = jnp.maximum(exact_loss.second_derivative_at_zero(), 0.0)
         return QuadraticExpansion(exact_loss, curvature)

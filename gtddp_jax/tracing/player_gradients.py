@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from typing_extensions import override
 
+from gtddp_jax.core.reverse_rules import directional_derivative
 from gtddp_jax.core.trees import upcast
 from gtddp_jax.core.types import Tree
 from gtddp_jax.network.sample_gradients.base import SampleGradients, StoredGradients
@@ -190,7 +191,7 @@ class SharedGradients(SampleGradients):
             return self._kept.directional_derivative(k)
         # A change of the parameters becomes a change of every operand, then of every use.
         tangents = jax.tree.map(lambda v, p: v.astype(p.dtype), k, self._params)
-        _, changes = jax.jvp(self._operands_of, (self._params,), (tangents,))
+        changes: Any = directional_derivative(self._operands_of, (self._params,), (tangents,))
         # The changes of all operands are one list; each use takes as many as it has operands.
         remaining = iter(changes)
         products = []

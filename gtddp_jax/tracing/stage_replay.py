@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gtddp_jax.core.outputs import split_outputs
 from gtddp_jax.core.trees import per_sample_dot, upcast
 from gtddp_jax.core.types import Outputs, PerSample, PlayerTrees
 from gtddp_jax.tracing.player_gradients import named_arrays
@@ -66,7 +67,9 @@ class StageReplay:
         # After the last stage, what is alive are the outputs.
         old_outputs = self._old_pass.outputs
         self.outputs = jax.tree.unflatten(jax.tree.structure(old_outputs), leaves)
-        change = jax.tree.map(lambda new, old: upcast(new) - upcast(old), self.outputs, old_outputs)
+        # Outputs without a derivative take part in the loss, but not in its first-order change.
+        new, old = (split_outputs(outputs)[0] for outputs in (self.outputs, old_outputs))
+        change = jax.tree.map(lambda new, old: upcast(new) - upcast(old), new, old)
         return per_sample_dot(self._old_pass.output_gradient, change)
 
     def _state_change(self, stage_index: int) -> PerSample:

@@ -143,18 +143,24 @@ def _with_samples(inputs: Batch, samples: int) -> Any:
 
 
 def _check_outputs(batched: BatchedProgram) -> None:
-    """Raises unless every output is a differentiable array with the samples first."""
-    for atom in batched.output_atoms:
+    """Raises unless every output that has a derivative is an array with the samples first."""
+    program = batched.program
+    paths = jax.tree_util.tree_leaves_with_path(
+        jax.tree.unflatten(program.structure, program.outputs)
+    )
+    for (path, _), atom in zip(paths[: batched.output_count], batched.output_atoms, strict=True):
+        # The result is a pair of the outputs and the model's next state.
+        name = "outputs" + jax.tree_util.keystr(path[1:])
         if not isinstance(atom, int):
-            raise NetworkError("from_flax: an output of the model is a constant.")
-        shape = batched.program.shapes[atom]
+            raise NetworkError(f"from_flax: {name}, an output of the model, is a constant.")
+        shape = program.shapes[atom]
+        if not batched.is_differentiable(atom):
+            continue
         if batched.sample_axes[atom] != SampleAxis(0, 1):
             raise NetworkError(
-                f"from_flax: an output of shape {shape.shape} does not have the samples as its "
-                "first axis. Return one entry per sample, and average or sum in the loss."
-            )
-        if not batched.is_differentiable(atom):
-            raise NetworkError(
-                f"from_flax: an output of shape {shape.shape} and dtype {shape.dtype} has no "
-                "derivative. Return floating-point outputs only."
+                f"from_flax: {name}, an output of shape {shape.shape}, does not have the samples "
+                "as its first axis. Return one entry per sample, and average or sum in the loss. "
+                "A loss of the whole batch, such as the balance loss of a mixture of experts, is a "
+                "running cost: pass its gradient, tx.update(jax.grad(balance_loss)(params, "
+                "inputs), state, params, batch=batch)."
             )

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from typing_extensions import override
 
+from gtddp_jax.core.outputs import join_outputs, split_outputs
 from gtddp_jax.core.samples import SampleReductions, varying_axes
 from gtddp_jax.core.types import Batch, Outputs, PerSample, PlayerTrees, Tree
 from gtddp_jax.network.errors import NetworkError
@@ -25,7 +26,7 @@ from gtddp_jax.tracing.player_gradients import (
     shared_cost_rule,
     view_cost_rule,
 )
-from gtddp_jax.tracing.shifted_model import ShiftedModel
+from gtddp_jax.tracing.shifted_model import ForwardRecord, ShiftedModel, Shifts
 from gtddp_jax.tracing.stage_replay import OldPass, StageReplay
 from gtddp_jax.tracing.traced_model import TracedModel
 
@@ -78,16 +79,28 @@ class TracedPass(NetworkPass):
         self._model = ShiftedModel(traced, known, replayed=replayed)
         # Shifts local to the device make the adjoints this device's share, not the sum over all.
         shifts = samples.local_copy(self._model.zero_shifts())
-        output_leaves, self._pullback, self._record = jax.vjp(self._model, shifts, has_aux=True)
-        # Only outputs are differentiated; the model's next state is auxiliary.
+
+        def differentiable_outputs(shifts: Shifts) -> tuple[Outputs, tuple[Tree, ForwardRecord]]:
+            output_leaves, record = self._model(shifts)
+            differentiable, constants = split_outputs(output_leaves)
+            return differentiable, (constants, record)
+
+        differentiable, self._pullback, (constants, self._record) = jax.vjp(
+            differentiable_outputs, shifts, has_aux=True
+        )
+        # The model's next state is auxiliary.
+        output_leaves: Any = join_outputs(differentiable, constants)
         result = jax.tree.unflatten(program.structure, [*output_leaves, *self._record.model_state])
+        self._output_structure = jax.tree.structure(differentiable)
         self.outputs: Outputs = result[0]
         self.batch_stats: Tree = _mean_over_devices(result[1], samples)
         self._replay: StageReplay | None = None
 
     def propagate(self, gradient: Outputs) -> None:
         """Propagates the gradients of the outputs to the uses and the live states."""
-        (self._adjoints,) = self._pullback(jax.tree.leaves(gradient))
+        # A list with None for the outputs without a derivative, as `differentiable_outputs` has it.
+        leaves = jax.tree.leaves(gradient)
+        (self._adjoints,) = self._pullback(jax.tree.unflatten(self._output_structure, leaves))
         self._output_gradient = gradient
 
     @override

@@ -15,6 +15,7 @@ import numpy as np
 import optax
 
 import gtddp_jax as gt
+from gtddp_jax.core.loss_pairing import check_loss_pairing
 from gtddp_lab.cli.cli_errors import UsageError
 from gtddp_lab.cli.options import PlotOptions
 from gtddp_lab.core import distributed, files, look_up
@@ -63,6 +64,36 @@ class Turned(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         x = nn.Dense(2)(x.swapaxes(0, 1).reshape(-1, x.shape[-1]))
         return x.reshape(3, -1, 2).swapaxes(0, 1)
+
+
+class Balanced(nn.Module):
+    """Returns a loss of the whole batch besides its result."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> Any:
+        outputs = nn.Dense(2)(x)
+        return outputs, jnp.square(outputs).mean()
+
+
+@jax.custom_vjp
+def opaque_square(outputs: jax.Array) -> jax.Array:
+    """A square whose gradient is computed outside of JAX."""
+    return jnp.square(outputs).sum(-1)
+
+
+def _opaque_gradient(outputs: jax.Array, cotangent: jax.Array) -> tuple[jax.Array]:
+    shape = jax.ShapeDtypeStruct(outputs.shape, outputs.dtype)
+    return (
+        jax.pure_callback(lambda o, c: 2 * np.asarray(o) * c[:, None], shape, outputs, cotangent),
+    )
+
+
+opaque_square.defvjp(lambda outputs: (opaque_square(outputs), outputs), _opaque_gradient)
+
+
+def expand(loss: Any, outputs: Any) -> None:
+    """The default terminal model of a loss."""
+    gt.terminal.ExactLoss().expand(loss, outputs)
 
 
 def from_flax(module: Any, x: Any = X, **options: Any) -> gt.TracedNetwork:
@@ -165,7 +196,20 @@ PROVOKED: dict[tuple[str, str], Callable[[], Any]] = {
     ),
     ("tracing/traced_network.py", "rngs is missing"): lambda: update(from_flax(Dropping())),
     ("tracing/traced_model.py", "from_flax: the outputs do"): lambda: from_flax(Idle()),
-    ("tracing/traced_model.py", "from_flax: an output of the"): lambda: from_flax(Constant()),
+    ("tracing/traced_model.py", "from_flax: …, an output of the model"): (
+        lambda: from_flax(Constant())
+    ),
+    ("tracing/traced_model.py", "from_flax: …, an output of shape"): lambda: from_flax(Balanced()),
+    ("core/outputs.py", "the model returned no"): lambda: expand(lambda outputs: X[:, 0], None),
+    ("core/outputs.py", "the model returned …"): lambda: expand(
+        lambda outputs: outputs[0][:, 0], (X, jnp.ones(()))
+    ),
+    ("core/loss_pairing.py", "loss(outputs, targets) broadcasts"): lambda: check_loss_pairing(
+        lambda outputs, targets: jnp.square(outputs - targets).sum(-1), X[:, :1], X[:, 0]
+    ),
+    ("terminal/base.py", "loss(outputs, targets) cannot be differentiated"): (
+        lambda: expand(opaque_square, X)
+    ),
     ("sequential/step.py", "Invalid rollout"): lambda: gt.sgd(NET, LOSS, 0.1, rollout="x"),
     ("core/validation.py", "…: invalid"): lambda: gt.curvature.KFAC(0.1, positions="all"),
     ("network/lowering.py", "…: at=…"): lambda: gt.Network([gt.Residual(nn.Dense(3), at=3)]),

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import jax
 from typing_extensions import override
 
+from gtddp_jax.core.reverse_rules import directional_derivative
 from gtddp_jax.core.samples import to_varying, varying_axes
 from gtddp_jax.core.trees import expand_per_sample, upcast
 from gtddp_jax.core.types import PerSample, Tree
@@ -59,7 +60,7 @@ class RecomputedGradients(SampleGradients):
     @override
     def directional_derivative(self, k: Tree) -> PerSample:
         tangents = jax.tree.map(_as_tangent, k, self._params)
-        _, change = jax.jvp(self._outputs, (self._params,), (tangents,))
+        change: Any = directional_derivative(self._outputs, (self._params,), (tangents,))
         return (upcast(self._g) * upcast(change)).sum(range(1, self._g.ndim))
 
     @override

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gtddp_jax.core.reverse_rules import directional_derivative
 from gtddp_jax.core.trees import upcast
 from gtddp_jax.tracing.sample_axes import SampleAxis
 from gtddp_jax.tracing.traced_program import TracedEquation
@@ -125,7 +126,7 @@ class UseGradients(abc.ABC):
         # G_i . k is the change of sample i's loss: the adjoint times the change of the output.
         operands = self.use.operands
         tangents = tuple(v.astype(p.dtype) for v, p in zip(k, operands, strict=True))
-        _, changes = jax.jvp(self.use.evaluate_outputs, (operands,), (tangents,))
+        changes: Any = directional_derivative(self.use.evaluate_outputs, (operands,), (tangents,))
         # Rows of one sample are summed together with its other axes.
         products = [
             (axis.to_front(upcast(g)) * axis.to_front(upcast(change))).sum(

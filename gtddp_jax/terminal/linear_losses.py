@@ -1,0 +1,38 @@
+"""Losses that are linear in the outputs, of which no game can make anything."""
+
+import warnings
+
+import jax
+import jax.numpy as jnp
+from jax.interpreters.partial_eval import dce_jaxpr
+
+from gtddp_jax.core.types import Outputs
+from gtddp_jax.terminal.base import LossAlongGradient, PerSampleLoss
+
+LINEAR_LOSS = (
+    "loss(outputs, targets) is linear in the outputs: its derivative does not change with the "
+    "step, so all sample weights are 1 and the game does nothing. Typically log_softmax is in the "
+    "model and a negative log-likelihood in the loss, or the model itself returns the loss. Return "
+    "logits from the model and put the nonlinearity into the loss, for example "
+    "optax.softmax_cross_entropy_with_integer_labels(logits, labels). If only the base optimizer "
+    "is meant, say so: implicit(..., strength=0.0), gtddp(..., feedback=False)."
+)
+
+
+def warn_if_linear(exact_loss: LossAlongGradient) -> None:
+    """Warns if a loss is linear in the outputs, once for each trace of a step."""
+    if _has_constant_gradient(exact_loss.loss, exact_loss.outputs):
+        warnings.warn(LINEAR_LOSS, UserWarning, stacklevel=2)
+
+
+def _has_constant_gradient(loss: PerSampleLoss, outputs: Outputs) -> bool:
+    """Whether the gradient of a loss is computed without the outputs."""
+
+    def gradient(outputs: Outputs) -> Outputs:
+        value, pullback = jax.vjp(loss, outputs)
+        return pullback(jnp.ones_like(value))[0]
+
+    # Kinks (abs, hinge) read the outputs to choose a side, so they count as nonlinear.
+    program = jax.make_jaxpr(gradient)(outputs).jaxpr
+    _, used = dce_jaxpr(program, [True] * len(program.outvars))
+    return not any(used)
