@@ -85,6 +85,20 @@ class SampleReductions:
         count = self.count
         return jax.tree.map(lambda leaf: leaf / count, self.sum_over_devices(tree))
 
+    def mean_floats(self, tree: Tree) -> Tree:
+        """The tree with floating-point arrays averaged over devices, and all others as they are."""
+        if self.axis_name is None:
+            return tree
+        axis_name: Any = self.axis_name
+        return jax.tree.map(
+            lambda leaf: (
+                jax.lax.pmean(leaf, axis_name)
+                if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+                else leaf
+            ),
+            tree,
+        )
+
     def gather_over_devices(self, x: Shaped[Array, "n ..."]) -> Shaped[Array, "all ..."]:
         """The arrays [n, ...] of all devices, concatenated; the same array on each device."""
         if self.axis_name is None:

@@ -18,6 +18,7 @@ one entry in `CURVATURES`.
 
 import abc
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import optax
@@ -45,6 +46,8 @@ class StageInputs(NamedTuple):
         stage_index: the stage and its place in the network.
         counted: the samples that have a gradient. Statistics are over these alone, so that padding
             changes nothing.
+        arguments: further keyword arguments for an optax transformation: `value`, the mean loss of
+            the batch, and what the user passed to `update`.
     """
 
     gradient: PlayerTrees
@@ -53,6 +56,7 @@ class StageInputs(NamedTuple):
     sample_weights: PerSample
     stage_index: StageIndex
     counted: CountedSamples
+    arguments: Mapping[str, object] = MappingProxyType({})
 
     @property
     def samples(self) -> SampleReductions:
@@ -97,6 +101,18 @@ class Policy(abc.ABC):
         Returns:
             The step `{player: change of the parameters}` and the curvature's next state.
         """
+
+    def predicted_step(self, gradient: PlayerTrees, step: PlayerTrees) -> PlayerTrees:
+        """The step that other stages respond to.
+
+        It is the step itself, except while the base method accumulates gradients and does not move.
+
+        Args:
+            gradient: the gradient that the step was made from.
+            step: the open gain or the closed-loop step for that gradient.
+        """
+        del gradient
+        return step
 
 
 class Curvature(abc.ABC):

@@ -1,19 +1,21 @@
 """Any optax transformation as a base method."""
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from typing_extensions import override
 
-from gtddp_jax.core import validation
+from gtddp_jax.core.optax_base import OptaxBase, as_optax_base
 from gtddp_jax.core.trees import tree_vdot
-from gtddp_jax.core.types import PlayerTrees, Tree
+from gtddp_jax.core.types import PerSample, PlayerTrees, Tree
 from gtddp_jax.curvature.base import Curvature, CurvatureState, Policy, StageInputs
-from gtddp_jax.curvature.diagonal import DiagonalPolicy, step_by_player
+from gtddp_jax.curvature.diagonal import diagonal_quadratic_form
 from gtddp_jax.network.protocol import StageIndex
+
+OWNER = "curvature.FromOptax"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,28 +44,99 @@ class FromOptax(Curvature):
     base: optax.GradientTransformation | optax.MultiSteps
 
     def __post_init__(self) -> None:
-        base = validation.as_transformation("curvature.FromOptax", self.base)
-        # The dataclass is frozen; this is its constructor.
-        object.__setattr__(self, "base", base)
+        as_optax_base(OWNER, self.base)
 
     @override
     def init(self, params: PlayerTrees, stage_index: StageIndex) -> CurvatureState:
         del stage_index
-        return self.base.init(params)
+        return as_optax_base(OWNER, self.base).init(params)
 
     @override
     def policy(self, inputs: StageInputs, state: CurvatureState) -> Policy:
-        transformation: Any = self.base  # `__post_init__` has replaced MultiSteps
+        stage_base = StageBase(as_optax_base(OWNER, self.base), state, inputs)
         gradient, params = inputs.gradient, inputs.params
-        step, after = step_by_player(transformation, gradient, state, params)
+        open_gain, after = stage_base.compute_step(gradient)
+        step = stage_base.predict_step(gradient)
         # Momentum and weight decay move the parameters without a gradient; that is not part of P.
-        zeros = jax.tree.map(jnp.zeros_like, gradient)
-        step_at_zero, _ = step_by_player(transformation, zeros, state, params)
+        step_at_zero = stage_base.predict_step(jax.tree.map(jnp.zeros_like, gradient))
         diagonal = {
             name: _rayleigh_quotient(gradient[name], step[name], step_at_zero[name], params[name])
             for name in params
         }
-        return DiagonalPolicy(step, after, diagonal, transformation, state, inputs)
+        return OptaxPolicy(open_gain, after, diagonal, stage_base)
+
+
+class StageBase(NamedTuple):
+    """An optax base at the state of one stage.
+
+    Attributes:
+        base: the base.
+        state: its state before the step.
+        inputs: the stage.
+    """
+
+    base: OptaxBase
+    state: CurvatureState
+    inputs: StageInputs
+
+    def compute_step(self, gradient: PlayerTrees) -> tuple[PlayerTrees, CurvatureState]:
+        """The base's update for a gradient, and its next state."""
+        step, after = self.base.compute_update(
+            gradient, self.state, self.inputs.params, self._arguments(gradient)
+        )
+        return _by_player(step, gradient), after
+
+    def predict_step(self, gradient: PlayerTrees) -> PlayerTrees:
+        """The update to predict with; see `OptaxBase.predict_update`."""
+        step = self.base.predict_update(
+            gradient, self.state, self.inputs.params, self._arguments(gradient)
+        )
+        return _by_player(step, gradient)
+
+    def _arguments(self, gradient: PlayerTrees) -> dict[str, object]:
+        # A `grad` of the user would be that of all stages; the base sees one stage.
+        return {**self.inputs.arguments, "grad": gradient}
+
+
+@dataclasses.dataclass(frozen=True)
+class OptaxPolicy(Policy):
+    """Steps with the base itself, on the open or on the closed gradient, as `DiagonalPolicy` does.
+
+    Attributes:
+        open_gain: the base's step on the open gradient.
+        state: its state after that step.
+        diagonal: P, `{player: tree}` of leaves of shape ().
+        stage_base: the base before the step.
+    """
+
+    open_gain: PlayerTrees
+    state: CurvatureState
+    diagonal: PlayerTrees
+    stage_base: StageBase
+
+    @override
+    def quadratic_form(self) -> PerSample:
+        return diagonal_quadratic_form(self.stage_base.inputs.tapes, self.diagonal)
+
+    @override
+    def closed_loop_step(
+        self, open_gradient: PlayerTrees, closed_gradient: PlayerTrees
+    ) -> tuple[PlayerTrees, CurvatureState]:
+        del open_gradient
+        return self.stage_base.compute_step(closed_gradient)
+
+    @override
+    def predicted_step(self, gradient: PlayerTrees, step: PlayerTrees) -> PlayerTrees:
+        if self.stage_base.base.accumulation is None:
+            return step
+        return self.stage_base.predict_step(gradient)
+
+
+def _by_player(step: Tree, gradient: PlayerTrees) -> PlayerTrees:
+    """The base's step, with the players in the order of the gradient."""
+    # optax keeps the structure of the gradient, which its annotations do not say.
+    trees: Any = step
+    return {name: trees[name] for name in gradient}
 
 
 def _rayleigh_quotient(gradient: Tree, step: Tree, step_at_zero: Tree, params: Tree) -> Tree:

@@ -1,16 +1,22 @@
-"""The base optimizer at a fixed state, as a function u(q) of the gradient q."""
+"""The base optimizer at a fixed state, as a function u(q) of the gradient q.
+
+Predictions and the step use the same u, except while the base accumulates gradients
+(`optax.MultiSteps`): then predictions use the u of the optimizer inside, which responds to every
+mini-batch.
+"""
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from gtddp_jax.core.jaxprs import is_elementwise
+from gtddp_jax.core.optax_base import OptaxBase
 from gtddp_jax.core.safety import tree_where
-from gtddp_jax.core.types import Tree
+from gtddp_jax.core.types import Scalar, Tree
 from gtddp_jax.core.xla import delay_until, materialize
 
 
@@ -31,18 +37,20 @@ class BaseOptimizer:
     """The base optimizer at a fixed state, as a function u(q) of the gradient.
 
     Attributes:
-        base: the optax transformation.
+        base: the transformation, with its accumulation taken apart.
         state: its state before the step.
         params: the parameters.
         running_gradient: gradient of the running cost, added to every q.
+        mean_loss: mean loss of the batch, for bases that need a `value`.
         extra_args: further keyword arguments of `update`, passed on to `base`.
         predict_momentum: whether predictions include the momentum step u(0).
     """
 
-    base: optax.GradientTransformationExtraArgs
+    base: OptaxBase
     state: Tree
     params: Tree
     running_gradient: Tree
+    mean_loss: Scalar
     extra_args: Mapping[str, object]
     predict_momentum: bool
 
@@ -52,15 +60,27 @@ class BaseOptimizer:
         return jax.tree.map(lambda g, cost: g + cost.astype(g.dtype), q, self.running_gradient)
 
     def compute_update(self, q: Tree) -> tuple[Tree, Tree]:
-        """Return the update u(q) and the base's next state."""
-        # Any: optax's own tree type also admits Python numbers.
-        base: Any = self.base
-        return base.update(self.total_gradient(q), self.state, self.params, **self.extra_args)
+        """Return the update for q that the step takes, and the base's next state."""
+        gradient = self.total_gradient(q)
+        return self.base.compute_update(
+            gradient, self.state, self.params, self._arguments(gradient)
+        )
+
+    def predict_update(self, q: Tree) -> Tree:
+        """Return u(q) for predictions."""
+        gradient = self.total_gradient(q)
+        return self.base.predict_update(
+            gradient, self.state, self.params, self._arguments(gradient)
+        )
+
+    def _arguments(self, gradient: Tree) -> Mapping[str, object]:
+        """The keyword arguments of the base; the user's own come first."""
+        return {"value": self.mean_loss, "grad": gradient, **self.extra_args}
 
     def split_update(self, q: Tree) -> StepParts:
         """Return u(q) as the sum of the momentum step and the gradient response."""
-        full_step, _ = self.compute_update(q)
-        momentum_step, _ = self.compute_update(jax.tree.map(jnp.zeros_like, q))
+        full_step = self.predict_update(q)
+        momentum_step = self.predict_update(jax.tree.map(jnp.zeros_like, q))
         # Both are operands of products, which XLA would slow down by fusing the update into them.
         return StepParts(
             materialize(momentum_step), materialize(optax.tree.sub(full_step, momentum_step))

@@ -1,13 +1,18 @@
 """`implicit`: the whole network as one simultaneous game, as an optax transformation."""
 
 import contextlib
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import optax
 
 from gtddp_jax.core import validation
+from gtddp_jax.core.call_context import (
+    refuse_later_members,
+    refuse_lost_updates,
+    refuse_wrappers,
+)
+from gtddp_jax.core.optax_base import as_optax_base
 from gtddp_jax.core.report import SampleWeightObserver
 from gtddp_jax.core.types import AxisName, Batch, Loss, PerSample, Tree
 from gtddp_jax.implicit.predictors import PredictorMask
@@ -15,6 +20,9 @@ from gtddp_jax.implicit.step import ImplicitGame, ImplicitState, Model
 from gtddp_jax.implicit.weighting import WEIGHTINGS, SampleWeighting, Tail
 from gtddp_jax.terminal import ExactLoss, TerminalModel
 from gtddp_jax.terminal.scalar_equation import Bounds
+
+INSIDE = "gtddp_jax.implicit({base}, apply_fn, loss)"
+"""How to build the game around a base, for messages."""
 
 
 def implicit(
@@ -43,7 +51,9 @@ def implicit(
     first argument is the gradient of the running cost (a regularizer), zeros or None without one.
 
     Args:
-        base: any optax transformation or chain. Its state advances once per step.
+        base: an optax transformation, chain or `optax.MultiSteps`. Its state advances once per
+            step. It may need `value` (it gets the mean loss of the batch) or `grad`. Line searches
+            and others that a game cannot predict are refused by name.
         model: `apply_fn(params, inputs) -> outputs`, an array [B, ...] or a tree of such, or a
             `gtddp_jax.Network` itself. With a network, all sums over samples share one backward
             pass where the weighting needs them (all but "tail").
@@ -60,7 +70,9 @@ def implicit(
             for a zero gradient (momentum, decoupled weight decay).
         has_aux: whether `apply_fn` returns `(outputs, aux)`; the state holds the last `aux`.
         aux: with `has_aux`, an initial value with the structure of what `apply_fn` returns (for
-            example the model's batch statistics).
+            example the model's batch statistics). With `axis_name`, floating-point arrays are
+            averaged over the devices, as statistics of parts of a batch are; others stay each
+            device's own.
         axis_name: the mapped axis of `pmap` or `shard_map` over which samples are spread. Not
             needed under `jit` with a sharded batch.
 
@@ -88,7 +100,7 @@ def implicit(
         False
     """
     game = ImplicitGame(
-        base=validation.as_transformation("implicit", base),
+        base=as_optax_base("implicit", base),
         model=model,
         loss=loss,
         weighting=_resolve_weighting(weighting, tail),
@@ -109,7 +121,7 @@ def implicit(
 
     # Typed loosely, because optax's own tree types also admit Python numbers, but not None.
     def init(params: Any) -> Any:
-        _check_params(params)
+        _check_params(params, predicts=not game.is_base_alone)
         return game.init_state(params, aux)
 
     def update(
@@ -121,10 +133,31 @@ def implicit(
         observe: SampleWeightObserver | None = None,
         **extra_args: Any,
     ) -> tuple[Any, Any]:
-        _check_params(params)
+        validation.check_required_arguments("implicit", params=params, batch=batch)
+        _check_params(params, predicts=not game.is_base_alone)
+        validation.check_state("implicit", state, ImplicitState)
+        validation.check_updates("implicit", updates, params)
+        refuse_lost_updates("implicit", updates)
+        if not game.is_base_alone:
+            refuse_later_members("implicit", INSIDE)
         return game.take_step(updates, state, params, batch, extra_args, observe)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+class WeightsFunction(Protocol):
+    """The result of `implicit_weights`."""
+
+    def __call__(
+        self,
+        state: ImplicitState,
+        params: Tree,
+        batch: tuple[Batch, Batch],
+        updates: Tree | None = None,
+        **extra_args: object,
+    ) -> PerSample:
+        """The weights [B] that `update` would use."""
+        ...
 
 
 def implicit_weights(
@@ -132,7 +165,7 @@ def implicit_weights(
     model: Model,
     loss: Loss,
     **options: Any,
-) -> Callable[[ImplicitState, Tree, tuple[Batch, Batch]], PerSample]:
+) -> WeightsFunction:
     """Return a function that shows the weights `implicit` would give the samples of a batch.
 
     Args:
@@ -142,7 +175,9 @@ def implicit_weights(
         **options: as in `implicit`.
 
     Returns:
-        `weights(state, params, batch) -> [B]`; nothing is updated.
+        `weights(state, params, batch, updates=None, **extra_args) -> [B]`: exactly the weights that
+        `tx.update(updates, state, params, batch=batch, **extra_args)` would use, where `updates` is
+        the gradient of the running cost. Nothing is updated.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -159,7 +194,11 @@ def implicit_weights(
     tx: Any = implicit(base, model, loss, **{**options, "aux": ()})
 
     def look_at_weights(
-        state: ImplicitState, params: Tree, batch: tuple[Batch, Batch]
+        state: ImplicitState,
+        params: Tree,
+        batch: tuple[Batch, Batch],
+        updates: Tree | None = None,
+        **extra_args: object,
     ) -> PerSample:
         seen: list[jax.Array] = []
 
@@ -168,7 +207,7 @@ def implicit_weights(
             raise _WeightsKnown
 
         with contextlib.suppress(_WeightsKnown):
-            tx.update(None, state, params, batch=batch, observe=keep_and_stop)
+            tx.update(updates, state, params, batch=batch, observe=keep_and_stop, **extra_args)
         return seen[0]
 
     return look_at_weights
@@ -201,9 +240,7 @@ def _resolve_weighting(
     return instance
 
 
-def _check_params(params: Tree) -> None:
-    validation.refuse_multi_steps(
-        "implicit", "gtddp_jax.implicit(optax.MultiSteps(optax.adam(1e-3), 4), apply_fn, loss)"
-    )
-    validation.refuse_masked_params("implicit", params)
+def _check_params(params: Tree, *, predicts: bool) -> None:
+    refuse_wrappers("implicit", INSIDE, predicts=predicts)
+    validation.refuse_masked_params("implicit", params, INSIDE)
     validation.check_float_params("implicit", params)

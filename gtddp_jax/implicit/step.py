@@ -7,10 +7,10 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from gtddp_jax.core import validation
 from gtddp_jax.core.loss_pairing import check_loss_pairing
+from gtddp_jax.core.optax_base import OptaxBase
 from gtddp_jax.core.report import Report, SampleWeightObserver, empty_report, shared_report_fields
 from gtddp_jax.core.safety import all_finite, guarded_vdot, tree_where, zeros_unless
 from gtddp_jax.core.types import AxisName, Batch, Count, Loss, Outputs, PerSample, Tree
@@ -44,6 +44,11 @@ BATCH_NORM_IN_NETWORK = (
     'and aux=variables["batch_stats"].'
 )
 
+FORGOTTEN_AUX = (
+    "If apply_fn returns (outputs, aux), pass implicit(..., has_aux=True, aux=...) with an initial "
+    "value of aux. "
+)
+
 
 class ImplicitState(NamedTuple):
     """State of `implicit`.
@@ -69,7 +74,7 @@ class ImplicitState(NamedTuple):
 class ImplicitGame:
     """The options of `implicit`, checked; `implicit` documents each."""
 
-    base: optax.GradientTransformationExtraArgs
+    base: OptaxBase
     model: Model
     loss: Loss
     weighting: SampleWeighting[Any]
@@ -109,9 +114,8 @@ class ImplicitGame:
 
     def init_state(self, params: Tree, aux: Tree | None) -> ImplicitState:
         """Return the state before the first step."""
-        base: Any = self.base
         return ImplicitState(
-            base=base.init(params),
+            base=self.base.init(params),
             weighting=self.weighting.init_state(params),
             step=jnp.zeros((), jnp.int32),
             aux=aux,
@@ -129,7 +133,6 @@ class ImplicitGame:
         observe: SampleWeightObserver | None = None,
     ) -> tuple[Tree, ImplicitState]:
         """Take one step; see `optax.GradientTransformationExtraArgs`."""
-        validation.check_required_arguments("implicit", params=params, batch=batch)
         inputs, targets = validation.split_batch("implicit", batch)
         running_gradient = jax.tree.map(jnp.zeros_like, params) if updates is None else updates
         losses = self._linearize_losses(params, inputs, targets)
@@ -137,9 +140,20 @@ class ImplicitGame:
         # Without `has_aux` both are None, which JAX takes for an empty tree.
         aux: Any = losses.aux
         state_aux: Any = state.aux
+        if self.has_aux:
+            validation.check_aux(state_aux, aux)
+            aux = losses.samples.mean_floats(aux)
         check_loss_pairing(self.loss, losses.outputs, targets)
+        expected = jax.eval_shape(self.weighting.init_state, params)
+        validation.check_state_structure("implicit", state.weighting, expected)
         base = BaseOptimizer(
-            self.base, state.base, params, running_gradient, extra_args, self.predict_momentum
+            self.base,
+            state.base,
+            params,
+            running_gradient,
+            losses.samples.mean(exact_loss.value),
+            extra_args,
+            self.predict_momentum,
         )
         context = self._weighting_context(losses, base, state.step, inputs, targets)
         w, weighting_state, prediction = self._sample_weights(context, state.weighting)
@@ -186,7 +200,8 @@ class ImplicitGame:
         """The losses of a batch at the parameters."""
 
         def loss_of_outputs(outputs: Outputs) -> PerSample:
-            return self.loss(outputs, targets)
+            advice = "" if self.has_aux else FORGOTTEN_AUX
+            return validation.call_loss("implicit", self.loss, outputs, targets, advice)
 
         # Sharing the adjoints only pays off for sums over the whole network.
         share_adjoints = (
@@ -208,7 +223,7 @@ class ImplicitGame:
         def apply_model(params: Tree) -> tuple[Outputs, Tree | None]:
             # Lets a network refuse a call that would silently train without dropout.
             with training_scope("implicit"):
-                result = apply_fn(params, inputs)
+                result = _call_model(apply_fn, params, inputs)
             if not self.has_aux:
                 return result, None
             if not isinstance(result, tuple) or len(result) != 2:
@@ -249,3 +264,18 @@ class ImplicitGame:
             return context.losses.uniform_weights, state, whole_network_prediction()
         full_weights, state, prediction = self.weighting.compute_weights(context, state)
         return 1 + self.strength * (full_weights - 1), state, prediction
+
+
+def _call_model(apply_fn: Any, params: Tree, inputs: Batch) -> Any:
+    """The result of the model; an error of nnx says what to do."""
+    try:
+        return apply_fn(params, inputs)
+    except Exception as error:
+        # Found by name, because not every user has Flax.
+        if type(error).__name__ != "TraceContextError":
+            raise
+        raise ValueError(
+            "implicit: apply_fn changes nnx variables that were made outside of it. Copy them: "
+            "nnx.merge(graph, params, rest, copy=True), and return the new ones as aux: "
+            "(outputs, nnx.state(model, nnx.BatchStat))."
+        ) from error

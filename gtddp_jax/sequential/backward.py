@@ -83,6 +83,7 @@ def plan_stages(
     curvature: Curvature,
     terminal: TerminalExpansion,
     counted: CountedSamples,
+    arguments: Mapping[str, object],
     *,
     feedback: bool,
     self_response: bool,
@@ -99,6 +100,7 @@ def plan_stages(
         curvature: the base method.
         terminal: the terminal model, expanded at the outputs.
         counted: the samples that have a gradient.
+        arguments: see `StageInputs`.
         feedback: False for the base method itself, alpha = 1.
         self_response: whether a stage also responds to its own step.
         coupled_stages: the number of stages, counted from the first, that come before the last
@@ -127,6 +129,7 @@ def plan_stages(
             jnp.ones_like(pi) if alpha is None else alpha,
             stage_indices[t],
             counted,
+            arguments,
         )
         policy = curvature.policy(inputs, states[t])
         response = None
@@ -142,14 +145,15 @@ def plan_stages(
             if response is None:
                 # To first order the open gain changes loss i by G_i . k. Later stages respond to
                 # that change, which leaves a fraction d of it.
-                pi = pi + d * stage_jvp(tapes, policy.open_gain)
+                open_step = policy.predicted_step(open_gradient, policy.open_gain)
+                pi = pi + d * stage_jvp(tapes, open_step)
                 # rho > 1 means a step beyond the minimum of the model; V_xx must stay >= 0.
                 d = d * (1 - jnp.clip(rho, 0.0, 1 - jnp.finfo(rho.dtype).eps))
             else:
                 weights = response.solve_weights(terminal, pi, d)
                 gradient = stage_gradient(tapes, weights, stage_params, stage_cost, samples)
                 step, _ = policy.closed_loop_step(open_gradient, gradient)
-                pi = pi + d * stage_jvp(tapes, step)
+                pi = pi + d * stage_jvp(tapes, policy.predicted_step(gradient, step))
                 # Inverting the whole Q_uu gives 1 - rho / (1 + rho), which needs no upper bound.
                 d = d / (1 + jnp.maximum(rho, 0.0))
     return plans[::-1]

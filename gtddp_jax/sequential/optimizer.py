@@ -115,8 +115,7 @@ def gtddp(
         observe: SampleWeightObserver | None = None,
         **extra_args: Any,
     ) -> tuple[Any, GTDDPState]:
-        del extra_args  # for other members of an `optax.chain`
-        return game.update_state(updates, state, params, batch, rngs, observe)
+        return game.update_state(updates, state, params, batch, rngs, observe, extra_args)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

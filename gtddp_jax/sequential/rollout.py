@@ -64,7 +64,7 @@ class RolloutObserver(abc.ABC):
 
     @abc.abstractmethod
     def observe_step(self, t: int, plan: StagePlan, step: PlayerTrees) -> PerSample:
-        """delta_phi_{t+1} [B] after stage t has taken `step`."""
+        """delta_phi_{t+1} [B] after stage t has taken the predicted `step`."""
 
     @property
     def new_outputs(self) -> Outputs | None:
@@ -144,7 +144,7 @@ def closed_loop_rollout(
                 plan.tapes, stage_weights, params, plan.running_gradient, samples
             )
             step, state = plan.policy.closed_loop_step(plan.open_gradient, gradient)
-        delta_phi = observer.observe_step(t, plan, step)
+        delta_phi = observer.observe_step(t, plan, plan.policy.predicted_step(gradient, step))
         steps.update(step)
         states.append(state)
         # The report and `observe` need explicit weights.

@@ -77,5 +77,6 @@ def compute_self_response(
     # step for all samples adds to it is the response to their gradients.
     momentum_step, _ = policy.closed_loop_step(open_gradient, running_gradient)
     plain_step, _ = policy.closed_loop_step(open_gradient, plain_gradient)
-    momentum_change = stage_jvp(tapes, momentum_step)
-    return SelfResponse(momentum_change, momentum_change - stage_jvp(tapes, plain_step))
+    momentum_change = stage_jvp(tapes, policy.predicted_step(running_gradient, momentum_step))
+    plain_change = stage_jvp(tapes, policy.predicted_step(plain_gradient, plain_step))
+    return SelfResponse(momentum_change, momentum_change - plain_change)

@@ -1,12 +1,19 @@
 """One step of the sequential game: forward pass, backward pass, rollout, safety check."""
 
 import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from gtddp_jax.core import validation
+from gtddp_jax.core.call_context import (
+    refuse_later_members,
+    refuse_lost_updates,
+    refuse_wrappers,
+)
 from gtddp_jax.core.counted_samples import CountedSamples, count_samples
 from gtddp_jax.core.loss_pairing import check_loss_pairing
 from gtddp_jax.core.outputs import join_outputs, split_outputs
@@ -32,6 +39,9 @@ from gtddp_jax.sequential.step_report import first_order_changes, step_report
 from gtddp_jax.terminal import TerminalExpansion, TerminalModel
 from gtddp_jax.terminal.coupling import expand_terminal
 from gtddp_jax.terminal.first_order import FirstOrder
+
+INSIDE = "gtddp_jax.gtddp(net, loss, gtddp_jax.curvature.FromOptax({base}))"
+"""How to build the game around a base, for messages."""
 
 
 class GTDDPState(NamedTuple):
@@ -84,8 +94,9 @@ class SequentialGame:
 
     def init_state(self, params: Tree, batch_stats: Tree) -> GTDDPState:
         """The state before the first step, with the running statistics `batch_stats`."""
+        self._check_params(params)
         stages = self.net.stages
-        stage_params = params_by_stage(stages, self._split_params(params))
+        stage_params = params_by_stage(stages, self.net.split(params))
         states = tuple(
             self.curvature.init(params, stage_index)
             for params, stage_index in zip(stage_params, stage_indices(stages), strict=True)
@@ -102,12 +113,20 @@ class SequentialGame:
         batch: Any,
         rngs: Any,
         observe: SampleWeightObserver | None = None,
+        extra_args: Mapping[str, object] = MappingProxyType({}),
     ) -> tuple[Tree, GTDDPState]:
         """One step: the changes of the parameters and the next state."""
         validation.check_required_arguments("gtddp", params=params, batch=batch)
+        self._check_params(params)
+        validation.check_state("gtddp", state, GTDDPState)
+        validation.check_updates("gtddp", updates, params)
+        refuse_lost_updates("gtddp", updates)
+        # Without feedback nothing is predicted.
+        if self.feedback:
+            refuse_later_members("gtddp", INSIDE)
         inputs, targets = validation.split_batch("gtddp", batch)
         # `updates` has the gradient of the running cost; that of the loss is computed below.
-        player_params: Any = self._split_params(params)
+        player_params: Any = self.net.split(params)
         running_gradient = (
             jax.tree.map(jnp.zeros_like, player_params)
             if updates is None
@@ -132,7 +151,7 @@ class SequentialGame:
         outputs, constants = split_outputs(network_pass.outputs)
 
         def losses_of(outputs: Outputs) -> PerSample:
-            return self.loss(outputs, targets)
+            return validation.call_loss("gtddp", self.loss, outputs, targets)
 
         def losses_of_differentiable(outputs: Outputs) -> PerSample:
             return losses_of(join_outputs(outputs, constants))
@@ -144,9 +163,15 @@ class SequentialGame:
         check_loss_pairing(self.loss, network_pass.outputs, targets)
         counted = count_samples(samples, terminal.exact_loss.has_gradient)
         terminal = terminal.with_gradient_share(counted.share)
-        plans, rollout = self._play_game(
-            network_pass, terminal, player_params, running_gradient, state, counted
-        )
+        try:
+            plans, rollout = self._play_game(
+                network_pass, terminal, player_params, running_gradient, state, counted, extra_args
+            )
+        except Exception:
+            expected = jax.eval_shape(lambda: self.init_state(params, state.batch_stats))
+            validation.check_state_structure("gtddp", state.curvature, expected.curvature)
+            raise
+        validation.check_state_structure("gtddp", state.curvature, rollout.states)
         if observe is not None:
             observe(rollout.sample_weights)
         # One decision for all devices, so that their parameters stay equal.
@@ -168,8 +193,10 @@ class SequentialGame:
         running_gradient: PlayerTrees,
         state: GTDDPState,
         counted: CountedSamples,
+        extra_args: Mapping[str, object],
     ) -> tuple[list[StagePlan], RolloutResult]:
         """The backward pass and the rollout."""
+        mean_loss = counted.samples.mean(terminal.exact_loss.value)
         plans = plan_stages(
             stage_indices(self.net.stages),
             network_pass.player_tapes(terminal.exact_loss.gradient, feedback=self.feedback),
@@ -179,6 +206,7 @@ class SequentialGame:
             self.curvature,
             terminal,
             counted,
+            {"value": mean_loss, **extra_args},
             feedback=self.feedback,
             self_response=self.self_response,
             coupled_stages=self.net.coupled_stages,
@@ -188,13 +216,10 @@ class SequentialGame:
         observer = ROLLOUTS[self.rollout](network_pass, params)
         return plans, closed_loop_rollout(plans, params, terminal, counted.samples, observer)
 
-    def _split_params(self, params: Tree) -> PlayerTrees:
-        validation.refuse_multi_steps(
-            "gtddp", "gtddp_jax.curvature.FromOptax(optax.MultiSteps(optax.adam(1e-3), 4))"
-        )
-        validation.refuse_masked_params("gtddp", params)
+    def _check_params(self, params: Tree) -> None:
+        refuse_wrappers("gtddp", INSIDE, predicts=self.feedback)
+        validation.refuse_masked_params("gtddp", params, INSIDE)
         validation.check_float_params("gtddp", params)
-        return self.net.split(params)
 
 
 def _is_finite_step(

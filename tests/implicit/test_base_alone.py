@@ -33,7 +33,7 @@ BASES = {
         optax.scale_by_schedule(optax.cosine_decay_schedule(-0.1, STEPS)),
     ),
     "muon": optax.contrib.muon(0.05),
-    "MultiSteps": optax.MultiSteps(optax.adam(0.1), 3).gradient_transformation(),
+    "MultiSteps": optax.MultiSteps(optax.adam(0.1), 3),
 }
 
 

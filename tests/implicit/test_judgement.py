@@ -12,6 +12,7 @@ import pytest
 
 import gtddp_jax as gt
 from gtddp_jax.core.jaxprs import is_elementwise
+from gtddp_jax.core.optax_base import as_optax_base
 from gtddp_jax.core.safety import guarded_vdot
 from gtddp_jax.core.trees import tree_vdot
 from gtddp_jax.core.xla import PACKED_SIZE, materialize
@@ -25,14 +26,14 @@ ELEMENTWISE = {
     "lion": (optax.lion(0.1), True),
     "global norm": (optax.chain(optax.clip_by_global_norm(1.0), optax.adam(0.1)), False),
     "muon": (optax.contrib.muon(0.1), False),
-    "MultiSteps": (optax.MultiSteps(optax.adam(0.1), 3).gradient_transformation(), False),
+    "MultiSteps": (optax.MultiSteps(optax.adam(0.1), 3), False),
 }
 
 
 def base_optimizer(base: Any, params: Tree) -> BaseOptimizer:
     zeros = jax.tree.map(jnp.zeros_like, params)
-    tx: Any = optax.with_extra_args_support(base)
-    return BaseOptimizer(tx, tx.init(params), params, zeros, {}, True)
+    tx = as_optax_base("test", base)
+    return BaseOptimizer(tx, tx.init(params), params, zeros, jnp.zeros(()), {}, True)
 
 
 @pytest.mark.parametrize("name", ELEMENTWISE)

@@ -238,8 +238,8 @@ def test_a_bad_first_batch_is_forgotten() -> None:
 
 def test_accumulated_gradients_are_calibrated() -> None:
     """Even though `MultiSteps(k=4)` never moves at steps 0, 1, 2, 4, 8, ..."""
-    base = optax.MultiSteps(optax.sgd(0.3), 4).gradient_transformation()
+    base = optax.MultiSteps(optax.sgd(0.3), 4)
     everything = gt.weighting.Tail(EVERYTHING, response=1.0)
     run = Run(models.classification(), base, weighting=everything)
     spreads = [np.ptp(run.step()) for _ in range(20)]
-    assert max(spreads) > 1e-3
+    assert min(spreads[1:]) > 1e-3

@@ -39,9 +39,6 @@ BASES: dict[str, Build] = {
         optax.normalize_by_update_norm(eps=1e-6 * s), optax.sgd(0.3)
     ),
     "scheduled": lambda s: optax.adam(optax.cosine_decay_schedule(0.1, 10), eps=1e-3 * s),
-    "accumulated": lambda s: optax.MultiSteps(
-        optax.adam(0.1, eps=1e-3 * s), 2
-    ).gradient_transformation(),
 }
 
 WEIGHTINGS: dict[str, Callable[[Rng], Any]] = {

@@ -71,7 +71,7 @@ class WeightSystem:
 
     def loss_shift(self, w: PerSample) -> PerSample:
         """s(w) [B]."""
-        step, _ = self._base.compute_update(self._losses.weighted_gradient(w))
+        step = self._base.predict_update(self._losses.weighted_gradient(w))
         return self._jvp_fn(step) + self._offset
 
     def residual(self, w: PerSample) -> PerSample:
@@ -84,7 +84,7 @@ class WeightSystem:
 
         def apply_m(v: PerSample) -> PerSample:
             change = self._losses.weighted_gradient(v)
-            _, step_change = jax.jvp(lambda q: self._base.compute_update(q)[0], (q,), (change,))
+            _, step_change = jax.jvp(self._base.predict_update, (q,), (change,))
             # The square root of a zero second moment (Adam) has no derivative: parameters whose
             # gradient has always been zero do not move.
             return -self._jvp_fn(
