@@ -12,7 +12,7 @@ from gtddp_jax.core.report import SampleWeightObserver
 from gtddp_jax.core.types import AxisName, Batch, Loss, Tree
 from gtddp_jax.curvature import Curvature
 from gtddp_jax.network.protocol import StagedNetwork
-from gtddp_jax.sequential.step import GTDDPState, SequentialGame
+from gtddp_jax.sequential.step import SequentialGame
 from gtddp_jax.terminal import ExactLoss, TerminalModel
 
 Params = TypeVar("Params")
@@ -102,7 +102,8 @@ def gtddp(
     # Checked here, so that missing statistics are reported before the first step.
     initial_batch_stats = net.initial_batch_stats(batch_stats, axis_name)
 
-    def init(params: Any) -> GTDDPState:
+    # Typed loosely, because optax's trees admit Python numbers, but no None within a state.
+    def init(params: Any) -> Any:
         return game.init_state(params, initial_batch_stats)
 
     def update(
@@ -114,7 +115,7 @@ def gtddp(
         rngs: Any = None,
         observe: SampleWeightObserver | None = None,
         **extra_args: Any,
-    ) -> tuple[Any, GTDDPState]:
+    ) -> tuple[Any, Any]:
         return game.update_state(updates, state, params, batch, rngs, observe, extra_args)
 
     return optax.GradientTransformationExtraArgs(init, update)

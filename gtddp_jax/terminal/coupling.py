@@ -51,7 +51,7 @@ class SeparateExpansion(TerminalExpansion):
     exact_loss: LossAlongGradient
     curvature: PerSample
     inner: TerminalExpansion
-    samples_coupled: Flag
+    samples_coupled: Flag | bool
     bounds: tuple[float, float] | None
 
     @override
@@ -75,7 +75,7 @@ class SeparateExpansion(TerminalExpansion):
         return separate_expansion(self.inner.with_gradient_share(share), self.samples_coupled)
 
 
-def separate_expansion(inner: TerminalExpansion, coupled: Flag) -> SeparateExpansion:
+def separate_expansion(inner: TerminalExpansion, coupled: Flag | bool) -> SeparateExpansion:
     """The expansion `inner`, without effect where `coupled` holds."""
     curvature = jnp.where(coupled, 0.0, inner.curvature)
     return SeparateExpansion(inner.exact_loss, curvature, inner, coupled, bounds=inner.bounds)
