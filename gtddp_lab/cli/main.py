@@ -4,15 +4,16 @@ import importlib.metadata
 import importlib.util
 import io
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
 from gtddp_lab.cli.choices import table_names
+from gtddp_lab.cli.interrupt import CONTINUATION, EXIT_INTERRUPTED, exit_at_interrupts
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130
 
 EXTRA_MODULES = (
     "tyro",
@@ -46,15 +47,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Names of files need not be text; printing them must not fail.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if list(arguments) == ["--version"]:
+    typed = sys.argv[1:] if arguments is None else arguments
+    if list(typed) == ["--version"]:
         print(f"gtddp {importlib.metadata.version('gtddp-jax')}")
         return 0
-    # Checked before any other import of this package, each of which needs the extra.
-    missing = [name for name in EXTRA_MODULES if importlib.util.find_spec(name) is None]
-    if missing:
-        return _help_without_extra(arguments, missing)
-    code = _run_command(arguments)
+    CONTINUATION.command = shlex.join(["gtddp", *typed])
+    if arguments is None:
+        exit_at_interrupts()
+    try:
+        code = _run_command(typed)
+    except KeyboardInterrupt:  # where the handler is not ours
+        code = _print_error(CONTINUATION.interrupt_message(), EXIT_INTERRUPTED)
+    if code == EXIT_INTERRUPTED and arguments is None:
+        # Threads of XLA may still run; taking the interpreter down around them can crash.
+        _exit_now(code)
     if code and "jax" in sys.modules:  # JAX is not imported for errors of usage
         _exit_if_distributed(code)
     return code
@@ -71,6 +77,10 @@ def _help_without_extra(arguments: Sequence[str], missing: Sequence[str]) -> int
 
 
 def _run_command(arguments: Sequence[str]) -> int:
+    # Checked before any other import of this package, each of which needs the extra.
+    missing = [name for name in EXTRA_MODULES if importlib.util.find_spec(name) is None]
+    if missing:
+        return _help_without_extra(arguments, missing)
     from gtddp_lab.cli.cli_errors import RunError, UsageError
     from gtddp_lab.cli.parse import parse_command_line
 
@@ -80,8 +90,6 @@ def _run_command(arguments: Sequence[str]) -> int:
         return _print_error(str(error), EXIT_USAGE)
     except RunError as error:
         return _print_error(str(error), EXIT_FAILED)
-    except KeyboardInterrupt:
-        return _print_error("interrupted", EXIT_INTERRUPTED)
 
 
 def _dispatch_command(command_options: object) -> int:

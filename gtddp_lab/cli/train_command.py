@@ -1,6 +1,7 @@
 """The command ``gtddp train``."""
 
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -12,7 +13,7 @@ from rich.console import Console
 
 from gtddp_lab.cli.cli_errors import RunError, UsageError
 from gtddp_lab.cli.config import options_as_yaml
-from gtddp_lab.cli.interrupt import deferred_interrupts
+from gtddp_lab.cli.interrupt import CONTINUATION, deferred_interrupts
 from gtddp_lab.cli.options import TrainOptions
 from gtddp_lab.cli.processes import ProcessGroup, join_process_group, without_placement
 from gtddp_lab.cli.result_table import skipped_step_warnings, summary_table
@@ -145,6 +146,7 @@ class _TrainRun:
         experiment = self._setup.experiment
         options = without_placement(self._setup.options)
         write_atomically(self._folder.config_file, options_as_yaml(options))
+        CONTINUATION.command = resume_command(self._folder)
         self._write_descriptions()
         print(describe_run(experiment), flush=True)
         try:
@@ -153,8 +155,9 @@ class _TrainRun:
                 stopped = len(self._records) < _total_epochs(experiment)
                 self._save_results("interrupted" if stopped else "finished")
                 self._draw_curves()
-        except BaseException:
-            self._try_to_save_results("failed")
+        except BaseException as error:
+            is_stop = isinstance(error, KeyboardInterrupt)
+            self._try_to_save_results("interrupted" if is_stop else "failed")
             raise
         self._print_conclusion(stopped)
         return TrainOutcome(self._folder, stopped)
@@ -220,8 +223,13 @@ class _TrainRun:
         for warning in skipped_step_warnings(experiment, summaries):
             print(warning)
         if stopped:
-            print(f"To resume: gtddp train --resume {self._folder.path}")
+            print(f"To resume: {resume_command(self._folder)}")
         print(f"Results in {self._folder.path}")
+
+
+def resume_command(folder: RunFolder) -> str:
+    """The command that resumes a run, as typed."""
+    return shlex.join(["gtddp", "train", "--resume", os.fspath(folder.path)])
 
 
 def describe_run(experiment: Experiment) -> str:

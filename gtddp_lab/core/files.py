@@ -6,7 +6,7 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,16 +26,30 @@ def replacing_file(path: Path) -> Iterator[BinaryIO]:
         OSError: If the file cannot be written; the old file is unchanged.
     """
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    with part.open("xb") as file:
-        try:
+    _unfinished.add(part)
+    try:
+        with part.open("xb") as file:
             yield file
             file.flush()
             # Without fsync the rename could reach the disk before the content does.
             os.fsync(file.fileno())
             os.replace(part, path)
-        except BaseException:
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    finally:
+        _unfinished.discard(part)
+
+
+_unfinished: set[Path] = set()
+"""New files that have not taken their places yet."""
+
+
+def remove_unfinished_files() -> None:
+    """Removes what `replacing_file` has begun; for a process that ends in the middle of it."""
+    for part in tuple(_unfinished):
+        with suppress(OSError):
             part.unlink(missing_ok=True)
-            raise
 
 
 def write_atomically(path: Path, text: str) -> None:
