@@ -6,7 +6,6 @@ An interrupted study continues where it stopped, and studies share the runs they
 import dataclasses
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
@@ -18,7 +17,8 @@ import numpy as np
 
 import gtddp_jax as gt
 from gtddp_lab import data, networks
-from gtddp_lab.core.files import write_atomically
+from gtddp_lab.core.files import MIB, parse_json, read_text_file, write_atomically
+from gtddp_lab.core.json_types import check_type
 from gtddp_lab.studies.cells import Cell
 from gtddp_lab.studies.step_timing import median_ratio, time_interleaved
 from gtddp_lab.studies.variants import VARIANTS, variant_fits
@@ -44,6 +44,9 @@ Convolutions with a filter per seed are many times slower on a CPU. With Kroneck
 
 WARM_UP_STEPS, STEPS_PER_CALL, TIMING_ROUNDS, LEAST_ROUND_SECONDS = 16, 8, 11, 0.05
 """Parameters of the timing: each method runs at least the given seconds per round."""
+
+RESULT_LIMIT = 16 * MIB
+"""Largest stored result that is read; a run of a thousand epochs needs a hundredth."""
 
 StoredRun: TypeAlias = dict[str, Any]
 """JSON content of the result of one run."""
@@ -151,7 +154,7 @@ class CellRunner:
 
     def _read_run(self, cell: Cell, seed: int) -> StoredRun | None:
         run = _read_json_object(self._result_path(cell.result_key(seed)))
-        return run if run and len(run.get("train_loss", ())) == cell.epochs else None
+        return run if run and _is_complete(run, cell.epochs) else None
 
     def _train_seeds(
         self, cell: Cell, seeds: tuple[int, ...], trainer: Trainer
@@ -188,6 +191,7 @@ class CellRunner:
     def _variant_ratios(self, group: Cell, variants: set[str]) -> dict[str, float]:
         name = f"time-{group.result_key(0)}"
         known = _read_json_object(self._result_path(name)) or {}
+        known = {key: ratio for key, ratio in known.items() if isinstance(ratio, float)}
         if variants <= set(known):
             return known
         names = ["base", *sorted((variants | set(known)) - {"base"})]
@@ -309,10 +313,19 @@ def _nan_if_none(values: list[float | None]) -> list[float]:
 def _read_json_object(path: Path) -> dict[str, Any] | None:
     """The content of a file; None if there is no such file or it is not a JSON object."""
     try:
-        # No result is that large: the file is not ours.
-        if os.path.getsize(path) > 2**24:
-            return None
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(read_text_file(path, RESULT_LIMIT))
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None
+
+
+def _is_complete(run: StoredRun, epochs: int) -> bool:
+    """Whether a stored result has all figures of its epochs, and nothing but numbers."""
+    try:
+        for name in KEPT_FIGURES:
+            check_type(list[float | None], run.get(name), name)
+        for name in ("skipped", "seconds"):
+            check_type(float, run.get(name), name)
+    except ValueError:
+        return False
+    return all(len(run[name]) == epochs for name in KEPT_FIGURES)

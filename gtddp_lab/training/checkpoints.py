@@ -20,6 +20,7 @@ import jax
 import numpy as np
 
 from gtddp_lab.core.bounds import check_integer
+from gtddp_lab.core.files import MIB
 from gtddp_lab.core.json_types import check_type, dataclass_from_json
 from gtddp_lab.core.peers import is_lost_peer
 from gtddp_lab.training.records import EpochRecord
@@ -28,8 +29,18 @@ from gtddp_lab.training.state import TrainState
 
 ACCURACY_METRIC = "validation_accuracy"
 
-META_TYPE = dict[str, dict[str, str] | dict[str, int] | list[str] | float | None]
+META_TYPES = {
+    "layout": dict[str, str],
+    "checksums": dict[str, int],
+    "checksum": int,
+    "records": list[str],
+    "seconds": float,
+    ACCURACY_METRIC: float | None,
+}
 """JSON beside the state: layout and checksums by array, records, numbers."""
+
+META_LIMIT = 256 * MIB
+"""Largest file of a checkpoint that is read as a whole; arrays are read by their known sizes."""
 
 
 class CheckpointError(Exception):
@@ -207,15 +218,19 @@ class Checkpoints:
         state = jax.tree.unflatten(jax.tree.structure(like), leaves)
         with self._damage_errors(step):
             check_checksums(state_checksums(state), meta["checksums"])
-        return SavedRun(state, step, _read_records(meta), meta["seconds"])
+            records = _read_records(meta)
+        return SavedRun(state, step, records, meta["seconds"])
 
     def _read_meta(self, step: int) -> dict[str, Any]:
         args = self._orbax.args
         with self._damage_errors(step):
+            _check_file_sizes(self.folder / str(step))
             items = args.Composite(meta=args.JsonRestore())
             restored: Any = self._manager.restore(step, args=items)
             meta = restored.meta
-            check_type(META_TYPE, meta, "meta")
+            check_type(dict[str, Any], meta, "meta")
+            for name, kind in META_TYPES.items():
+                check_type(kind, meta.get(name), name)
             if meta.get("checksum") != _meta_checksum(meta):
                 raise ValueError("its records do not match their checksum")
             return meta
@@ -256,6 +271,19 @@ def _error_reason(error: Exception) -> str:
         return error.strerror
     summary = text.partition("[tensorstore_spec")[0].strip()  # a page of JSON follows
     return summary.splitlines()[0] if summary else type(error).__name__
+
+
+def _check_file_sizes(folder: Path) -> None:
+    """Checks the files of a checkpoint that are read as a whole: all but those of the arrays.
+
+    Raises:
+        ValueError: If one is larger than ``META_LIMIT``.
+    """
+    for path in folder.rglob("*"):
+        # Arrays lie in folders called "d".
+        is_array = "d" in path.relative_to(folder).parts
+        if not is_array and path.is_file() and path.stat().st_size > META_LIMIT:
+            raise ValueError(f"{path.name} is larger than {META_LIMIT // MIB} MiB")
 
 
 def _read_records(meta: dict[str, Any]) -> tuple[EpochRecord, ...]:

@@ -13,6 +13,7 @@ import pytest
 
 import gtddp_jax as gt
 from gtddp_lab.data import Feed
+from gtddp_lab.training import checkpoints
 from gtddp_lab.training.checkpoints import CheckpointError, Checkpoints, state_layout
 from gtddp_lab.training.methods import build_method
 from gtddp_lab.training.records import EpochRecord, RunEvent, TrainProgress, UnitResumed
@@ -189,12 +190,29 @@ def test_a_flipped_bit_is_found(trainer: Trainer, tmp_path: Path) -> None:
         kept.restore(state)
 
 
+def _with_checksum(meta: dict[str, Any]) -> dict[str, Any]:
+    """What an attacker writes, who computes the checksum anew."""
+    return meta | {"checksum": checkpoints._meta_checksum(meta)}
+
+
+def test_a_large_file_of_a_checkpoint_is_not_read(trainer: Trainer, copy: Path) -> None:
+    with (copy / str(STEPS) / "meta" / "metadata").open("ab") as file:
+        file.truncate(2**40)  # sparse
+    with Checkpoints(copy) as kept, pytest.raises(CheckpointError, match="larger than 256 MiB"):
+        kept.restore(trainer.start((0,)))
+
+
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
         (lambda meta: meta | {"seconds": 1e9}, "its records do not match their checksum"),
-        (lambda meta: meta | {"records": 3}, "its records do not match their checksum"),
-        (lambda meta: meta | {"seconds": {"a": [1]}}, "meta is dict"),
+        (lambda meta: meta | {"records": 3}, "records is int"),
+        (lambda meta: meta | {"records": ["{}"]}, "its records do not match their checksum"),
+        (lambda meta: meta | {"seconds": {"a": [1]}}, "seconds is dict, float is needed"),
+        (lambda meta: {"seconds": 1.0}, "layout is NoneType"),
+        (lambda meta: _with_checksum(meta | {"records": ["{}"]}), "missing 9 required"),
+        (lambda meta: _with_checksum(meta | {"records": ["{"]}), "Expecting property name"),
+        (lambda meta: _with_checksum(meta | {"records": [100_000 * "["]}), "recursion"),
         (lambda meta: [meta], "meta is list"),
     ],
 )
