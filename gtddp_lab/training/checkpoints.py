@@ -283,7 +283,7 @@ def _check_file_sizes(folder: Path) -> None:
         # Arrays lie in folders called "d".
         is_array = "d" in path.relative_to(folder).parts
         if not is_array and path.is_file() and path.stat().st_size > META_LIMIT:
-            raise ValueError(f"{path.name} is larger than {META_LIMIT // MIB} MiB")
+            raise ValueError(f"{path.name} takes more than {META_LIMIT // MIB} MiB of the disk")
 
 
 def _read_records(meta: dict[str, Any]) -> tuple[EpochRecord, ...]:

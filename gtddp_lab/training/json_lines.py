@@ -131,8 +131,8 @@ def _read_lines(path: Path) -> Iterator[_Line]:
     with file:
         if os.fstat(file.fileno()).st_size > FILE_LIMIT:
             raise LogError(
-                f"{path} is larger than {FILE_LIMIT // MIB} MiB, more than any run writes. Move it "
-                "away to resume the run; the results do not depend on it."
+                f"{path} has more than {FILE_LIMIT // MIB} MiB. Move this log away to resume the "
+                "run; the results do not depend on it."
             )
         number = 0
         while content := file.readline(LINE_LIMIT):

@@ -106,7 +106,9 @@ class MatlabVariable:
             raise MatlabError(f"{self.name} is stored in the unknown type {kind}")
         dtype = np.dtype(self._order + STORED_TYPES[kind])
         if count != prod(self.shape) * dtype.itemsize or data_start + count > self._end:
-            raise MatlabError(f"{self.name} {list(self.shape)} has {count} bytes")
+            raise MatlabError(
+                f"{self.name} {list(self.shape)} has {count} bytes, which are not its numbers"
+            )
         numbers = np.frombuffer(content, dtype, prod(self.shape), data_start)
         return numbers.reshape(self.shape, order="F")
 

@@ -16,7 +16,6 @@ from gtddp_lab.cli.main import main
 from gtddp_lab.report import curves, game, sample_weights, timing
 from gtddp_lab.report.charts import draw_chart
 from gtddp_lab.report.collect import ReportedRun, read_run, read_runs
-from gtddp_lab.report.origin import start_facts
 from gtddp_lab.report.page import render_report
 from gtddp_lab.report.series import Curve, method_series
 from gtddp_lab.report.sources import ReportError
@@ -200,24 +199,6 @@ def test_configuration_and_provenance_are_there(page: Page) -> None:
         "jax 0.10.0",
     ):
         assert text in page.text
-
-
-@pytest.mark.parametrize(
-    ("start", "text"),
-    [
-        ({"source": {"commit": "0123", "digest": "abcd"}}, "commit 0123, digest of the code abcd"),
-        (
-            {"source": {"commit": None, "digest": "a"}},
-            "not in a git checkout, digest of the code a",
-        ),
-        ({"git": {"commit": "0123", "changed": []}}, "commit 0123, no changes"),
-        ({"git": None}, "not in a git repository"),
-    ],
-)
-def test_the_source_of_a_start(start: dict[str, Any], text: str, folder: Path) -> None:
-    (run,) = read_runs([folder])
-    (facts,) = start_facts([replace(run, starts=(start,))])
-    assert dict(facts.facts)["source"] == text
 
 
 def test_several_runs_stand_in_the_same_charts(folder: Path, tmp_path: Path) -> None:

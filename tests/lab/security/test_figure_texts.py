@@ -1,6 +1,7 @@
 """Names of folders are shown as they are: never as formulas, never as control characters."""
 
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
@@ -47,5 +48,6 @@ def test_labels_hide_formulas_from_matplotlib() -> None:
     from matplotlib.text import Text
 
     for text in NAMES.values():
-        shown, formula = Text(text=literal_label(text))._preprocess_math(literal_label(text))
+        label: Any = Text(text=literal_label(text))
+        shown, formula = label._preprocess_math(literal_label(text))
         assert (shown, formula) == (text, False)

@@ -104,7 +104,7 @@ def test_a_large_file_is_refused(tmp_path: Path) -> None:
     """A sparse file takes no space on disk, but reading it would take days."""
     with (tmp_path / "metrics.jsonl").open("wb") as file:
         file.truncate(2**42)
-    with pytest.raises(LogError, match=r"is larger than 4096 MiB, more than any run writes\. Move"):
+    with pytest.raises(LogError, match=r"has more than 4096 MiB\. Move this log away to resume"):
         RunLogs(tmp_path)
 
 

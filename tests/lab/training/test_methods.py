@@ -80,7 +80,7 @@ def test_the_shift_is_bounded_as_requested(
                 0
             ]
         )
-        expected = optax.apply_updates(start.params, update(start.params))
+        expected: Any = optax.apply_updates(start.params, update(start.params))
         found = trainer.train(start, np.arange(4, dtype=np.int32)[None]).params
         chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=1e-6)
         kernels.append(np.asarray(expected["Dense_0"]["kernel"]))
