@@ -204,7 +204,7 @@ def test_an_archive_of_many_members(tmp_path: Path) -> None:
             members.addfile(tarfile.TarInfo(str(number)))
     archive = tmp_path / "cifar-10-binary.tar.gz"
     archive.write_bytes(gzip.compress(stream.getvalue(), 1))
-    with pytest.raises(DataError, match=r"refused because it has more than 10000 members\."):
+    with pytest.raises(DataError, match=r"refused because it has more than .* members\."):
         read_original_files("cifar10", tmp_path, custom_data=True)
 
 
