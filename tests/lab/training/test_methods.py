@@ -3,20 +3,21 @@
 from dataclasses import replace
 from typing import Any
 
-import chex
 import jax
 import numpy as np
 import optax
 import pytest
+from jax.flatten_util import ravel_pytree
 
 import gtddp_jax as gt
-from gtddp_jax.sequential import ROLLOUTS
-from gtddp_lab.data import Feed
+from gtddp_jax.sequential import DEFAULT_BOUNDS, ROLLOUTS
+from gtddp_lab.data import Dataset, Feed
 from gtddp_lab.training.methods import GAMES, OPTIMIZERS, build_method
 from gtddp_lab.training.settings import TrainSettings
-from gtddp_lab.training.trainer import SAMPLE_LOSS, Trainer
+from gtddp_lab.training.trainer import Trainer
 from tests.lab.training.helpers import records as epoch_records
 
+LOSS = optax.softmax_cross_entropy_with_integer_labels
 PAIRS = [
     (optimizer, game)
     for optimizer, entry in OPTIMIZERS.items()
@@ -62,29 +63,62 @@ def test_every_weighting_trains(
     assert 0 <= record.scalar("trust") <= 1
 
 
-def test_the_shift_is_bounded_as_requested(
-    tiny_net: gt.Network, tiny_feed: Feed, settings: TrainSettings
+def first_step(tx: Any, net: gt.Network, data: Dataset, *, game: bool) -> np.ndarray:
+    """The first update of all parameters, for eight training images."""
+    x, y = data.train_images[:8], data.train_labels[:8]
+    params = net.init(jax.random.key(0), x)
+
+    @jax.jit
+    def step(params: Any) -> Any:
+        if game:
+            return tx.update(None, tx.init(params), params, batch=(x, y))[0]
+        gradient = jax.grad(lambda q: LOSS(net.apply(q, x), y).mean())(params)
+        return tx.update(gradient, tx.init(params), params)[0]
+
+    return np.asarray(ravel_pytree(step(params))[0])
+
+
+def test_the_shift_may_be_unlimited(
+    tiny_net: gt.Network, tiny_dataset: Dataset, settings: TrainSettings
 ) -> None:
-    """One step at a high rate, where a bound matters; ``inf`` is the model without a bound."""
-    images, labels = tiny_feed.train.images[:4], tiny_feed.train.labels[:4]
-    kernels = []
-    for max_shift, bound in ((0.01, 0.01), (float("inf"), None)):
-        chosen = replace(settings, learning_rate=1.0, max_shift=max_shift)
-        method = build_method("sgd", "sequential")
-        trainer = Trainer(method, tiny_net, tiny_feed, chosen, batch_size=4)
-        start = trainer.start((0,))
-        terminal = gt.terminal.ExactLoss(max_shift=bound, bounds=(0.02, 10.0))
-        tx: Any = gt.sgd(tiny_net, SAMPLE_LOSS, 1.0, momentum=0.9, terminal=terminal)
-        update = jax.jit(
-            lambda params, tx=tx: tx.update(None, tx.init(params), params, batch=(images, labels))[
-                0
-            ]
-        )
-        expected: Any = optax.apply_updates(start.params, update(start.params))
-        found = trainer.train(start, np.arange(4, dtype=np.int32)[None]).params
-        chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=1e-6)
-        kernels.append(np.asarray(expected["Dense_0"]["kernel"]))
-    assert np.abs(kernels[0] - kernels[1]).max() > 1e-4
+    """An infinite shift is the terminal model without a bound, which a small shift is not."""
+
+    def built(max_shift: float) -> np.ndarray:
+        chosen = replace(settings, max_shift=max_shift, rollout="linear")
+        tx = build_method("plain_sgd", "sequential").build(tiny_net, LOSS, chosen, 1.0, {})
+        return first_step(tx, tiny_net, tiny_dataset, game=True)
+
+    terminal = gt.terminal.ExactLoss(max_shift=None, bounds=DEFAULT_BOUNDS)
+    tx = gt.sgd(tiny_net, LOSS, 1.0, rollout="linear", terminal=terminal)
+    want = first_step(tx, tiny_net, tiny_dataset, game=True)
+    np.testing.assert_allclose(built(float("inf")), want, rtol=1e-6, atol=1e-8)
+    assert np.abs(built(1e-3) - want).max() > 1e-3
+
+
+def test_each_game_builds_its_own_optimizer(
+    tiny_net: gt.Network, tiny_dataset: Dataset, settings: TrainSettings
+) -> None:
+    terminal = gt.terminal.ExactLoss(settings.max_shift, DEFAULT_BOUNDS)
+    rate, weighting = 0.05, "product"
+    chosen = replace(settings, weighting=weighting)
+    expected = {
+        "none": optax.sgd(rate, momentum=0.9),
+        "sequential": gt.sgd(
+            tiny_net, LOSS, rate, momentum=0.9, rollout=settings.rollout, terminal=terminal
+        ),
+        "implicit": gt.implicit(optax.sgd(rate, momentum=0.9), tiny_net, LOSS, weighting=weighting),
+    }
+    assert set(expected) == set(GAMES)
+    steps = {}
+    for game, tx in expected.items():
+        built = build_method("sgd", game).build(tiny_net, LOSS, chosen, rate, {})
+        steps[game] = first_step(tx, tiny_net, tiny_dataset, game=game != "none")
+        got = first_step(built, tiny_net, tiny_dataset, game=game != "none")
+        np.testing.assert_allclose(got, steps[game], rtol=1e-6, atol=1e-8, err_msg=game)
+    names = list(expected)
+    for one, other in zip(names, [*names[1:], names[0]], strict=True):
+        difference = np.linalg.norm(steps[one] - steps[other]) / np.linalg.norm(steps[one])
+        assert difference > 1e-3, (one, other, difference)
 
 
 def test_names_and_labels() -> None:
