@@ -14,6 +14,7 @@ import pytest
 import gtddp_jax as gt
 from gtddp_jax.network.protocol import StageIndex
 from tests.curvature.kronecker import joint
+from tests.default_run import quick_cases
 from tests.sequential import oracle
 
 ARGUMENTS: dict[str, Any] = {"from_optax": optax.adam(0.1)}
@@ -24,7 +25,7 @@ def make_curvature(name: str) -> gt.curvature.Curvature:
     return gt.curvature.CURVATURES[name](ARGUMENTS.get(name, 0.1))
 
 
-@pytest.mark.parametrize("name", gt.curvature.CURVATURES)
+@pytest.mark.parametrize("name", quick_cases(gt.curvature.CURVATURES))
 def test_policy_keeps_the_contract(name: str) -> None:
     curvature, table = make_curvature(name), joint.TABLES["pair"]()
 
@@ -61,7 +62,7 @@ def test_description_has_a_cell_for_each_player(name: str) -> None:
     assert all(cells.values())
 
 
-@pytest.mark.parametrize("name", gt.curvature.CURVATURES)
+@pytest.mark.parametrize("name", quick_cases(gt.curvature.CURVATURES))
 def test_a_state_may_be_donated(name: str) -> None:
     """Buffers of a state are not aliased."""
     net = gt.Network([nn.Dense(3)])

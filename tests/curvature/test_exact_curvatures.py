@@ -5,11 +5,14 @@ import pytest
 import gtddp_jax as gt
 from gtddp_jax.sequential.rollout import ROLLOUTS
 from tests.curvature.kronecker import formulas
+from tests.default_run import quick_cases
 from tests.sequential import oracle, zoo
 from tests.sequential.methods import METHODS
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    "name", quick_cases(METHODS, "sgd_schedule", "rmsprop_momentum", "adamw", "from_optax_adam")
+)
 def test_curvature_equals_its_formula(name: str) -> None:
     games = {
         f"{terminal}, {rollout}": oracle.Game(

@@ -24,8 +24,8 @@ PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 SMALL = ("--network", "residual-conv-stride", "--epochs", "1", "--seeds", "1")
 TOOLS = ("ruff", "pyright", "python", "sphinx-build")
 BY_HAND = (
-    "python -m pytest -m slow",
     "python -m tests.properties --cases 10000 --seed 0 --shard 1/8",
+    "python -m tests.mutation --count 140 --seed 0",
     "python -m tests.docs.errors --write",
     "python -m tests.reproducibility.golden --write",
     "pyright --verifytypes gtddp_jax --ignoreexternal",

@@ -34,6 +34,7 @@ def pages_with_python(pages: list[Path]) -> list[Path]:
     return [page for page in pages if python_blocks(page).strip()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", pages_with_python(PAGES), ids=lambda page: page.stem)
 def test_python_blocks_run(run_python: RunPython, page: Path, tmp_path: Path) -> None:
     script = tmp_path / f"{page.stem}.py"

@@ -8,7 +8,6 @@ import pytest
 from tests.conftest import RunPython
 
 PICTURES = Path(__file__).resolve().parents[2] / "docs" / "pictures"
-SLOW = ("what_the_weights_do", "policies")
 
 
 def drawn_by(script: str) -> set[str]:
@@ -23,9 +22,8 @@ def drawn_by(script: str) -> set[str]:
 SCRIPTS = sorted(p.stem for p in PICTURES.glob("*.py"))
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in SCRIPTS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SCRIPTS)
 def test_a_script_draws_its_pictures(run_python: RunPython, tmp_path: Path, name: str) -> None:
     script = shutil.copy(PICTURES / f"{name}.py", tmp_path)
     result = run_python(str(script), timeout=400)

@@ -116,6 +116,7 @@ with peers.peer_session() as beat:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cluster", PLACES)
 def test_jax_asks_the_cluster(cluster: str) -> None:
     port = str(free_port())

@@ -21,16 +21,19 @@ def accuracies(text: str) -> list[float]:
     return [float(number) for number in re.findall(r"test accuracy ([\d.]+)%", text)]
 
 
+@pytest.mark.slow
 def test_optax_loop(run_python: RunPython) -> None:
     assert accuracies(output(run_python, "optax_loop.py"))[-1] > 93
 
 
+@pytest.mark.slow
 def test_any_model(run_python: RunPython) -> None:
     text = output(run_python, "any_model.py")
     assert re.findall(r"(base|implicit) +last epoch", text) == ["base", "implicit"] * 2
     assert min(accuracies(text)) > 93
 
 
+@pytest.mark.slow
 def test_data_parallel(run_python: RunPython) -> None:
     text = output(run_python, "data_parallel.py")
     apart = [float(number) for number in re.findall(r"apart by (\S+)", text)]
@@ -43,12 +46,10 @@ FLAX = {
     "flax_nnx.py": ("--epochs", "1"),
     "char_gpt.py": ("--steps", "5"),
 }
-SLOW = ("flax_nnx.py", "char_gpt.py")
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in FLAX]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FLAX)
 def test_flax_models(run_python: RunPython, name: str) -> None:
     result = run_python("-W", "error", str(EXAMPLES / name), *FLAX[name], timeout=300)
     assert result.returncode == 0, result.stderr

@@ -17,12 +17,10 @@ from tests.sequential.oracle import FAST, relative_error
 
 RATES = {"perceptron": 0.1, "unet": 0.005, "lstm": 0.1, "einsum": 0.05}
 """Rates of gradient descent at which sample weights differ while rho stays below 1."""
-MODELS = [
-    name if name == "perceptron" else pytest.param(name, marks=pytest.mark.slow) for name in RATES
-]
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RATES)
 def test_steps_equal_the_dense_definition(name: str) -> None:
     rate = RATES[name]
     p = zoo.problem(name, batch=2)
@@ -68,6 +66,7 @@ def test_steps_equal_the_dense_definition(name: str) -> None:
     assert relative_error(steps["linear"][0], steps["nonlinear"][0]) > 1e-9
 
 
+@pytest.mark.slow
 def test_masked_positions_have_no_influence() -> None:
     """Labels at positions that the loss masks out do not change the step."""
     p = zoo.problem("gpt", batch=2)
@@ -105,6 +104,7 @@ def test_verify_takes_a_masked_sequence_loss() -> None:
     assert verification.ok, str(verification)
 
 
+@pytest.mark.slow
 def test_verify_finds_a_wrong_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     """`verify` fails if the weighted sums of one kind of use are off by a tenth."""
     from gtddp_jax.tracing.ops.bilinear import BilinearUse

@@ -16,8 +16,6 @@ from tests.flax_models import zoo
 
 Tree = Any
 STEPS = 10
-QUICK = ("resnet", "nnx", "two_inputs")
-MODELS = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in zoo.ZOO]
 
 
 def flax_loss(p: zoo.Problem, params: Tree, stats: Tree, rngs: Any) -> tuple[jax.Array, Tree]:
@@ -43,7 +41,8 @@ def flax_loss(p: zoo.Problem, params: Tree, stats: Tree, rngs: Any) -> tuple[jax
     return value, jax.tree.unflatten(jax.tree.structure(stats), after)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", zoo.ZOO)
 def test_ten_steps_equal_optax(name: str) -> None:
     p = zoo.problem(name, batch=2)
     base = optax.adam(0.01)

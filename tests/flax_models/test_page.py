@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 import gtddp_jax as gt
 from tests.flax_models import zoo
@@ -26,6 +27,7 @@ def expected_rows() -> list[str]:
     return rows
 
 
+@pytest.mark.slow
 def test_the_page_shows_the_zoo() -> None:
     text = PAGE.read_text(encoding="utf-8")
     start = text.index("| model | what is in it |")

@@ -111,11 +111,10 @@ LINEAR = ("norms",)
 LayerNorm to its player. A trace counts it, like every function between two players, to the first
 of them, which changes the nonlinear rollout."""
 ALL_CURVATURES = ("tokens", "conv_small")
-QUICK = ("conv_small", "cooperative", "norms")
-NAMES = [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in PAIRS]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PAIRS)
 def test_both_descriptions_get_the_same_updates(name: str) -> None:
     p = zoo.problem(name, batch=3)
     flax = gt.from_flax(FunctionModule(PAIRS[name]), p.x)
@@ -149,6 +148,7 @@ def normalised(x: jax.Array) -> jax.Array:
     return dense(3, 1)(jnp.tanh(x))
 
 
+@pytest.mark.slow
 def test_both_descriptions_agree_on_batch_normalisation() -> None:
     x, y = (jnp.asarray(np.random.default_rng(i).normal(size=(3, 3))) for i in range(2))
     network = gt.Network([nn.Dense(4), nn.BatchNorm(), jnp.tanh, nn.Dense(3)])

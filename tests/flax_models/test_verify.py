@@ -6,11 +6,9 @@ import pytest
 import gtddp_jax as gt
 from tests.flax_models import zoo
 
-QUICK = ("perceptron", "resnet", "shared", "two_inputs")
-MODELS = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in zoo.ZOO]
 
-
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", zoo.ZOO)
 def test_models_of_the_zoo_pass(name: str) -> None:
     p = zoo.problem(name)
     verification = gt.verify(

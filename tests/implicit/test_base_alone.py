@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 
+from tests.default_run import quick_cases
 from tests.implicit import models
 from tests.implicit.models import implicit
 
@@ -49,7 +50,7 @@ def start() -> Tree:
     return jax.tree.map(lambda u: u.astype(jnp.float32), models.mlp_params())
 
 
-@pytest.mark.parametrize("name", BASES)
+@pytest.mark.parametrize("name", quick_cases(BASES))
 def test_strength_zero_is_the_base_bit_for_bit(name: str, float32: None) -> None:
     base = BASES[name]
     tx = implicit(base, models.mlp, models.cross_entropy, strength=0.0)
@@ -90,7 +91,7 @@ def test_strength_zero_is_the_base_bit_for_bit(name: str, float32: None) -> None
     assert not report.skipped and our_state.step == STEPS
 
 
-@pytest.mark.parametrize("weighting", models.WEIGHTINGS)
+@pytest.mark.parametrize("weighting", quick_cases(models.WEIGHTINGS))
 def test_zero_learning_rate_gives_plain_weights(weighting: str) -> None:
     """Nothing moves, so every weight is psi'(0) = 1."""
     p = models.classification()

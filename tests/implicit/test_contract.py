@@ -9,6 +9,7 @@ import optax
 import pytest
 
 import gtddp_jax as gt
+from tests.default_run import quick_cases
 from tests.implicit import dense, models
 from tests.implicit.dense import compiled
 from tests.implicit.models import implicit
@@ -21,7 +22,7 @@ WEIGHTINGS: dict[str, Any] = {
     "newton, matrix-free": gt.weighting.Newton(steps=2, form="matrix_free", solver_steps=6),
 }
 BASE = optax.adam(0.1)
-each_weighting = pytest.mark.parametrize("weighting", WEIGHTINGS)
+each_weighting = pytest.mark.parametrize("weighting", quick_cases(WEIGHTINGS, "tail"))
 
 
 def transformation(weighting: str, base: Any = BASE, **options: Any) -> Any:

@@ -1,8 +1,11 @@
 """Four devices with a quarter of the batch each take the same step as one device."""
 
+import pytest
+
 from tests.conftest import RunPython
 
 
+@pytest.mark.slow
 def test_many_devices_equal_one(run_python: RunPython) -> None:
     cases = [f"{weighting}, autodiff" for weighting in ("tail", "product", "newton")]
     cases += ["tail, players", "product, players"]

@@ -47,6 +47,7 @@ def plain() -> dict[str, Any]:
         return found
 
 
+@pytest.mark.slow
 def test_permuted_samples_permute_the_weights(plain: dict[str, Any]) -> None:
     p = models.classification()
     order = np.array([3, 0, 4, 1, 2])
@@ -56,6 +57,7 @@ def test_permuted_samples_permute_the_weights(plain: dict[str, Any]) -> None:
         _assert_equal(params, want_params, name)
 
 
+@pytest.mark.slow
 def test_a_duplicated_batch_changes_nothing(plain: dict[str, Any]) -> None:
     p = models.classification()
     twice = p._replace(x=jnp.concatenate([p.x] * 2), y=jnp.concatenate([p.y] * 2))
@@ -112,6 +114,7 @@ def looked_again(plain: dict[str, Any], **options: Any) -> dict[str, Vector]:
     return {name: np.asarray(w) for name, w in found.items()}
 
 
+@pytest.mark.slow
 def test_weights_stay_within_their_bounds(plain: dict[str, Any]) -> None:
     for name, w in looked_again(plain, bounds=(0.95, 1.0)).items():
         free = np.asarray(plain[name][0])
@@ -121,6 +124,7 @@ def test_weights_stay_within_their_bounds(plain: dict[str, Any]) -> None:
         np.testing.assert_allclose(w, want, atol=2e-8, rtol=0, err_msg=name)
 
 
+@pytest.mark.slow
 def test_strength_moves_weights_towards_one(plain: dict[str, Any]) -> None:
     for name, w in looked_again(plain, strength=0.25).items():
         want = 1 + 0.25 * (plain[name][0] - 1)

@@ -12,6 +12,7 @@ import pytest
 from flax import nnx
 
 import gtddp_jax as gt
+from tests.default_run import quick_cases
 from tests.implicit import dense, models
 from tests.implicit.dense import compiled
 from tests.implicit.models import implicit, implicit_weights
@@ -112,6 +113,7 @@ def kinds() -> dict[str, tuple[Any, Tree]]:
     }
 
 
+@pytest.mark.slow
 def test_the_same_network_in_every_style() -> None:
     found = {}
     for name, (apply_fn, params) in kinds().items():
@@ -256,6 +258,7 @@ def test_dropout_key_in_the_inputs_or_in_the_closure() -> None:
     assert not np.allclose(other[0]["Dense_0"]["kernel"], in_inputs[0]["Dense_0"]["kernel"])
 
 
+@pytest.mark.slow
 def test_outputs_may_be_a_tree() -> None:
     """Two heads equal one concatenated output vector."""
     p = models.classification(batch=6)
@@ -276,7 +279,7 @@ def test_outputs_may_be_a_tree() -> None:
         assert_close(got, want)
 
 
-@pytest.mark.parametrize("weighting", models.WEIGHTINGS)
+@pytest.mark.parametrize("weighting", quick_cases(models.WEIGHTINGS))
 def test_masked_sequences(weighting: str) -> None:
     """Outputs [B, T, V], one loss per sequence; padding does not matter."""
     rng = np.random.default_rng(0)
@@ -308,6 +311,7 @@ def test_masked_sequences(weighting: str) -> None:
     assert_close(other_state.report, state.report, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", [jnp.bfloat16, jnp.float32])
 def test_bfloat16(kept: Any, float32: None) -> None:
     """Parameters in bfloat16 or float32, arithmetic in bfloat16, sums over samples in float32."""

@@ -15,6 +15,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import gtddp_jax as gt
+from tests.default_run import quick_cases
 from tests.implicit import dense, models
 from tests.implicit.dense import compiled
 from tests.implicit.models import implicit, implicit_weights
@@ -70,7 +71,7 @@ def stage_vectors(net: gt.Network, tree: Tree) -> list[jax.Array]:
     ]
 
 
-@pytest.mark.parametrize(("name", "kind"), CASES)
+@pytest.mark.parametrize(("name", "kind"), quick_cases(CASES))
 def test_newton_is_the_batch_augmented_dynamic_program(name: str, kind: str) -> None:
     p = zoo.problem(name, batch=3)
     running = jax.tree.map(lambda u: DECAY * u, p.params)
@@ -189,7 +190,7 @@ BASES = {
 }
 
 
-@pytest.mark.parametrize("name", BASES)
+@pytest.mark.parametrize("name", quick_cases(BASES))
 def test_root_of_the_system(name: str) -> None:
     """After three steps, so that the base's state has momentum, curvature and decay."""
     p = models.classification()

@@ -10,6 +10,7 @@ import pytest
 
 import gtddp_jax as gt
 from gtddp_jax.terminal.scalar_equation import solve_sample_weights
+from tests.default_run import quick_cases
 from tests.implicit import dense, models
 from tests.implicit.dense import compiled
 from tests.implicit.models import implicit, implicit_weights
@@ -34,7 +35,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", BASES)
+@pytest.mark.parametrize("name", quick_cases(BASES))
 def test_product_equals_its_formula(name: str) -> None:
     """After four steps: `w = psi'(s0 - n w)`, s0 = G u(0), n = -G (u(q) - u(0))."""
     p = models.classification(batch=7)
@@ -102,7 +103,7 @@ def test_gradient_and_update_are_the_weighted_ones() -> None:
         )
 
 
-@pytest.mark.parametrize("name", ["sgd", "momentum"])
+@pytest.mark.parametrize("name", quick_cases(["sgd", "momentum"]))
 def test_one_sample_a_batch_is_newton(name: str) -> None:
     """For a base that is affine in the gradient, the system is the equation of `Product`."""
     p = models.classification(batch=1, seed=3)
@@ -123,7 +124,7 @@ def test_one_sample_a_batch_is_newton(name: str) -> None:
     np.testing.assert_allclose(product, newton, rtol=1e-12)
 
 
-@pytest.mark.parametrize("net", ["cooperative_of_three", "conv_strided", "tokens_out"])
+@pytest.mark.parametrize("net", quick_cases(["cooperative_of_three", "conv_strided", "tokens_out"]))
 def test_players_and_autodiff_agree(net: str) -> None:
     """A network itself shares one backward pass; its `apply`, like any function, uses autodiff."""
     p = zoo.problem(net, batch=4)

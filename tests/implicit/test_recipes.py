@@ -80,6 +80,7 @@ def test_train_state_without_the_game_is_plain_training(float32: None) -> None:
         state.apply_gradients(grads=params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", [recipes_nnx, recipes_trainstate])
 def test_recipes_learn(recipe: Any, float32: None, capsys: pytest.CaptureFixture[str]) -> None:
     recipe.main()

@@ -10,6 +10,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import gtddp_jax as gt
+from tests.default_run import quick_cases
 from tests.implicit import dense, models
 from tests.implicit.dense import Vector, compiled
 from tests.implicit.models import implicit, implicit_weights
@@ -74,7 +75,7 @@ class Run:
         return np.asarray(w)
 
 
-@pytest.mark.parametrize("name", ["sgd", "momentum", "adamw"])
+@pytest.mark.parametrize("name", quick_cases(["sgd", "momentum", "adamw"]))
 def test_weights_and_calibrations_equal_their_formulas(name: str) -> None:
     bases = {
         "sgd": optax.sgd(0.5),
@@ -178,6 +179,7 @@ def test_low_correlation_fades_the_weights() -> None:
         np.testing.assert_array_equal(weights(correlation), 1.0)
 
 
+@pytest.mark.slow
 def test_auto_takes_the_shortest_good_tail() -> None:
     """Of the head and the longest tails within a quarter, a half and the whole of the limit."""
     rng = np.random.default_rng(0)

@@ -40,6 +40,7 @@ def hostile() -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("game", runner.GAMES)
 def test_random_worlds(game: str) -> None:
     tally = runner.Tally()
@@ -51,6 +52,7 @@ def test_random_worlds(game: str) -> None:
     assert set(tally.checks) >= EVERYWHERE | OWN[game]
 
 
+@pytest.mark.slow
 def test_random_worlds_on_two_devices(run_python: RunPython) -> None:
     result = run_python(
         *("-W", "error", "-m", "tests.properties.devices", "--worlds", "2"),
@@ -62,6 +64,7 @@ def test_random_worlds_on_two_devices(run_python: RunPython) -> None:
     assert len(errors) == 4 and max(errors) < BOUNDS["float64"], result.stdout
 
 
+@pytest.mark.slow
 def test_a_wrong_step_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """The properties can fail: with rho off by 0.001, a world with feedback reports it."""
     from gtddp_jax.curvature.diagonal import DiagonalPolicy

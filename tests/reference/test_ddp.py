@@ -11,6 +11,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import gtddp_jax as gt
+from tests.default_run import quick_cases
 from tests.sequential import methods, oracle, zoo
 
 SIZES = ((2, 2), (3, 1), (2, 3), (1, 2))  # of u_t and of the trunk state after stage t
@@ -134,7 +135,7 @@ def raveled(steps: Any) -> np.ndarray:
     return np.asarray(ravel_pytree(steps)[0])
 
 
-@pytest.mark.parametrize(("batch", "coupling"), CASES)
+@pytest.mark.parametrize(("batch", "coupling"), quick_cases(CASES))
 def test_one_step_is_the_minimizer(batch: int, coupling: str) -> None:
     problem = Linear(batch)
     least = problem.least()

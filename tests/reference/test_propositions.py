@@ -11,6 +11,7 @@ from jax.flatten_util import ravel_pytree
 
 import gtddp_jax as gt
 from gtddp_jax.sequential.rollout import ROLLOUTS
+from tests.default_run import quick_cases
 from tests.sequential import methods, oracle, zoo
 
 RATE = 0.1
@@ -68,7 +69,9 @@ def test_proposition_2() -> None:
         assert jnp.linalg.norm(sum_x) > 1e-3 * jnp.linalg.norm(eq11)
 
 
-@pytest.mark.parametrize("name", ["feedforward", "chained", "shortcut_at_1", "cooperative"])
+@pytest.mark.parametrize(
+    "name", quick_cases(["feedforward", "chained", "shortcut_at_1", "cooperative"])
+)
 def test_propositions_5_and_6(name: str) -> None:
     """V_xx = (1/B) c g g^T, c <- c (1 - rho): a minus under the root of Eq. 21-23.
 
@@ -109,7 +112,7 @@ def test_propositions_5_and_6(name: str) -> None:
     assert c.min() > 0 and c.max() < 0.99
 
 
-@pytest.mark.parametrize("rollout", ROLLOUTS)
+@pytest.mark.parametrize("rollout", quick_cases(ROLLOUTS))
 def test_exact_loss_of_a_parabola_is_projected(rollout: str) -> None:
     """For a squared loss psi' is linear along the gradient: 1 + h s."""
     problem = zoo.problem("small", batch=3)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import child_environment
+from tests.default_run import quick_cases
 from tests.reproducibility.golden import GOLDEN, runs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,7 +47,7 @@ def test_all_runs_are_kept() -> None:
     assert list(json.loads(GOLDEN.read_text(encoding="utf-8"))) == list(runs())
 
 
-@pytest.mark.parametrize("name", runs())
+@pytest.mark.parametrize("name", quick_cases(runs()))
 def test_runs_are_as_they_were(found: dict[str, dict[str, Any]], name: str) -> None:
     golden = json.loads(GOLDEN.read_text(encoding="utf-8"))[name]
     assert set(golden) == set(found[name]) - {"digest"}
@@ -58,6 +59,7 @@ def test_runs_are_as_they_were(found: dict[str, dict[str, Any]], name: str) -> N
         np.testing.assert_allclose(now, then, rtol=tolerance, atol=tolerance, err_msg=RENEW)
 
 
+@pytest.mark.slow
 def test_a_run_is_repeated_bit_by_bit(found: dict[str, dict[str, Any]]) -> None:
     assert figures(*SOON) == {name: found[name] for name in SOON}
 

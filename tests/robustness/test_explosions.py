@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 
+from tests.default_run import quick_cases
 from tests.robustness.games import CROSS_ENTROPY, GAMES, LABELS, PARAMS, X, finite, squared
 from tests.sequential import oracle
 
@@ -50,8 +51,8 @@ def train(tx: Any, batch: Any, steps: int) -> tuple[Tree, Steps]:
     return params, seen
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("name", GAMES)
+@pytest.mark.parametrize("loss", quick_cases(LOSSES))
+@pytest.mark.parametrize("name", quick_cases(GAMES))
 def test_parameters_stay_finite(name: str, loss: str) -> None:
     """Every step is finite or skipped, even if the loss diverges; the report counts the skipped.
 

@@ -13,6 +13,7 @@ import pytest
 from flax.errors import FlaxError
 
 import gtddp_jax as gt
+from tests.default_run import quick_cases
 from tests.robustness.games import (
     BATCH,
     CROSS_ENTROPY,
@@ -98,7 +99,7 @@ def test_refused_when_traced(game: str, fault: str) -> None:
     assert error.match(message), error.value
 
 
-@pytest.mark.parametrize("game", TRACED)
+@pytest.mark.parametrize("game", quick_cases(TRACED))
 def test_what_pairs_outputs_with_targets_passes(game: str) -> None:
     """Targets may be a tree, partly not per sample or unused; the batch may have one sample."""
 
@@ -148,10 +149,11 @@ def check_skipped(before: Any, updates: Tree, after: Any, label: str) -> None:
     assert not any(u.any() for u in jax.tree.leaves(updates)), label
 
 
+QUICK_GAMES = quick_cases(GAMES, "adam", "kfac", "product, adam")
 BAD = {"nan": jnp.nan, "inf": jnp.inf, "-inf": -jnp.inf}
 
 
-@pytest.mark.parametrize("name", GAMES)
+@pytest.mark.parametrize("name", quick_cases(QUICK_GAMES))
 def test_numbers_that_are_not_finite(name: str) -> None:
     """Bad numbers in inputs, in each array of the parameters, and in the base method's state."""
     step, state = compiled(name)
@@ -167,7 +169,7 @@ def test_numbers_that_are_not_finite(name: str) -> None:
             check_skipped(state, updates, after, f"{label} in the state, {path}")
 
 
-@pytest.mark.parametrize("name", GAMES)
+@pytest.mark.parametrize("name", QUICK_GAMES)
 def test_labels(name: str) -> None:
     """Labels beyond the classes give NaN in optax (a skipped step); -1 is the last class."""
     step, state = compiled(name)
@@ -184,7 +186,7 @@ CALM: dict[str, Callable[[], Tree]] = {
 }
 
 
-@pytest.mark.parametrize("name", GAMES)
+@pytest.mark.parametrize("name", QUICK_GAMES)
 def test_flat_places_of_the_loss(name: str) -> None:
     """With equal logits, or a softmax of only ones and zeros, the step is finite and taken.
 

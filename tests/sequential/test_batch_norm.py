@@ -13,6 +13,7 @@ import pytest
 
 import gtddp_jax as gt
 from gtddp_jax.sequential.rollout import ROLLOUTS
+from tests.default_run import quick_cases
 from tests.sequential import oracle, zoo
 
 STEPS = 10
@@ -91,6 +92,7 @@ BASES: dict[str, tuple[Any, Any]] = {
 }
 
 
+@pytest.mark.slow
 def test_feedback_off_is_the_plain_flax_step(setting: Setting) -> None:
     """Ten steps with the same parameters, running statistics and dropped units."""
     s = setting
@@ -138,6 +140,7 @@ def test_feedback_off_is_the_plain_flax_step(setting: Setting) -> None:
         assert largest_difference(want[1], s.stats) > 0.1, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rollout", ROLLOUTS)
 def test_a_step_moves_the_statistics_once(setting: Setting, rollout: str) -> None:
     """The first forward pass updates them, for either rollout; a skipped step does not."""
@@ -156,7 +159,7 @@ def test_a_step_moves_the_statistics_once(setting: Setting, rollout: str) -> Non
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(updates))
 
 
-@pytest.mark.parametrize("rollout", ROLLOUTS)
+@pytest.mark.parametrize("rollout", quick_cases(ROLLOUTS))
 def test_with_dropout_equals_the_dense_definition(setting: Setting, rollout: str) -> None:
     """Forward pass and rollout share one key, with feedback and batch normalization."""
     s, rate = setting, 0.02
@@ -201,6 +204,7 @@ def test_stages_before_the_last_normalisation(layers: list[Any], coupled: int) -
     assert net.coupled_stages == coupled
 
 
+@pytest.mark.slow
 def test_they_take_the_step_of_the_base(setting: Setting) -> None:
     """Their step follows the gradient of the loss, which is orthogonal to normalized weights."""
     s = setting
@@ -278,7 +282,7 @@ def test_frozen_layers_and_idle_dropout() -> None:
         chex.assert_trees_all_equal(found, variables["batch_stats"])
 
 
-@pytest.mark.parametrize("method", [gt.kfac, gt.ekfac])
+@pytest.mark.parametrize("method", quick_cases([gt.kfac, gt.ekfac]))
 def test_kronecker_with_a_method_for_scale_and_bias(setting: Setting, method: Any) -> None:
     """The players of a normalization have no Kronecker form; `other` handles them."""
     s = setting

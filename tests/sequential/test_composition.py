@@ -10,6 +10,7 @@ import optax
 import pytest
 
 import gtddp_jax as gt
+from tests.default_run import quick_cases
 from tests.sequential import oracle, zoo
 
 LOSS = zoo.LOSSES["softmax"]
@@ -51,7 +52,7 @@ def test_multi_steps_outside_is_refused(problem: zoo.Problem, tx: Any, jitted: b
         update(zeros, state, problem.params, batch=(problem.x, problem.y))
 
 
-@pytest.mark.parametrize("feedback", [False, True])
+@pytest.mark.parametrize("feedback", quick_cases([False, True]))
 def test_multi_steps_inside_accumulates(problem: zoo.Problem, feedback: bool) -> None:
     """Every mini-batch is weighted as if the base took its step; the base averages them."""
     adam = optax.adam(0.05)

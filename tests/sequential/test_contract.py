@@ -14,6 +14,7 @@ import pytest
 
 import gtddp_jax as gt
 from gtddp_jax.sequential.rollout import ROLLOUTS
+from tests.default_run import quick_cases
 from tests.sequential import oracle, zoo
 
 LOSS = zoo.LOSSES["softmax"]
@@ -32,8 +33,8 @@ ALIASES: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "from_optax": (from_optax, {"learning_rate": 0.05}),
 }
 
-every = pytest.mark.parametrize("rollout", ROLLOUTS)
-alias = pytest.mark.parametrize("name", ALIASES)
+every = pytest.mark.parametrize("rollout", quick_cases(ROLLOUTS))
+alias = pytest.mark.parametrize("name", quick_cases(ALIASES, "adam"))
 jit = functools.partial(jax.jit, compiler_options=oracle.FAST)
 
 

@@ -1,5 +1,7 @@
 """Four devices, each with a quarter of the batch, take the same step as one device."""
 
+import pytest
+
 from gtddp_jax.sequential.rollout import ROLLOUTS
 from tests.conftest import RunPython
 
@@ -7,6 +9,7 @@ METHODS = ("sgd", "adam")
 """Each placement runs with one of the rollouts; the two choices are independent."""
 
 
+@pytest.mark.slow
 def test_many_devices_equal_one(run_python: RunPython) -> None:
     cases = [f"{method}, {rollout}" for method, rollout in zip(METHODS, ROLLOUTS, strict=True)]
     cases += ["recomputed gradients of convolutions", "batch normalisation"]

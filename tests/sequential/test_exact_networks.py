@@ -9,10 +9,11 @@ import pytest
 
 import gtddp_jax as gt
 from gtddp_jax.sequential.rollout import ROLLOUTS
+from tests.default_run import quick_cases
 from tests.sequential import methods, oracle, zoo
 
 
-@pytest.mark.parametrize("name", zoo.NETS)
+@pytest.mark.parametrize("name", quick_cases(zoo.NETS))
 def test_network_equals_the_dense_definition(name: str) -> None:
     rate = zoo.NETS[name].rate
     method = methods.sgd(gt.curvature.SGD(rate), rate)
@@ -20,6 +21,7 @@ def test_network_equals_the_dense_definition(name: str) -> None:
     oracle.compare(zoo.problem(name), games)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", zoo.COUPLED)
 def test_batch_normalisation_equals_the_dense_definition(name: str) -> None:
     rate = zoo.COUPLED[name].rate
@@ -29,8 +31,8 @@ def test_batch_normalisation_equals_the_dense_definition(name: str) -> None:
     oracle.compare(zoo.problem(name, batch=4), games)
 
 
-@pytest.mark.parametrize("rollout", ROLLOUTS)
-@pytest.mark.parametrize("terminal", ["projected", "gradient"])
+@pytest.mark.parametrize("rollout", quick_cases(ROLLOUTS))
+@pytest.mark.parametrize("terminal", quick_cases(["projected", "gradient"]))
 def test_the_two_definitions_agree(terminal: str, rollout: str) -> None:
     """`collapsed_step` from dense gradients equals `ddp_step` with its matrices."""
     problem = zoo.problem("shortcut_at_1")

@@ -9,6 +9,7 @@ import pytest
 import gtddp_jax as gt
 from gtddp_jax.core import xla
 from gtddp_jax.network.sample_gradients import conv, layer_rules
+from tests.default_run import quick_cases
 from tests.sequential import oracle, zoo
 
 RULES = {"factored", "kept", "recomputed"}
@@ -34,6 +35,7 @@ def rules_of(problem: zoo.Problem) -> set[str]:
     return RULES & set(re.findall(r"\w+", gt.explain(problem.net, problem.params, problem.x)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*zoo.SHAPED, "norms", "custom_module"])
 def test_recomputed_equals_kept(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     problem = zoo.problem(name, batch=5)
@@ -47,7 +49,7 @@ def test_recomputed_equals_kept(name: str, monkeypatch: pytest.MonkeyPatch) -> N
         assert oracle.relative_error(step(problem)[0], kept) < 1e-9
 
 
-@pytest.mark.parametrize("rule", ["kept", "recomputed"])
+@pytest.mark.parametrize("rule", quick_cases(["kept", "recomputed"]))
 def test_factored_equals_one_position(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Inputs [B, 4] use the factored rule; the same numbers as [B, 1, 4] use another rule."""
     problem = zoo.problem("preactivation", batch=3)
@@ -60,6 +62,7 @@ def test_factored_equals_one_position(rule: str, monkeypatch: pytest.MonkeyPatch
     assert oracle.relative_error(step(row)[0], factored) < 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["conv", "conv_grouped", "conv_1d"])
 def test_chunks_of_a_convolution(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Five samples in chunks of one or two (with a remainder) give the same step as one chunk."""

@@ -87,6 +87,7 @@ def batches(problem: zoo.Problem) -> Any:
     return tuple(scale.reshape((-1,) + (1,) * v.ndim) * v[None] for v in (problem.x, problem.y))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "bound"), [(jnp.float64, 1e-12), (jnp.float32, 1e-6)])
 def test_twenty_steps(dtype: Any, bound: float) -> None:
     """The network has convolutions, a parametric shortcut and a dense head."""
@@ -108,6 +109,7 @@ def test_twenty_steps(dtype: Any, bound: float) -> None:
             assert np.abs(b - start).max() > 1e-3 * size, name
 
 
+@pytest.mark.slow
 def test_bit_for_bit() -> None:
     """One sample and no fusion: neither sums nor the compiler can reorder operations."""
     problem = zoo.problem("square", batch=1, dtype=jnp.float32)

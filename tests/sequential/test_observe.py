@@ -10,6 +10,7 @@ import optax
 import pytest
 
 import gtddp_jax as gt
+from tests.default_run import quick_cases
 
 NET = gt.Network([nn.Dense(4), nn.tanh, gt.Residual([nn.Dense(4), nn.tanh]), nn.Dense(3)])
 LOSS = optax.softmax_cross_entropy_with_integer_labels
@@ -22,7 +23,7 @@ TRANSFORMATIONS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", TRANSFORMATIONS)
+@pytest.mark.parametrize("name", quick_cases(TRANSFORMATIONS))
 def test_the_observer_sees_the_weights_that_the_report_sums_up(name: str) -> None:
     tx = TRANSFORMATIONS[name]()
 

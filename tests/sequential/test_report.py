@@ -11,6 +11,7 @@ from jax.flatten_util import ravel_pytree
 
 import gtddp_jax as gt
 from gtddp_jax.sequential.rollout import ROLLOUTS
+from tests.default_run import quick_cases
 from tests.sequential import oracle, zoo
 
 RATE, B = 0.1, 3
@@ -72,6 +73,7 @@ def loss_line(p: zoo.Problem) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(g), np.array(h)
 
 
+@pytest.mark.slow
 def test_weights_and_feedback() -> None:
     """The scalar recursions of docs/mathematics.md, "3. The collapse", with c = h d, in NumPy."""
     p = problem()
@@ -110,7 +112,7 @@ def test_weights_and_feedback() -> None:
     assert not report.actual_change_known and report.actual_change == 0
 
 
-@pytest.mark.parametrize("terminal", gt.terminal.TERMINALS)
+@pytest.mark.parametrize("terminal", quick_cases(gt.terminal.TERMINALS))
 def test_changes_of_the_loss(terminal: str) -> None:
     """The nonlinear rollout computes the new outputs, so the report has the actual change too."""
     p = problem()

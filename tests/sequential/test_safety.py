@@ -12,6 +12,7 @@ import pytest
 
 import gtddp_jax as gt
 from gtddp_jax.sequential.rollout import ROLLOUTS
+from tests.default_run import quick_cases
 from tests.sequential import oracle, zoo
 
 LOSS = zoo.LOSSES["squared"]
@@ -39,8 +40,8 @@ def spoiled(problem: zoo.Problem, place: str, value: float) -> tuple[Any, Any, A
     return x, y, params
 
 
-@pytest.mark.parametrize("feedback", [False, True])
-@pytest.mark.parametrize("rollout", ROLLOUTS)
+@pytest.mark.parametrize("feedback", quick_cases([False, True], True))
+@pytest.mark.parametrize("rollout", quick_cases(ROLLOUTS))
 def test_bad_numbers_are_skipped_and_training_goes_on(rollout: str, feedback: bool) -> None:
     problem = zoo.problem("tiny", batch=4, dtype=jnp.float32)
     tx: Any = gt.adam(problem.net, LOSS, 0.05, rollout=rollout, feedback=feedback)
@@ -81,7 +82,7 @@ def masked(outputs: jax.Array, targets: tuple[jax.Array, jax.Array]) -> jax.Arra
     return mask * LOSS(outputs, y)
 
 
-@pytest.mark.parametrize("terminal", gt.terminal.TERMINALS)
+@pytest.mark.parametrize("terminal", quick_cases(gt.terminal.TERMINALS))
 def test_a_sample_without_gradient_is_neutral(terminal: str) -> None:
     """A masked sample has |g| = 0: weight 1, curvature 0, and no effect on the other samples."""
     problem, mask = zoo.problem("small", batch=3), jnp.array([1.0, 0.0, 1.0])
@@ -110,7 +111,10 @@ def test_a_sample_without_gradient_is_neutral(terminal: str) -> None:
     assert oracle.relative_error(got, want) < 1e-9
 
 
-@pytest.mark.parametrize("running", ["nothing", "decay", "gradient", "gradient and decay"])
+@pytest.mark.parametrize(
+    "running",
+    quick_cases(["nothing", "decay", "gradient", "gradient and decay"], "gradient and decay"),
+)
 def test_double_counting_is_reported(running: str) -> None:
     problem = zoo.problem("small", batch=4)
     tx: Any = gt.sgd(problem.net, LOSS, 0.01)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 import gtddp_jax as gt
+from tests.default_run import quick_cases
 from tests.sequential import methods, oracle, zoo
 
 NETWORKS = ["shortcut_at_1", "cooperative_of_three", "conv"]
@@ -18,6 +19,7 @@ def game(name: str, **options: Any) -> oracle.Game:
     return oracle.Game("softmax", methods.METHODS[name], self_response=True, decay=0.1, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_network_equals_the_loops(name: str) -> None:
     rate = zoo.NETS[name].rate
@@ -29,6 +31,7 @@ def test_network_equals_the_loops(name: str) -> None:
     oracle.compare(zoo.problem(name), games, steps=2, spread=0.003)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["adamw", "from_optax_adam"])
 def test_curvature_over_steps(name: str) -> None:
     games = {
@@ -38,7 +41,7 @@ def test_curvature_over_steps(name: str) -> None:
     oracle.compare(zoo.problem("small"), games, steps=2, spread=0.003)
 
 
-@pytest.mark.parametrize("name", ["tiny", "shortcut_at_1", "cooperative_of_three"])
+@pytest.mark.parametrize("name", quick_cases(["tiny", "shortcut_at_1", "cooperative_of_three"]))
 def test_one_sample_equals_the_recursion_with_the_whole_matrix(name: str) -> None:
     """For one sample the scalar equation is the inverse of Eq. 25 (Sherman-Morrison)."""
     problem = zoo.problem(name, batch=1)

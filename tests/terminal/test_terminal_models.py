@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import gtddp_jax as gt
+from tests.default_run import quick_cases
 from tests.sequential import zoo
 
 SHIFTS = jnp.array([-0.3, 0.0, 0.2, 1.5])
@@ -57,8 +58,8 @@ def test_negative_curvature_is_treated_as_zero() -> None:
         np.testing.assert_allclose(expansion.curvature, np.maximum(curvatures, 0), rtol=1e-9)
 
 
-@pytest.mark.parametrize("loss", ["softmax", "welsch"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("loss", quick_cases(["softmax", "welsch"]))
+@pytest.mark.parametrize("name", quick_cases(MODELS))
 def test_derivatives_are_those_of_the_loss_change(name: str, loss: str) -> None:
     _, _, expansion = expand(loss, MODELS[name])
     ones = jnp.ones_like(SHIFTS)

@@ -11,10 +11,11 @@ import pytest
 from jax.scipy.linalg import block_diag
 
 from tests.curvature.kronecker import joint
+from tests.default_run import quick_cases
 from tests.sequential import oracle, zoo
 
 
-@pytest.mark.parametrize("name", joint.TABLES)
+@pytest.mark.parametrize("name", quick_cases(joint.TABLES))
 def test_stage_has_the_dense_joint_matrix(name: str) -> None:
     """P, the open gain -P Q_u and the forms G_i^T P G_i, in every mode of every method."""
     t = joint.TABLES[name]()
@@ -63,7 +64,7 @@ def schur(j: joint.Joint, u: int) -> tuple[list[jax.Array], list[jax.Array], lis
     return inverses, beside, others
 
 
-@pytest.mark.parametrize("name", ["pair", "three"])
+@pytest.mark.parametrize("name", quick_cases(["pair", "three"]))
 def test_theorem_3_block_by_block(name: str) -> None:
     """Eq. 16, 17, 51 and 54 with factored damping; the others of three players are one group."""
     t = joint.TABLES[name]()
@@ -99,7 +100,7 @@ def test_theorem_3_block_by_block(name: str) -> None:
         assert joint.error(got, want) < 1e-9, label
 
 
-@pytest.mark.parametrize("name", ["pair", "averaged"])
+@pytest.mark.parametrize("name", quick_cases(["pair", "averaged"]))
 def test_joint_inverts_the_gauss_newton_block(name: str) -> None:
     """`P^-1 = C^-1 [[A'_uu (x) B'_uu, A_uv (x) B_uv], ...] C^-1`, C = I under factored damping.
 
@@ -141,6 +142,7 @@ STRANGERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STRANGERS)
 def test_uncorrelated_players_act_alone(name: str) -> None:
     """Prop. 4 ii: A_uv = B_uv = 0, as u moves in the samples in which v does not.
@@ -177,7 +179,7 @@ def test_uncorrelated_players_act_alone(name: str) -> None:
             assert difference > 1e-2, (which, method, mode)
 
 
-@pytest.mark.parametrize("name", ["pair", "three"])
+@pytest.mark.parametrize("name", quick_cases(["pair", "three"]))
 def test_order_of_players_does_not_matter(name: str) -> None:
     t = joint.TABLES[name]()
     stage = t.stage

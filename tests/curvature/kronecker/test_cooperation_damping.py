@@ -11,6 +11,7 @@ import pytest
 
 import gtddp_jax as gt
 from tests.curvature.kronecker import joint
+from tests.default_run import quick_cases
 from tests.sequential import oracle
 
 
@@ -25,7 +26,7 @@ def uncorrelated() -> joint.Table:
     return t._replace(data=t.data._replace(x=hidden(t.data.x), g=hidden(t.data.g)))
 
 
-@pytest.mark.parametrize("form", ["exact", "factored"])
+@pytest.mark.parametrize("form", quick_cases(["exact", "factored"]))
 def test_players_without_companion_follow_a_schedule_between_refreshes(form: str) -> None:
     t = uncorrelated()
 
@@ -52,7 +53,7 @@ def test_players_without_companion_follow_a_schedule_between_refreshes(form: str
         assert joint.error(p[mode], p["fifth"]) < 1e-9, mode
 
 
-@pytest.mark.parametrize("form", ["exact", "factored"])
+@pytest.mark.parametrize("form", quick_cases(["exact", "factored"]))
 def test_little_damping_leaves_finite_numbers_in_float32(form: str) -> None:
     """Factors of rank 3 in 33 and 6 dimensions, as large as 1e6 times a damping of 1e-8."""
     t = joint.deal([(nn.Dense(6), (32,)), (nn.Dense(5), (32,))], batch=3)

@@ -12,6 +12,7 @@ import pytest
 import gtddp_jax as gt
 from gtddp_jax.curvature.kronecker import factor_statistics, operators
 from tests.curvature.kronecker import joint
+from tests.default_run import quick_cases
 from tests.sequential import oracle, zoo
 
 DECAY = 0.8
@@ -33,7 +34,7 @@ def running(first: joint.Vectors, second: joint.Vectors) -> joint.Vectors:
     return joint.Vectors(a, b, first.shape)
 
 
-@pytest.mark.parametrize("mode", joint.MODES[1:])
+@pytest.mark.parametrize("mode", quick_cases(joint.MODES[1:]))
 def test_joint_factors_are_running_means(mode: str) -> None:
     """Over two batches, with a third one after which neither factors nor P are made anew."""
     t = joint.TABLES["averaged"]()
@@ -77,8 +78,8 @@ def _seats(t: joint.Table) -> Any:
     return [(player_op, t.data.x[player_op.name]) for player_op in t.stage.player_ops]
 
 
-@pytest.mark.parametrize("positions", factor_statistics.POSITION_MODES)
-@pytest.mark.parametrize("name", ["tokens", "paired", "averaged", "turned", "mixed"])
+@pytest.mark.parametrize("positions", quick_cases(factor_statistics.POSITION_MODES))
+@pytest.mark.parametrize("name", quick_cases(["tokens", "paired", "averaged", "turned", "mixed"]))
 def test_joint_factors_are_moments_and_positive_semi_definite(name: str, positions: str) -> None:
     """Also for the least favourable data: the same at every position, so that means lose nothing.
 
@@ -119,7 +120,7 @@ def test_joint_factors_are_moments_and_positive_semi_definite(name: str, positio
                 assert values[-2] < 1e-12 * values.max()
 
 
-@pytest.mark.parametrize("mode", ["theorem3", "joint"])
+@pytest.mark.parametrize("mode", quick_cases(["theorem3", "joint"]))
 def test_samples_may_be_chunked_and_spread(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One sample at a time, and one sample on each of three devices, give the same policy."""
     t = joint.TABLES["averaged"]()
@@ -183,7 +184,7 @@ REFUSED: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("name", quick_cases(REFUSED))
 def test_what_cannot_be_joined_is_refused(name: str) -> None:
     """When the state is made, not in the middle of a step; and `none` takes it."""
     layers, shape, options, modes, message = REFUSED[name]

@@ -13,6 +13,7 @@ import pytest
 
 import gtddp_jax as gt
 from tests.curvature.kronecker import joint
+from tests.default_run import quick_cases
 from tests.sequential import oracle, zoo
 
 Tree = Any
@@ -233,6 +234,7 @@ GAINS = {
 ALL = tuple((method, mode) for method in joint.METHODS for mode in joint.MODES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "cases", "count"),
     [
@@ -267,7 +269,7 @@ def test_steps_equal_the_dense_definition(name: str, cases: Any, count: int) -> 
             assert joint.error(dense, formula) < 1e-9, (*case, label)
 
 
-@pytest.mark.parametrize("mode", joint.MODES)
+@pytest.mark.parametrize("mode", quick_cases(joint.MODES))
 def test_scale_by_gt_ekfac_is_ekfac_without_rate_and_sign(mode: str) -> None:
     """Over three steps; its default is the paper's GT-EKFAC, `rescale`."""
     p, loss = zoo.make(SPECS["shared_input"], batch=3), zoo.LOSSES["squared"]

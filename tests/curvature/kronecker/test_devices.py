@@ -1,8 +1,11 @@
 """Four devices with a quarter of the batch each take the same step as one device."""
 
+import pytest
+
 from tests.conftest import RunPython
 
 
+@pytest.mark.slow
 def test_many_devices_equal_one(run_python: RunPython) -> None:
     result = run_python(
         "-W", "error", "-m", "tests.curvature.kronecker.devices_script", devices=4, timeout=300

@@ -105,6 +105,7 @@ def compare(p: zoo.Problem, games: dict[str, Any], steps: int, **options: Any) -
             now[label] = (jax.tree.map(jnp.add, now[label][0], got), state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "steps"),
     [("small", 2), ("cooperative", 1), ("conv_small", 2), ("conv_grouped", 1), ("tokens", 1)],
@@ -113,6 +114,7 @@ def test_game_equals_the_dense_definition(name: str, steps: int) -> None:
     compare(zoo.problem(name, batch=BATCH), GAMES, steps)
 
 
+@pytest.mark.slow
 def test_positions_may_be_reduced() -> None:
     games = {
         kind: (Formula(kind, positions="reduce"), "projected", "linear")
@@ -121,6 +123,7 @@ def test_positions_may_be_reduced() -> None:
     compare(zoo.problem("tokens", batch=BATCH), games, steps=1)
 
 
+@pytest.mark.slow
 def test_statistics_and_bases_have_their_own_periods() -> None:
     games = {
         kind: (

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from jax.flatten_util import ravel_pytree
 
 import gtddp_jax as gt
@@ -46,6 +47,7 @@ def plain_gradients(p: zoo.Problem, params: Tree) -> tuple[Tree, list[jax.Array]
     return gradient, values
 
 
+@pytest.mark.slow
 def test_feedback_off_is_the_plain_method() -> None:
     p = zoo.problem("conv_small", batch=7)
     tables: dict[str, Any] = {
@@ -153,5 +155,6 @@ def test_dense_layer_by_the_baselines_arithmetic() -> None:
     check_baseline(gt.Network([nn.Dense(3)]), (4,), 0)
 
 
+@pytest.mark.slow
 def test_convolution_by_the_baselines_arithmetic() -> None:
     check_baseline(gt.Network([nn.Conv(2, (3, 3))]), (4, 3, 2), 3)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import gtddp_jax as gt
+from tests.default_run import quick_cases
 from tests.sequential import oracle, zoo
 
 LOSS = zoo.LOSSES["squared"]
@@ -76,7 +77,7 @@ def test_kfac_equals_the_dense_solve() -> None:
     assert max(sizes) <= ROWS * (WIDTH + 1)  # no square matrix of the wide factor anywhere
 
 
-@pytest.mark.parametrize("mode", ["running", "per_example"])
+@pytest.mark.parametrize("mode", quick_cases(["running", "per_example"]))
 def test_ekfac_shares_one_moment_outside_of_the_window(mode: str) -> None:
     """Second moments along the window's eigenvectors, their mean over all other directions."""
     tx: Any = gt.ekfac(NET, LOSS, RATE, feedback=False, mode=mode, scale_decay=0.5, **OPTIONS)

@@ -11,6 +11,7 @@ import optax
 import pytest
 
 import gtddp_jax as gt
+from tests.default_run import quick_cases
 from tests.sequential import oracle, zoo
 
 Tree = Any
@@ -53,7 +54,9 @@ def finite(tree: Tree) -> bool:
     return all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(tree))
 
 
-@pytest.mark.parametrize("case", ["one sample", "no input", "no gradient", "little damping"])
+@pytest.mark.parametrize(
+    "case", quick_cases(["one sample", "no input", "no gradient", "little damping"])
+)
 def test_degenerate_batches_leave_finite_numbers(case: str) -> None:
     p = zoo.problem("tiny", batch=1 if case == "one sample" else 3, dtype=jnp.float32)
     if case == "no input":
@@ -78,6 +81,7 @@ def test_statistics_are_wide_under_bfloat16() -> None:
         assert finite(params), name
 
 
+@pytest.mark.slow
 def test_a_batch_that_is_not_finite_changes_nothing() -> None:
     p = zoo.problem("tiny", batch=3)
     tables = games(p)
@@ -94,6 +98,7 @@ def test_a_batch_that_is_not_finite_changes_nothing() -> None:
         jax.tree.map(np.testing.assert_array_equal, state.curvature, now[name][1].curvature)
 
 
+@pytest.mark.slow
 def test_states_have_one_shape_under_scan_and_vmap() -> None:
     p = zoo.problem("tiny", batch=3)
     tx: Any = gt.ekfac(p.net, LOSS, 0.1, momentum=0.9, refresh_every=2, factors_every=2)

@@ -13,6 +13,7 @@ import pytest
 import gtddp_jax as gt
 from gtddp_jax.network.protocol import StageIndex
 from tests.curvature.kronecker import joint
+from tests.default_run import quick_cases
 from tests.sequential import oracle, zoo
 
 EXACT = ("kfac", "ekfac")
@@ -25,7 +26,7 @@ TABLES = {
 }
 
 
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("name", quick_cases(TABLES))
 def test_shared_input_has_the_dense_joint_matrix(name: str) -> None:
     """By closed form under exact damping, else by joint factors, which are singular here.
 
@@ -65,8 +66,8 @@ def test_shared_input_has_the_dense_joint_matrix(name: str) -> None:
         assert np.linalg.eigvalsh(got[0]).min() > 0, case
 
 
-@pytest.mark.parametrize("n", [2, 3])
-@pytest.mark.parametrize("method", EXACT)
+@pytest.mark.parametrize("n", quick_cases([2, 3]))
+@pytest.mark.parametrize("method", quick_cases(EXACT))
 def test_corollary_7(method: str, n: int) -> None:
     """Eigenvalues of P, and the open gain, where all players have the same gradient."""
     t = joint.deal([(nn.Dense(4), (3,))] * n, shared=True)
@@ -103,6 +104,7 @@ def test_corollary_7(method: str, n: int) -> None:
         assert joint.error(gains["theorem3"], -joint.RATE / gamma * np.tile(q, n)) < 1e-9
 
 
+@pytest.mark.slow
 def test_theorem_3_cancels_curvature_in_a_network() -> None:
     """The step of the Fig. 7a block is gradient descent with rate eta / gamma; so for groups."""
     grouped = functools.partial(zoo.conv, 4, (2, 1), feature_group_count=2)
@@ -135,7 +137,7 @@ def test_theorem_3_cancels_curvature_in_a_network() -> None:
         assert oracle.relative_error(updates, want) < 1e-9
 
 
-@pytest.mark.parametrize("method", EXACT)
+@pytest.mark.parametrize("method", quick_cases(EXACT))
 def test_shared_input_may_be_wide(method: str) -> None:
     """Factors of low rank that keep all vectors of the batch give the same P."""
     t = joint.deal([(nn.Dense(2), (5,))] * 2, shared=True)

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from gtddp_lab.training.checkpoints import Checkpoints
 from tests.conftest import child_environment
 
@@ -36,6 +38,7 @@ def checksums(folder: Path) -> dict[str, int]:
     return json.loads(file.read_text())["checksums"]
 
 
+@pytest.mark.slow
 def test_a_command_repeats_its_run(tmp_path: Path) -> None:
     """Compares records, watched weights and the checksums of all arrays in the checkpoints."""
     folders = [tmp_path / "one", tmp_path / "two"]

@@ -48,6 +48,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     return _only_folder(out), printed.getvalue().splitlines()
 
 
+@pytest.mark.slow
 def test_one_epoch_writes_all_files(run: tuple[Path, list[str]]) -> None:
     folder, lines = run
     read = json.loads((folder / "results.json").read_text())
@@ -77,6 +78,7 @@ def test_one_epoch_writes_all_files(run: tuple[Path, list[str]]) -> None:
     assert set(start["seconds"]["implicit-adam"]) >= {"steps", "evaluation", "checkpoints"}
 
 
+@pytest.mark.slow
 def test_a_run_is_reported(
     run: tuple[Path, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -98,6 +100,7 @@ def test_a_run_is_drawn(
     assert f"Implicit-Adam ({run[0].name})" in (tmp_path / "two.svg").read_text()
 
 
+@pytest.mark.slow
 def test_a_run_is_scored_and_resumed(
     run: tuple[Path, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -140,6 +143,7 @@ def test_a_disk_that_is_full_ends_the_run(
     assert "No space left on device.\n" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_several_games_in_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--game", "implicit", "sequential", "--weighting", "product", "--optimizer", "sgd"]
     sizes = ["--epochs", "1", "--batch-size", "64", "--watch", "0", "--out", str(tmp_path)]
@@ -181,6 +185,7 @@ def endless_run(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_the_epochs_so_far(tmp_path: Path, endless_run: subprocess.Popen[str]) -> None:
     assert endless_run.stdout is not None
     for line in endless_run.stdout:

@@ -11,6 +11,7 @@ import pytest
 
 from gtddp_lab import networks
 from gtddp_lab.training.methods import OPTIMIZERS
+from tests.default_run import quick_cases
 from tests.sequential import oracle, zoo
 
 
@@ -177,7 +178,7 @@ def test_players_of_cooperative_blocks_share_a_stage() -> None:
 
 @pytest.mark.parametrize(
     ("name", "optimizer"),
-    [*((name, "adam") for name in networks.NETWORKS), ("four-blocks", "kfac")],
+    quick_cases([*((name, "adam") for name in networks.NETWORKS), ("four-blocks", "kfac")]),
 )
 def test_a_step_can_be_traced(name: str, optimizer: str) -> None:
     """Every network of the table, small, through the whole optimizer (nothing is compiled)."""

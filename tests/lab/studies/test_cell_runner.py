@@ -12,6 +12,7 @@ from gtddp_lab.studies.cell_runner import KEPT_FIGURES, CellRunner
 from gtddp_lab.studies.cells import Cell, cell_grid, default_cell
 from gtddp_lab.studies.comparison import compare_with_base, comparison_table
 from gtddp_lab.studies.variants import VARIANTS, variant_fits
+from tests.default_run import quick_cases
 
 SMALL = {"network": "residual-mlp", "batch_size": 32, "epochs": 2, "subset": 96}
 SEEDS = 3
@@ -123,7 +124,7 @@ STEADY = [name for name in VARIANTS if name not in ("base", "implicit", "sequent
 """Without those tested above, and the paper's terminal model, which diverges at this rate."""
 
 
-@pytest.mark.parametrize("variant", STEADY)
+@pytest.mark.parametrize("variant", quick_cases(STEADY))
 def test_every_variant_learns(folder: Path, cell: Cell, variant: str) -> None:
     chosen = dataclasses.replace(cell, variant=variant, rate=3e-3)
     result = quiet_runner(folder).run_cells([chosen], 2)[chosen]

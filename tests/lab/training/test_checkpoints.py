@@ -59,6 +59,7 @@ def scores(events: list[RunEvent]) -> list[Any]:
     return [(r.epoch, r.train_loss, r.average_loss, r.validation_loss, r.report) for r in found]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stops", [(1,), (4, 1)])
 def test_a_resumed_run_equals_an_uninterrupted_one(
     trainer: Trainer, uninterrupted: Path, tmp_path: Path, stops: tuple[int, ...]
@@ -113,6 +114,7 @@ def test_a_state_being_written_may_be_donated(trainer: Trainer, tmp_path: Path, 
     np.testing.assert_array_equal(saved.state.params["a"], np.arange(size, dtype=np.float32))
 
 
+@pytest.mark.slow
 def test_several_seeds_resume(trainer: Trainer, tmp_path: Path) -> None:
     train(trainer, tmp_path / "whole", seeds=(0, 1))
     left = iter((False, False, True))

@@ -17,6 +17,7 @@ from tests.conftest import RunPython, child_environment
 TIMEOUT_S = 240
 
 
+@pytest.mark.slow
 def test_many_devices_equal_one(run_python: RunPython) -> None:
     result = run_python(
         "-W", "error", "-m", "tests.lab.training.devices_script", devices=4, timeout=300
@@ -124,16 +125,19 @@ def assert_equal(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) ->
         np.testing.assert_allclose(found[path], value, rtol=1e-5, atol=1e-6, err_msg=path)
 
 
+@pytest.mark.slow
 def test_the_loop_on_four_devices_equals_one(
     processes: Processes, alone: dict[str, np.ndarray]
 ) -> None:
     assert_equal(processes.finish(1, devices=4)[0], alone)
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(processes: Processes, alone: dict[str, np.ndarray]) -> None:
     assert_equal(processes.finish(2)[0], alone)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("left", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_run_resumes_after_losing_a_process(
     left: int, processes: Processes, alone: dict[str, np.ndarray]

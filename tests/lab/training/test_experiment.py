@@ -38,6 +38,7 @@ def test_initial_parameters_are_a_function_of_the_seed(
     assert not jax.tree.all(jax.tree.map(lambda x, y: bool((x == y).all()), first, other))
 
 
+@pytest.mark.slow
 def test_methods_start_from_the_same_parameters_and_batch(
     tiny_net: gt.Network, tiny_feed: Feed, settings: TrainSettings
 ) -> None:

@@ -70,6 +70,7 @@ def final(folder: Path, game: str, epochs: int) -> TrainState:
     return saved.state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kills", "game", "epochs"),
     [(1, "none", 10), pytest.param(20, "sequential", 80, marks=pytest.mark.slow)],

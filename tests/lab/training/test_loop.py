@@ -11,10 +11,11 @@ import pytest
 import gtddp_jax as gt
 from gtddp_lab.data import Dataset
 from gtddp_lab.training import loop
+from tests.default_run import quick_cases
 from tests.lab.training.helpers import state_of
 
 
-@pytest.mark.parametrize("chunk", [1, 5, 12, 1000])
+@pytest.mark.parametrize("chunk", quick_cases([1, 5, 12, 1000]))
 def test_scores_do_not_depend_on_the_chunk(
     monkeypatch: pytest.MonkeyPatch, tiny_net: gt.Network, tiny_dataset: Dataset, chunk: int
 ) -> None:

@@ -111,6 +111,7 @@ def test_places_that_cannot_be_written_or_read(tmp_path: Path) -> None:
         read_run_text(file, "config.yaml", 10)
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,6 +15,7 @@ from gtddp_lab.data import Dataset, Feed
 from gtddp_lab.training.methods import GAMES, OPTIMIZERS, build_method
 from gtddp_lab.training.settings import TrainSettings
 from gtddp_lab.training.trainer import Trainer
+from tests.default_run import quick_cases
 from tests.lab.training.helpers import records as epoch_records
 
 LOSS = optax.softmax_cross_entropy_with_integer_labels
@@ -37,8 +38,8 @@ def test_every_method_learns(
     assert losses[-1] < 0.8 * losses[0]
 
 
-@pytest.mark.parametrize("terminal", gt.terminal.TERMINALS)
-@pytest.mark.parametrize("rollout", ROLLOUTS)
+@pytest.mark.parametrize("terminal", quick_cases(gt.terminal.TERMINALS))
+@pytest.mark.parametrize("rollout", quick_cases(ROLLOUTS))
 def test_every_terminal_and_rollout_trains(
     tiny_net: gt.Network, tiny_feed: Feed, settings: TrainSettings, terminal: str, rollout: str
 ) -> None:
@@ -50,7 +51,7 @@ def test_every_terminal_and_rollout_trains(
 
 
 @pytest.mark.parametrize(
-    "weighting", sorted(set(gt.weighting.WEIGHTINGS) - {"tail"})
+    "weighting", quick_cases(sorted(set(gt.weighting.WEIGHTINGS) - {"tail"}))
 )  # tail: above
 def test_every_weighting_trains(
     tiny_net: gt.Network, tiny_feed: Feed, settings: TrainSettings, weighting: str

@@ -12,6 +12,7 @@ from gtddp_lab.training.experiment import Experiment
 from gtddp_lab.training.plots import curves_of, draw_curves
 from gtddp_lab.training.records import EpochRecord
 from gtddp_lab.training.run_summary import summarize_records
+from tests.default_run import quick_cases
 
 
 def test_a_summary_holds_means_over_seeds(records: list[EpochRecord]) -> None:
@@ -98,7 +99,7 @@ def test_an_unknown_status_is_refused(experiment: Experiment) -> None:
         results.results_document(experiment, [], {}, "x")
 
 
-@pytest.mark.parametrize("count", [0, 1, 7])
+@pytest.mark.parametrize("count", quick_cases([0, 1, 7]))
 def test_curves_are_drawn_for_any_number_of_epochs(
     tmp_path: Path, experiment: Experiment, records: list[EpochRecord], count: int
 ) -> None:

@@ -60,6 +60,7 @@ def by_optax(tx: Any, net: gt.Network, feed: Feed) -> Any:
     return params
 
 
+@pytest.mark.slow
 def test_weight_decay_and_schedule_equal_optax(tiny_net: gt.Network, tiny_feed: Feed) -> None:
     settings = TrainSettings(0.01, schedule="cosine", weight_decay=0.1)
     trainer = Trainer(
@@ -84,6 +85,7 @@ def by_library(tx: Any, net: gt.Network, feed: Feed, decay: float) -> Any:
     return params
 
 
+@pytest.mark.slow
 def test_games_take_the_steps_of_the_library(tiny_net: gt.Network, tiny_feed: Feed) -> None:
     """With decay and schedule; the games differ from their base and from each other."""
     settings = TrainSettings(0.1, schedule="cosine", weight_decay=0.1)
@@ -145,6 +147,7 @@ def test_several_seeds_at_once_equal_single_runs(base: Trainer) -> None:
     assert cleared.totals.steps.tolist() == [0, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("game", GAMES)
 def test_statistics_and_dropout(tiny_feed: Feed, game: str) -> None:
     """All games use batch statistics and dropout like a step with Flax alone."""
