@@ -95,7 +95,9 @@ class Sandbox:
             os.environ["PYTHONPATH"] = str(self.folder)
             import pytest
 
-            code = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *IGNORED, *tests]))
+            code = int(
+                pytest.main(["-x", "-q", "-m", "", "-p", "no:cacheprovider", *IGNORED, *tests])
+            )
         except BaseException:
             traceback.print_exc()
         finally:

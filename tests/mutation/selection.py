@@ -64,13 +64,11 @@ QUICK: dict[str, tuple[str, ...]] = {
 """By the longest matching path, the tests that come first."""
 
 SAFETY = "tests/sequential/test_safety.py"
-ALL = ("-m", "")  # the slow tests included
 
 MORE: dict[str, tuple[str, ...]] = {
-    "implicit/weighting/tail": (*ALL, TAIL, "tests/implicit/test_errors.py"),
-    "implicit/weighting/newton": (*ALL, "tests/implicit/test_newton.py"),
+    "implicit/weighting/tail": (TAIL, "tests/implicit/test_errors.py"),
+    "implicit/weighting/newton": ("tests/implicit/test_newton.py",),
     "implicit": (
-        *ALL,
         "tests/implicit/test_response.py",
         "tests/implicit/test_errors.py",
         "tests/implicit/test_contract.py",
@@ -79,7 +77,6 @@ MORE: dict[str, tuple[str, ...]] = {
         "tests/implicit/test_devices.py",
     ),
     "sequential": (
-        *ALL,
         "tests/sequential/test_report.py",
         SAFETY,
         "tests/sequential/test_composition.py",
@@ -88,14 +85,12 @@ MORE: dict[str, tuple[str, ...]] = {
         "tests/sequential/test_batch_norm.py",
     ),
     "curvature/kronecker/cooperation": (
-        *ALL,
         f"{KRONECKER}/test_cooperation.py",
         SHARED_INPUT,
         f"{KRONECKER}/test_cooperation_statistics.py",
         f"{KRONECKER}/test_cooperation_damping.py",
     ),
     "curvature/kronecker": (
-        *ALL,
         f"{KRONECKER}/test_low_rank.py",
         f"{KRONECKER}/test_feedback_off.py",
         f"{KRONECKER}/test_errors.py",
@@ -103,9 +98,8 @@ MORE: dict[str, tuple[str, ...]] = {
         f"{KRONECKER}/test_exact.py",
         f"{KRONECKER}/test_cooperation.py",
     ),
-    "curvature": (*ALL, "tests/curvature/test_exact_curvatures.py", f"{KRONECKER}/test_errors.py"),
+    "curvature": ("tests/curvature/test_exact_curvatures.py", f"{KRONECKER}/test_errors.py"),
     "terminal": (
-        *ALL,
         f"{SEQUENTIAL_STEP}[shortcut_at_1]",
         "tests/implicit/test_product.py",
         "tests/sequential/test_exact_terminals.py",
@@ -116,29 +110,25 @@ MORE: dict[str, tuple[str, ...]] = {
         "tests/implicit/test_errors.py",
         SAFETY,
     ),
-    "core/samples": (*ALL, "tests/implicit/test_devices.py", "tests/sequential/test_devices.py"),
+    "core/samples": ("tests/implicit/test_devices.py", "tests/sequential/test_devices.py"),
     "core/report": (
-        *ALL,
         f"{SAFETY}::test_bad_numbers_are_skipped_and_training_goes_on",
         f"{SAFETY}::test_double_counting_is_reported",
         "tests/sequential/test_report.py",
         "tests/implicit/test_contract.py::test_a_loss_gradient_as_running_cost_is_noticed",
     ),
     "core": (
-        *ALL,
         "tests/network/test_sample_gradients.py",
         SAFETY,
         "tests/sequential/test_exact_rules.py",
         "tests/robustness/test_faults.py",
     ),
     "network": (
-        *ALL,
         "tests/network",
         "tests/sequential/test_batch_norm.py",
         "tests/docs/test_errors_page.py",
     ),
     "tracing": (
-        *ALL,
         "tests/flax_models/test_players.py",
         "tests/flax_models/test_refusals.py",
         "tests/implicit/test_tail_sets.py",
