@@ -13,6 +13,7 @@ import pytest
 import gtddp_jax as gt
 from gtddp_jax.core.jaxprs import is_elementwise
 from gtddp_jax.core.optax_base import as_optax_base
+from gtddp_jax.core.report import is_duplicate_gradient
 from gtddp_jax.core.safety import guarded_vdot
 from gtddp_jax.core.trees import tree_vdot
 from gtddp_jax.core.xla import PACKED_SIZE, materialize
@@ -82,6 +83,19 @@ def test_a_product_with_a_guard(dtype: Any) -> None:
         for bad in (jnp.nan, jnp.inf, -too_much):
             spoiled = guard | {name: guard[name].at[(0,) * guard[name].ndim].set(bad)}
             assert not jnp.isfinite(guarded_vdot(a, b, spoiled)), (name, bad)
+
+
+def test_a_guard_is_squared_in_float32() -> None:
+    """The square of 300 overflows float16, in which no optimizer would store it."""
+    one, guard = jnp.ones(3, jnp.float16), jnp.full(3, 300, jnp.float16)
+    assert guarded_vdot(one, one, guard) == 3
+
+
+@pytest.mark.parametrize(("difference", "expected"), [(0.005, True), (0.015, False)])
+def test_a_gradient_is_a_duplicate_within_a_hundredth(difference: float, expected: bool) -> None:
+    gradient = jnp.asarray(np.random.default_rng(0).normal(size=(3, 4)))
+    assert bool(is_duplicate_gradient(gradient, (1 + difference) * gradient)) == expected
+    assert not is_duplicate_gradient(0 * gradient, 0 * gradient)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32, jnp.bfloat16])

@@ -44,7 +44,10 @@ UNWRAPPED = {"stop_gradient", "conj", "sqrt", "square", "clip", "upcast", "abs",
 BRANCHES = {"where", "tree_where", "cond"}
 """Functions of a condition and two branches, which a mutant swaps."""
 
-SYMMETRIC = {"add", "multiply", "zip", "isinstance", "getattr", "hasattr", "minimum", "maximum"}
+SYMMETRIC = {
+    *("per_sample_dot", "tree_vdot", "vdot", "add", "multiply", "minimum", "maximum"),
+    *("zip", "isinstance", "getattr", "hasattr"),
+}
 """Functions whose first two arguments are not swapped: it changes nothing, or too much."""
 
 UNTOUCHED = (ast.Raise, ast.Assert, ast.JoinedStr, ast.Import, ast.ImportFrom)
