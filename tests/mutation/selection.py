@@ -30,6 +30,7 @@ QUICK: dict[str, tuple[str, ...]] = {
     ),
     "sequential": (
         f"{SEQUENTIAL_STEP}[shortcut_at_1]",
+        "tests/sequential/test_self_response.py::test_network_equals_the_loops[shortcut_at_1]",
         "tests/sequential/test_report.py::test_weights_and_feedback",
         "tests/sequential/test_alias.py",
     ),
