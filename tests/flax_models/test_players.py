@@ -67,6 +67,27 @@ def test_layers_of_players() -> None:
     assert isinstance(layers["LayerNorm_0"], OtherLayer)
 
 
+class Kernel(nn.Module):
+    """A product with a kernel that is used in one of three ways."""
+
+    use: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.param("kernel", nn.initializers.normal(1.0), (3, 3))
+        return (
+            x @ {"as it is": kernel, "transposed": kernel.T, "computed": jnp.tanh(kernel)}[self.use]
+        )
+
+
+@pytest.mark.parametrize("use", ["as it is", "transposed", "computed"])
+def test_only_a_kernel_as_it_is_makes_a_dense_layer(use: str) -> None:
+    """A transposed or computed kernel has other Kronecker factors than its parameter."""
+    net = gt.from_flax(Kernel(use), jnp.ones((2, 3)))
+    ((player_op,),) = [stage.player_ops for stage in net.stages]
+    assert isinstance(player_op.module, DenseLayer) == (use == "as it is")
+
+
 def test_explain_says_why_modules_form_one_player() -> None:
     text = gt.explain(network("lstm"))
     assert "8 modules act as one, in scan" in text
