@@ -11,6 +11,7 @@ import pytest
 
 import gtddp_jax as gt
 from gtddp_jax.core.samples import SampleReductions
+from gtddp_jax.tracing import player_gradients
 
 X = np.array([[0.5, -1.0, 2.0], [1.5, 3.0, -0.5]])
 PARAM = np.array([2.0, -4.0, 0.8])
@@ -55,8 +56,13 @@ def sums(module: nn.Module, param: np.ndarray, inputs: Any, probes: dict[str, An
     return Sums(weighted, along, found.quadratic_form(like([change**2])))
 
 
+@pytest.mark.parametrize("rule", ["kept", "recomputed"])
 @pytest.mark.parametrize("name", DERIVATIVES)
-def test_sample_gradients_equal_the_calculus(name: str) -> None:
+def test_sample_gradients_equal_the_calculus(
+    name: str, rule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the gradients are kept or only their sums computed."""
+    monkeypatch.setattr(player_gradients, "_kept_or_recomputed", lambda *_, **__: rule)
     apply, derivative = DERIVATIVES[name]
 
     class Arithmetic(nn.Module):
