@@ -15,7 +15,8 @@ from tests.sequential import oracle
 
 Tree = Any
 Loss = Callable[[Any, Any], jax.Array]
-Build = Callable[[gt.Network, Loss], Any]
+Build = Callable[..., Any]
+"""From a network, a loss and perhaps `axis_name` to a transformation."""
 
 BATCH, REAL = 9, np.array([0, 2, 3, 5, 8])
 KEEP = np.isin(np.arange(BATCH), REAL)
@@ -53,16 +54,16 @@ class Game(NamedTuple):
 
 
 def _implicit(base: Any, weighting: Any, *, players: bool = False, **options: Any) -> Game:
-    def build(net: gt.Network, loss: Loss) -> Any:
+    def build(net: gt.Network, loss: Loss, **more: Any) -> Any:
         model: Any = net if players else lambda params, x: net.apply(params, x)
-        return gt.implicit(base, model, loss, weighting=weighting, **options)
+        return gt.implicit(base, model, loss, weighting=weighting, **options, **more)
 
     return Game(build, base=base)
 
 
 def _kronecker(make: Any, net: gt.Network = DENSE, **options: Any) -> Game:
     common = {"learning_rate": 0.1, "damping": 0.1, "momentum": 0.5}
-    return Game(lambda net, loss: make(net, loss, **{**common, **options}), net)
+    return Game(lambda net, loss, **more: make(net, loss, **common | options | more), net)
 
 
 MOMENTUM = optax.sgd(0.3, momentum=0.9)
@@ -84,7 +85,9 @@ SEQUENTIAL = {
     ),
     "adam, self-response": Game(lambda net, loss: gt.adam(net, loss, 0.05, self_response=True)),
     "lion": Game(lambda net, loss: gt.gtddp(net, loss, gt.curvature.FromOptax(optax.lion(0.01)))),
-    "sgd, gradient model": Game(lambda net, loss: gt.sgd(net, loss, 0.1, terminal=GRADIENT_MODEL)),
+    "sgd, gradient model": Game(
+        lambda net, loss, **more: gt.sgd(net, loss, 0.1, terminal=GRADIENT_MODEL, **more)
+    ),
 }
 _EVERY_STEP = {"factors_every": 1, "refresh_every": 1}
 KRONECKER = {
