@@ -68,7 +68,9 @@ class CountedSamples:
         return self.samples.max(jnp.where(has_gradient, x, -jnp.inf))
 
 
-def count_samples(samples: SampleReductions, has_gradient: Bool[Array, " local"]) -> CountedSamples:
+def samples_with_gradient(
+    samples: SampleReductions, has_gradient: Bool[Array, " local"]
+) -> CountedSamples:
     """The samples that have a gradient.
 
     Args:

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from typing_extensions import override
 
-from gtddp_jax.core.counted_samples import CountedSamples, count_samples
+from gtddp_jax.core.counted_samples import CountedSamples, samples_with_gradient
 from gtddp_jax.core.outputs import check_per_sample_outputs, join_outputs, split_outputs
 from gtddp_jax.core.reverse_rules import custom_vjp_names
 from gtddp_jax.core.samples import SampleReductions, to_varying, varying_axes
@@ -56,7 +56,7 @@ class LinearizedLosses(abc.ABC):
     @property
     def counted(self) -> CountedSamples:
         """The samples that have a gradient; statistics are over these alone."""
-        return count_samples(self.samples, self.expansion.exact_loss.has_gradient)
+        return samples_with_gradient(self.samples, self.expansion.exact_loss.has_gradient)
 
     @abc.abstractmethod
     def weighted_gradient(self, w: PerSample | None) -> Tree:

@@ -14,7 +14,7 @@ from gtddp_jax.core.call_context import (
     refuse_lost_updates,
     refuse_wrappers,
 )
-from gtddp_jax.core.counted_samples import CountedSamples, count_samples
+from gtddp_jax.core.counted_samples import CountedSamples, samples_with_gradient
 from gtddp_jax.core.loss_pairing import check_loss_pairing
 from gtddp_jax.core.outputs import join_outputs, split_outputs
 from gtddp_jax.core.report import Report, SampleWeightObserver, empty_report
@@ -161,7 +161,7 @@ class SequentialGame:
         terminal = expand_terminal(model, losses_of_differentiable, outputs, samples)
         # The shape of the losses is valid here; outputs and targets may still broadcast wrongly.
         check_loss_pairing(self.loss, network_pass.outputs, targets)
-        counted = count_samples(samples, terminal.exact_loss.has_gradient)
+        counted = samples_with_gradient(samples, terminal.exact_loss.has_gradient)
         terminal = terminal.with_gradient_share(counted.share)
         try:
             plans, rollout = self._play_game(

@@ -153,7 +153,7 @@ def update_factors(
     # "reduce" has summed over the positions already.
     position_count = layout.count_positions(adjoints) if positions == "expand" else 1
 
-    def chunk_moments(chunk: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    def chunk_moments(chunk: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, ...]:
         return tuple(
             vector_moments(vectors)
             for vectors, factor in zip(

@@ -134,7 +134,8 @@ class StageFactors:
                 for name, layout in self.cooperation.layouts.items()
             }
             joint = self.cooperation.update_statistics(state.joint, inputs, self.options)
-            return tree_where(inputs.counted.any, (factors, joint), (old, state.joint))
+            after: Any = tree_where(inputs.counted.any, (factors, joint), (old, state.joint))
+            return after
 
         # Players and cooperation share one condition, and so one branch of the program.
         due = None if self.schedule.updates_always else self.schedule.is_factor_step(step_count)

@@ -26,7 +26,7 @@ from jax.scipy.linalg import block_diag
 from typing_extensions import override
 
 import gtddp_jax as gt
-from gtddp_jax.core.counted_samples import count_samples
+from gtddp_jax.core.counted_samples import samples_with_gradient
 from gtddp_jax.core.samples import SampleReductions
 from gtddp_jax.curvature.base import Curvature, Policy, StageInputs
 from gtddp_jax.network.program import AddOp, PlayerOp, Stage
@@ -419,7 +419,7 @@ def stage_inputs(table: Table, data: Data, axis_name: Any = None) -> StageInputs
     sums = {n: tape.sample_gradients.weighted_sum(data.alpha) for n, tape in tapes.items()}
     gradient: Any = samples.mean_of_sums(sums)
     stage_index = StageIndex(table.stage, 0, 1)
-    counted = count_samples(samples, jnp.full(data.alpha.shape, True))
+    counted = samples_with_gradient(samples, jnp.full(data.alpha.shape, True))
     return StageInputs(gradient, table.params, tapes, data.alpha, stage_index, counted)
 
 

@@ -89,7 +89,7 @@ SEQUENTIAL = {
         lambda net, loss, **more: gt.sgd(net, loss, 0.1, terminal=GRADIENT_MODEL, **more)
     ),
 }
-_EVERY_STEP = {"factors_every": 1, "refresh_every": 1}
+_EVERY_STEP: dict[str, Any] = {"factors_every": 1, "refresh_every": 1}
 KRONECKER = {
     "kfac": _kronecker(gt.kfac, refresh_every=2, stagger=False),
     "kfac, joint": _kronecker(gt.kfac, damping_form="factored", cooperative="joint", **_EVERY_STEP),

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import gtddp_jax as gt
-from gtddp_jax.core.counted_samples import count_samples
+from gtddp_jax.core.counted_samples import samples_with_gradient
 from gtddp_jax.core.samples import SampleReductions
 from gtddp_jax.implicit.weighting.tail import adjusted_correlation
 from tests.implicit import models
@@ -30,7 +30,7 @@ TAIL = GAMES["tail"]
 
 
 def adjusted(first: np.ndarray, second: np.ndarray, keep: np.ndarray) -> float:
-    counted = count_samples(SampleReductions(len(first)), jnp.asarray(keep))
+    counted = samples_with_gradient(SampleReductions(len(first)), jnp.asarray(keep))
     return float(adjusted_correlation(jnp.asarray(first), jnp.asarray(second), counted))
 
 

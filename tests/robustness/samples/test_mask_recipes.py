@@ -31,11 +31,11 @@ TOKEN_LABELS = np.random.default_rng(0).integers(0, 3, size=(BATCH, 3))
 def documented_losses() -> dict[str, Loss]:
     """The functions of the page, without its other statements."""
     code = "\n".join(re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S))
-    body = [
+    body: list[ast.stmt] = [
         statement
         for statement in ast.parse(code).body
         if isinstance(statement, (ast.Import, ast.FunctionDef))
-        or (isinstance(statement, ast.Assign) and "cross_entropy" in ast.unparse(statement.targets))
+        or ast.unparse(statement).startswith("cross_entropy = ")
     ]
     names: dict[str, Any] = {}
     exec(compile(ast.Module(body, []), PAGE.name, "exec"), names)
@@ -142,7 +142,8 @@ def test_the_reported_loss_is_the_mean_over_all_samples(game: str) -> None:
             return jnp.where(targets[1], cross_entropy(outputs, targets[0]), 0) / divisor
 
         (player,) = players(game, TOKENS, loss)
-        outputs = TOKENS.apply(player.params, jnp.asarray(IMAGES[:, 0]))
+        params: Any = player.params
+        outputs = TOKENS.apply(params, jnp.asarray(IMAGES[:, 0]))
         each = np.asarray(cross_entropy(outputs, jnp.asarray(LABELS)))
         player.step(IMAGES[:, 0], (LABELS, KEEP))
         want = each[KEEP].mean() * (1 if label == "divided" else KEEP.mean())

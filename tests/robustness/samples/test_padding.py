@@ -4,11 +4,14 @@ A batch of B samples of which n have a gradient is the batch of these n samples 
 loss multiplied by n / B.
 """
 
+import functools
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import gtddp_jax as gt
@@ -21,11 +24,13 @@ from tests.robustness.samples.games import (
     KRONECKER,
     LABELS,
     REAL,
+    TRUSTING,
     Game,
     Player,
     cross_entropy,
     masked_cross_entropy,
 )
+from tests.sequential import oracle
 
 Tree = Any
 
@@ -114,8 +119,8 @@ def test_a_batch_of_padding_is_neutral(name: str) -> None:
 
 @pytest.mark.parametrize("mode", ["running", "per_example"])
 def test_moments_outlast_a_batch_of_padding(mode: str) -> None:
-    options = {"mode": mode, "factors_every": 1, "refresh_every": 4, "stagger": False}
-    game = Game(lambda net, loss: gt.ekfac(net, loss, 0.1, damping=0.1, **options))
+    schedule: dict[str, Any] = {"factors_every": 1, "refresh_every": 4, "stagger": False}
+    game = Game(lambda net, loss: gt.ekfac(net, loss, 0.1, mode=mode, **schedule))
     player = Player(game, masked_cross_entropy)
     for _ in range(2):
         player.step(IMAGES, (LABELS, KEEP))
@@ -130,3 +135,48 @@ def test_bases_are_those_of_the_first_batch_with_a_gradient(name: str) -> None:
     late, fresh = (Player(GAMES[name], masked_cross_entropy) for _ in range(2))
     late.step(IMAGES, (LABELS, np.zeros(BATCH, bool)))
     assert_equal(late.step(IMAGES, (LABELS, KEEP)), fresh.step(IMAGES, (LABELS, KEEP)))
+
+
+def test_batch_normalization_with_the_mask_leaves_padding_out() -> None:
+    """Normalization couples samples in the network, where only the mask of the layer can help."""
+
+    class Normed(nn.Module):
+        @nn.compact
+        def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
+            x = nn.Dense(4, param_dtype=x.dtype)(x)
+            x = nn.BatchNorm(use_running_average=False, dtype=x.dtype)(x, mask=mask[:, None])
+            return nn.Dense(3, param_dtype=x.dtype)(jnp.tanh(x))
+
+    x, labels, keep = (jnp.asarray(array) for array in (IMAGES[:, 0], LABELS, KEEP))
+    model = Normed()
+    variables = model.init(jax.random.key(0), x, keep)
+
+    def apply_fn(params: Tree, inputs: Any) -> tuple[jax.Array, Tree]:
+        return model.apply({"params": params}, *inputs, mutable=["batch_stats"])
+
+    def steps(loss: Any, batch: Any) -> tuple[Tree, Any]:
+        tx: Any = gt.implicit(
+            optax.sgd(0.3, momentum=0.9),
+            apply_fn,
+            loss,
+            weighting=TRUSTING,
+            has_aux=True,
+            aux={"batch_stats": variables["batch_stats"]},
+        )
+
+        @functools.partial(jax.jit, compiler_options=oracle.FAST)
+        def step(params: Tree, state: Any) -> tuple[Tree, Any]:
+            updates, state = tx.update(None, state, params, batch=batch)
+            return optax.apply_updates(params, updates), state
+
+        params = variables["params"]
+        state = tx.init(params)
+        for _ in range(2):
+            params, state = step(params, state)
+        return params, state
+
+    got, state = steps(masked_cross_entropy, ((x, keep), (labels, keep)))
+    want, alone = steps(cross_entropy, ((x[keep], keep[keep]), labels[keep]))
+    assert alone.report.sample_weight_max - alone.report.sample_weight_min > 1e-3
+    assert_equal((got, state.aux), (want, alone.aux), atol=1e-6)
+    assert_equal(state.report, alone.report, rtol=1e-5, atol=1e-6)

@@ -94,7 +94,7 @@ def update_joint_factors(
     position_shapes = [adjoints.shape[1:-1] for _, adjoints, _ in data.values()]
 
     def chunk_moments(
-        chunk: dict[str, tuple[jax.Array, ...]],
+        chunk: dict[str, tuple[jax.Array, jax.Array, jax.Array]],
     ) -> tuple[jax.Array, jax.Array]:
         # Cross moments need the vectors of all players for the same samples.
         vectors = [
