@@ -50,12 +50,14 @@ class BatchedProgram:
         batch_size: the number of samples.
         output_count: how many leaves of the program's result are outputs of the model; the others
             are its next state.
+        coupling_equations: the equations inside of which samples influence each other.
     """
 
     program: TracedProgram
     sample_axes: tuple[SampleAxis | None, ...]
     batch_size: int
     output_count: int
+    coupling_equations: frozenset[int]
 
     @property
     def output_atoms(self) -> tuple[Atom, ...]:
@@ -162,6 +164,13 @@ def find_parameter_uses(
         is_needed = bool(needed.intersection(equation.outputs))
         # Writing an activation makes the equation a use.
         if any(sample_axes[value] is not None for value in equation.outputs):
+            if is_needed and index in batched.coupling_equations:
+                raise NetworkError(
+                    f"from_flax: {_join_paths(paths, leaves)} in `{equation.name}`: samples "
+                    "influence each other inside of this operation, as by batch normalization in "
+                    "nn.scan. Parameters must act on each sample separately: write the loop out "
+                    "in Python, or use gtddp_jax.implicit, which takes any model."
+                )
             outputs = _use_outputs(batched, equation, leaves, paths, needed) if is_needed else ()
             if outputs:
                 uses.append(ParameterUse(index, tuple(operands), leaves, outputs))

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from gtddp_jax.network.errors import NetworkError
-from gtddp_jax.tracing.traced_program import TracedEquation, TracedProgram, ValueId
+from gtddp_jax.tracing.traced_program import TracedEquation, TracedProgram
 
 
 class SampleAxis(NamedTuple):
@@ -54,7 +54,7 @@ def is_activation(sample_axis: SampleAxis | None) -> bool:
     return sample_axis is not None and sample_axis != COUPLED
 
 
-def _find_sample_axis(
+def find_sample_axis(
     shape: Sequence[int], other_shape: Sequence[int], size: int, other_size: int
 ) -> SampleAxis | None:
     """The axis that grows with the batch, from a value's shapes at two batch sizes."""
@@ -98,7 +98,7 @@ def find_sample_axes(
             "more."
         )
     sample_axes = tuple(
-        _find_sample_axis(shape.shape, other_shape.shape, size, other_size)
+        find_sample_axis(shape.shape, other_shape.shape, size, other_size)
         if hasattr(shape, "shape")
         else None
         for shape, other_shape in zip(program.shapes, other.shapes, strict=True)
@@ -126,30 +126,3 @@ def _check_reshape(
             f"from_flax: a reshape from {before} to {after} puts another axis before the samples. "
             "Keep the samples first when axes are merged: [B, T, d] to [B * T, d]."
         )
-
-
-def find_mixed_values(
-    program: TracedProgram, sample_axes: Sequence[SampleAxis | None]
-) -> set[ValueId]:
-    """The activations that influence other samples' activations, for example by a batch mean.
-
-    Influence on running statistics alone does not count, because they reach no sample again.
-
-    Args:
-        program: the program.
-        sample_axes: the sample axis of each of its values.
-    """
-    # For each value without a sample axis (a batch mean, say), the activations behind it.
-    pooled_from: dict[ValueId, frozenset[ValueId]] = {}
-    mixed: set[ValueId] = set()
-    for equation in program.equations:
-        sources = equation.value_inputs
-        activations = frozenset(value for value in sources if is_activation(sample_axes[value]))
-        pooled = frozenset().union(*(pooled_from.get(value, ()) for value in sources))
-        for value in equation.outputs:
-            # An activation computed from a pooled value depends on all samples in it.
-            if is_activation(sample_axes[value]):
-                mixed |= pooled
-            else:
-                pooled_from[value] = activations | pooled
-    return mixed

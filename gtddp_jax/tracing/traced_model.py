@@ -15,6 +15,7 @@ from gtddp_jax.tracing.layer_match import LayerMatch, match_layer
 from gtddp_jax.tracing.parameter_uses import BatchedProgram, ParameterUse, find_parameter_uses
 from gtddp_jax.tracing.pure_model import PureModel
 from gtddp_jax.tracing.sample_axes import SampleAxis, find_sample_axes
+from gtddp_jax.tracing.sample_coupling import BatchSizes, find_coupling_equations
 from gtddp_jax.tracing.stage_schedule import StageSchedule, schedule_stages
 from gtddp_jax.tracing.traced_program import TracedEquation, TracedProgram, trace_program
 
@@ -105,8 +106,10 @@ def trace_model(
 
     # Traced at two sizes: the axis that grows is the sample axis.
     program = trace_with(size)
-    sample_axes = find_sample_axes(program, trace_with(size + 1), size, size + 1)
-    batched = BatchedProgram(program, sample_axes, size, output_counts[0])
+    other = trace_with(size + 1)
+    sample_axes = find_sample_axes(program, other, size, size + 1)
+    coupling = find_coupling_equations(program, other, BatchSizes(size, size + 1))
+    batched = BatchedProgram(program, sample_axes, size, output_counts[0], coupling)
     _check_outputs(batched)
     uses, source_leaves = find_parameter_uses(batched, model.paths)
     if not uses:

@@ -13,7 +13,7 @@ from gtddp_jax.network.errors import NetworkError
 from gtddp_jax.network.protocol import StagedNetwork
 from gtddp_jax.tracing.model_tracer import ModelTracer
 from gtddp_jax.tracing.pure_model import PureModel
-from gtddp_jax.tracing.sample_axes import find_mixed_values
+from gtddp_jax.tracing.sample_coupling import find_mixed_values
 from gtddp_jax.tracing.traced_model import TracedModel, count_samples
 from gtddp_jax.tracing.traced_pass import TracedPass
 from gtddp_jax.tracing.traced_stages import TracedStage, build_traced_stages
@@ -177,5 +177,7 @@ def _count_coupled_stages(traced: TracedModel) -> int:
         for value in program.equations[index].outputs
     }
     # Values written before the first stage mix samples too, but no player precedes them.
-    mixed = find_mixed_values(program, traced.batched.sample_axes)
+    mixed = find_mixed_values(
+        program, traced.batched.sample_axes, traced.batched.coupling_equations
+    )
     return 1 + max((written_in.get(value, -1) for value in mixed), default=-1)
