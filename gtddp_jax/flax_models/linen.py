@@ -5,7 +5,7 @@ of all other collections by name if the module has more than that one.
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -15,7 +15,12 @@ from typing_extensions import override
 
 from gtddp_jax.core.types import Batch, Tree
 from gtddp_jax.network.errors import NetworkError
-from gtddp_jax.tracing.pure_model import PureModel, call_with_inputs
+from gtddp_jax.tracing.pure_model import (
+    CallOptions,
+    PureModel,
+    axis_errors_with_advice,
+    call_with_inputs,
+)
 
 STATISTICS = "batch_stats"
 
@@ -38,10 +43,7 @@ class LinenModel(PureModel):
     Args:
         module: the module.
         example: inputs, or their shapes.
-        method: name of the method to call; None for `__call__`.
-        apply_kwargs: further arguments of a training pass.
-        eval_kwargs: further arguments of an evaluation pass.
-        rng_collections: random streams that the module may draw from.
+        options: how the module is called.
     """
 
     params_hint = "Pass variables['params'], as in a TrainState."
@@ -50,15 +52,19 @@ class LinenModel(PureModel):
         self,
         module: nn.Module,
         example: Batch,
-        method: str | None,
-        apply_kwargs: Mapping[str, Any],
-        eval_kwargs: Mapping[str, Any],
-        rng_collections: Sequence[str],
+        options: CallOptions,
     ) -> None:
-        self._module, self._method = module, method
-        self._apply_kwargs, self._eval_kwargs = dict(apply_kwargs), dict(eval_kwargs)
-        self.rng_collections: tuple[str, ...] = tuple(sorted(rng_collections))
-        with _rng_errors_with_advice():
+        self._module, self._options = module, options
+        # A key that an argument takes is a stream that only this argument draws from.
+        self._streams = tuple(sorted(set(options.rng_collections) - set(options.key_arguments)))
+        self.rng_collections: tuple[str, ...] = tuple(
+            sorted({*options.rng_collections, *options.key_arguments})
+        )
+        self.evaluation_keys: tuple[str, ...] = tuple(
+            name for name in options.key_arguments if name not in options.eval_kwargs
+        )
+        self.axes: tuple[Hashable, ...] = options.axes
+        with _rng_errors_with_advice(), axis_errors_with_advice():
             variables = jax.eval_shape(self._init_module, jax.random.key(0), example)
         # A module without parameters has no such collection.
         if "params" not in variables:
@@ -72,10 +78,12 @@ class LinenModel(PureModel):
         # Every stream gets its own key, or streams of the same length would draw the same numbers.
         keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
 
-        def init(*args: Any, **kwargs: Any) -> Any:
-            return self._module.init(keys, *args, method=self._method, **kwargs)
+        arguments = {name: keys.pop(name) for name in self._options.key_arguments}
 
-        return call_with_inputs(init, inputs, **self._apply_kwargs)
+        def init(*args: Any, **kwargs: Any) -> Any:
+            return self._module.init(keys, *args, method=self._options.method, **kwargs)
+
+        return call_with_inputs(init, inputs, **arguments, **self._options.apply_kwargs)
 
     def _pack_state(self, variables: Mapping[str, Any]) -> Tree:
         """The other state in the form in which users hold it."""
@@ -106,14 +114,23 @@ class LinenModel(PureModel):
         variables = {"params": params, **self._unpack_state(state)}
         mutable = list(self._collections) if train else False
 
+        streams = {name: rngs[name] for name in self._streams if name in rngs}
+        arguments = {name: rngs[name] for name in self._options.key_arguments if name in rngs}
+
         def apply_module(*args: Any, **kwargs: Any) -> Any:
             return self._module.apply(
-                variables, *args, mutable=mutable, rngs=dict(rngs), method=self._method, **kwargs
+                variables,
+                *args,
+                mutable=mutable,
+                rngs=streams,
+                method=self._options.method,
+                **arguments,
+                **kwargs,
             )
 
         with _rng_errors_with_advice():
             if not train:
-                return call_with_inputs(apply_module, inputs, **self._eval_kwargs), state
+                return call_with_inputs(apply_module, inputs, **self._options.eval_kwargs), state
             # Only mutable collections are returned; frozen ones stay as they were.
-            outputs, updated = call_with_inputs(apply_module, inputs, **self._apply_kwargs)
+            outputs, updated = call_with_inputs(apply_module, inputs, **self._options.apply_kwargs)
         return outputs, self._pack_state({**variables, **updated})

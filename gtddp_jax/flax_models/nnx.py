@@ -4,7 +4,7 @@ The parameters are `nnx.state(model, nnx.Param)`; the other state is everything 
 running statistics and random streams.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,7 +13,10 @@ from typing_extensions import override
 
 from gtddp_jax.core.types import Batch, Tree
 from gtddp_jax.network.errors import NetworkError
-from gtddp_jax.tracing.pure_model import PureModel, call_with_inputs
+from gtddp_jax.tracing.pure_model import CallOptions, PureModel, call_with_inputs
+
+RNGS_ARGUMENT = "rngs"
+"""The argument by which nnx modules take random streams in a call."""
 
 
 class NnxModel(PureModel):
@@ -21,9 +24,8 @@ class NnxModel(PureModel):
 
     Args:
         module: the module; its present parameters and state are the initial ones.
-        method: name of the method to call; None for `__call__`.
-        apply_kwargs: further arguments of a training pass.
-        eval_kwargs: further arguments of an evaluation pass.
+        options: how the module is called. An argument `rngs` takes `nnx.Rngs` with the streams of
+            `rng_collections`, every other argument that takes a key the key itself.
     """
 
     params_hint = "Pass nnx.state(model, nnx.Param)."
@@ -31,12 +33,17 @@ class NnxModel(PureModel):
     def __init__(
         self,
         module: nnx.Module,
-        method: str | None,
-        apply_kwargs: Mapping[str, Any],
-        eval_kwargs: Mapping[str, Any],
+        options: CallOptions,
     ) -> None:
-        self._method = method
-        self._apply_kwargs, self._eval_kwargs = dict(apply_kwargs), dict(eval_kwargs)
+        self._options = options
+        self._takes_streams = RNGS_ARGUMENT in options.key_arguments
+        streams = options.rng_collections if self._takes_streams else ()
+        self._key_arguments = tuple(n for n in options.key_arguments if n != RNGS_ARGUMENT)
+        self.rng_collections: tuple[str, ...] = tuple(sorted({*streams, *self._key_arguments}))
+        self.evaluation_keys: tuple[str, ...] = tuple(
+            name for name in self._key_arguments if name not in options.eval_kwargs
+        )
+        self.axes: tuple[Hashable, ...] = options.axes
         # nnx keeps everything in one object: the graph is its code, the rest its arrays.
         self._graph, params, state = nnx.split(module, nnx.Param, ...)
         if not jax.tree.leaves(params):
@@ -74,13 +81,24 @@ class NnxModel(PureModel):
         variables = jax.tree.unflatten(self._state_structure, jax.tree.leaves(state))
         # A fresh module for each call: this one may be mutated.
         module = nnx.merge(self._graph, params, variables)
-        if rngs:
-            nnx.reseed(module, **rngs)
+        own_streams = {n: rngs[n] for n in rngs if n not in self.rng_collections}
+        if own_streams:
+            nnx.reseed(module, **own_streams)
         if not train:
             module.eval()
-        function = module if self._method is None else getattr(module, self._method)
-        kwargs = self._apply_kwargs if train else self._eval_kwargs
-        outputs = call_with_inputs(function, inputs, **kwargs)
+        method = self._options.method
+        function = module if method is None else getattr(module, method)
+        kwargs = self._options.apply_kwargs if train else self._options.eval_kwargs
+        outputs = call_with_inputs(function, inputs, **self._key_values(rngs), **kwargs)
         # The caller's own structure comes back, so that the state is a fixed point of a step.
         after = nnx.as_pure(nnx.state(module, nnx.Not(nnx.Param)))
         return outputs, jax.tree.unflatten(jax.tree.structure(state), jax.tree.leaves(after))
+
+    def _key_values(self, rngs: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments that take keys."""
+        values = {name: rngs[name] for name in self._key_arguments if name in rngs}
+        if self._takes_streams:
+            streams = {n: rngs[n] for n in self._options.rng_collections if n in rngs}
+            # Without keys, in evaluation, there is nothing to draw from.
+            values[RNGS_ARGUMENT] = nnx.Rngs(**streams)
+        return values

@@ -10,6 +10,7 @@ from gtddp_jax.core.types import Batch, PlayerTrees, Tree
 from gtddp_jax.network.errors import NetworkError
 from gtddp_jax.tracing.pure_model import PureModel
 from gtddp_jax.tracing.traced_model import TracedModel, trace_model
+from gtddp_jax.tracing.traced_program import axis_sizes
 
 
 class ModelTracer:
@@ -45,7 +46,9 @@ class ModelTracer:
                 the example.
         """
         # A trace depends on shapes and dtypes alone, like a compiled function of jax.jit.
-        signature = tuple(map(_tree_signature, (list(leaves), state, rngs, inputs)))
+        # The number of devices is a number in the trace.
+        devices = tuple(axis_sizes(self.model.axes).items())
+        signature = (devices, *map(_tree_signature, (list(leaves), state, rngs, inputs)))
         if signature not in self._traces:
             traced = trace_model(self.model, leaves, state, rngs, inputs, self._unsupported)
             # The first trace is the example itself; the optimizer's state is laid out for it.

@@ -5,8 +5,10 @@ Every front end (`gtddp_jax.flax_models.linen`, `gtddp_jax.flax_models.nnx`) is 
 """
 
 import abc
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+import contextlib
+import re
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -20,12 +22,51 @@ ParamPath: TypeAlias = tuple[str, ...]
 
 def call_with_inputs(function: Callable[..., Any], inputs: Batch, **options: Any) -> Any:
     """Calls a function with inputs: a tuple is positional arguments, a dict keyword arguments."""
-    if isinstance(inputs, tuple):
-        return function(*inputs, **options)
     arguments: Any = inputs
-    if isinstance(inputs, dict):
-        return function(**arguments, **options)
-    return function(arguments, **options)
+    try:
+        if isinstance(inputs, tuple):
+            return function(*inputs, **options)
+        if isinstance(inputs, dict):
+            return function(**arguments, **options)
+        return function(arguments, **options)
+    except TypeError as error:
+        if not re.search(r"missing \d+ required", str(error)):
+            raise
+        raise NetworkError(
+            f"from_flax: {error}. Pass further inputs as a tuple or dict, "
+            "from_flax(model, (x, mask)), fixed arguments as apply_kwargs={'train': True}, and "
+            "arguments that take random keys by name, key_arguments=('rngs',)."
+        ) from error
+
+
+@contextlib.contextmanager
+def axis_errors_with_advice() -> Iterator[None]:
+    """Adds what to do to JAX's error about an unknown mapped axis."""
+    try:
+        yield
+    except NameError as error:
+        unbound = re.search(r"unbound axis name: (\w+)", str(error))
+        if unbound is None:
+            raise
+        name = unbound[1]
+        raise NetworkError(
+            f"from_flax: the model communicates over the mapped axis {name!r}, as "
+            f"nn.BatchNorm(axis_name={name!r}) does. Name the axis in both, gt.from_flax(model, x, "
+            f"axis_name={name!r}) and gt.adam(net, ..., axis_name={name!r}), and step under "
+            "jax.pmap or jax.shard_map; or leave it out of the model and use jit with a sharded "
+            "batch."
+        ) from error
+
+
+class CallOptions(NamedTuple):
+    """How a model is called besides its inputs; `from_flax` documents each field."""
+
+    method: str | None
+    apply_kwargs: Mapping[str, Any]
+    eval_kwargs: Mapping[str, Any]
+    rng_collections: tuple[str, ...]
+    key_arguments: tuple[str, ...]
+    axes: tuple[Hashable, ...]
 
 
 def path_names(path: Sequence[Any]) -> ParamPath:
@@ -54,7 +95,10 @@ class PureModel(abc.ABC):
         shapes: their shapes and dtypes.
         structure: the tree structure in which the model itself takes them.
         state: shapes and dtypes of the other state.
-        rng_collections: the random streams that a training pass may draw from.
+        rng_collections: the random streams that a training pass may draw from, arguments that take
+            keys included.
+        evaluation_keys: the arguments that take keys in evaluation too.
+        axes: the mapped axes over which the model communicates.
         params_hint: ends the error about parameters that do not match, with the right expression.
     """
 
@@ -63,6 +107,8 @@ class PureModel(abc.ABC):
     structure: Any
     state: Tree
     rng_collections: tuple[str, ...] = ()
+    evaluation_keys: tuple[str, ...] = ()
+    axes: tuple[Hashable, ...] = ()
     params_hint: str = ""
 
     def _set_parameters(self, params: Tree) -> None:
@@ -150,7 +196,7 @@ class PureModel(abc.ABC):
         Args:
             leaves: the parameters in the order of `paths`.
             state: the other state.
-            rngs: random keys by stream.
+            rngs: random keys by stream or argument.
             inputs: as in `call_with_inputs`.
             train: whether this is a training pass.
         """

@@ -13,11 +13,16 @@ from gtddp_jax.network.errors import NetworkError
 from gtddp_jax.tracing.grouping import PlayerGroup, group_players
 from gtddp_jax.tracing.layer_match import LayerMatch, match_layer
 from gtddp_jax.tracing.parameter_uses import BatchedProgram, ParameterUse, find_parameter_uses
-from gtddp_jax.tracing.pure_model import PureModel
+from gtddp_jax.tracing.pure_model import PureModel, axis_errors_with_advice
 from gtddp_jax.tracing.sample_axes import SampleAxis, find_sample_axes
 from gtddp_jax.tracing.sample_coupling import BatchSizes, find_coupling_equations
 from gtddp_jax.tracing.stage_schedule import StageSchedule, schedule_stages
-from gtddp_jax.tracing.traced_program import TracedEquation, TracedProgram, trace_program
+from gtddp_jax.tracing.traced_program import (
+    TracedEquation,
+    TracedProgram,
+    axis_sizes,
+    trace_program,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,15 +54,30 @@ class TracedModel:
         return None if program is None else program.equations[index]
 
 
+def is_random_key(leaf: Any) -> bool:
+    """Whether an argument is a random key, of `jax.random.key` or `jax.random.PRNGKey`."""
+    if not hasattr(leaf, "dtype"):
+        return False
+    is_raw = leaf.dtype == jnp.uint32 and jnp.shape(leaf) == (2,)
+    return is_raw or jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
 def count_samples(inputs: Batch) -> int:
     """The number of samples of a tree of inputs [B, ...].
 
     Raises:
-        NetworkError: the leaves do not have one leading axis in common.
+        NetworkError: the leaves do not have one leading axis in common, or one is a random key.
     """
-    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(inputs)]
+    leaves = jax.tree.leaves(inputs)
+    shapes = [jnp.shape(leaf) for leaf in leaves]
     # A scalar has no leading axis, so its entry is ().
     leading = {shape[:1] for shape in shapes}
+    if len(leading) != 1 and any(is_random_key(leaf) for leaf in leaves):
+        raise NetworkError(
+            "from_flax: the inputs hold a random key, which is not per sample. Name the argument "
+            "that takes it, gt.from_flax(model, x, key_arguments=('z_rng',)), and pass a new key "
+            "in every step: tx.update(None, state, params, batch=batch, rngs={'z_rng': key})."
+        )
     if len(leading) != 1 or () in leading:
         raise NetworkError(
             "from_flax: inputs must have the samples as their first axis, the same number in every "
@@ -102,7 +122,15 @@ def trace_model(
 
     def trace_with(samples: int) -> TracedProgram:
         resized = _with_samples(inputs, samples)
-        return trace_program(training_pass, params=shapes, state=state, rngs=rngs, inputs=resized)
+        with axis_errors_with_advice():
+            return trace_program(
+                training_pass,
+                axis_sizes(model.axes),
+                params=shapes,
+                state=state,
+                rngs=rngs,
+                inputs=resized,
+            )
 
     # Traced at two sizes: the axis that grows is the sample axis.
     program = trace_with(size)

@@ -100,14 +100,13 @@ class TracedNetwork(StagedNetwork):
             batch_stats: its other state, if it has any.
             train: whether this is a training pass, with `apply_kwargs` instead of `eval_kwargs`; an
                 nnx model is switched by its `eval()`.
-            rngs: random keys by stream.
+            rngs: random keys by stream or argument; in evaluation only those of `key_arguments`.
 
         Returns:
             The outputs; with `train=True` and other state, `(outputs, batch_stats)`.
         """
-        state = self.initial_batch_stats(batch_stats, None)
-        # Evaluation draws no random numbers.
-        keys = self._checked_keys(rngs) if train else {}
+        state = self.model.initial_state(batch_stats)
+        keys = self._checked_keys(rngs) if train else self._evaluation_keys(rngs)
         leaves = self.model.parameter_leaves(params)
         outputs, next_state = self.model.apply(leaves, state, keys, x, train)
         return (outputs, next_state) if train and jax.tree.leaves(state) else outputs
@@ -128,7 +127,14 @@ class TracedNetwork(StagedNetwork):
 
     @override
     def initial_batch_stats(self, batch_stats: Tree | None, axis_name: AxisName) -> Tree:
-        del axis_name
+        axes = SampleReductions(0, axis_name).axes
+        missing = [axis for axis in self.model.axes if axis not in axes]
+        if missing:
+            raise NetworkError(
+                f"the model communicates over the mapped axis {missing[0]!r}, but gtddp has "
+                f"axis_name={axis_name!r}. Pass gtddp the same axis_name as from_flax, or leave it "
+                "out of the model and use jit with a sharded batch."
+            )
         return self.model.initial_state(batch_stats)
 
     def _checked_keys(self, rngs: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -146,6 +152,22 @@ class TracedNetwork(StagedNetwork):
                 "step(params, state, batch, rngs)."
             )
         return self.model.random_keys(given)
+
+    def _evaluation_keys(self, rngs: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Random keys of arguments that take one in evaluation too; streams draw nothing there.
+
+        Raises:
+            NetworkError: such an argument has no key.
+        """
+        given = dict(rngs or {})
+        missing = [name for name in self.model.evaluation_keys if name not in given]
+        if missing:
+            raise NetworkError(
+                f"rngs is missing {missing}: the model takes these keys in evaluation too. Pass "
+                f"net.apply(params, x, rngs={{{missing[0]!r}: key}}), or from_flax a fixed value, "
+                f"eval_kwargs={{{missing[0]!r}: key}}."
+            )
+        return {name: given[name] for name in self.model.evaluation_keys}
 
     @override
     def forward(

@@ -240,8 +240,7 @@ def _mean_over_devices(state: Tree, samples: SampleReductions) -> Tree:
     """The model's other state, the same on all devices: floating-point leaves are averaged."""
 
     def leaf_mean(leaf: jax.Array) -> jax.Array:
-        axes = tuple(axis for axis in samples.axes if axis in varying_axes(leaf))
         inexact = jnp.issubdtype(leaf.dtype, jnp.inexact)
-        return jax.lax.pmean(leaf, axes) if axes and inexact else leaf
+        return jax.lax.pmean(leaf, samples.axis_name) if inexact else leaf
 
     return jax.tree.map(leaf_mean, state) if samples.axes else state

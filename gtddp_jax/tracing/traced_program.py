@@ -7,7 +7,7 @@ statistics depend on are removed.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import jax
@@ -174,17 +174,38 @@ def _remove_unused(
     return tuple(reversed(kept))
 
 
-def trace_program(function: Callable[..., Tree], **arguments: Tree) -> TracedProgram:
+EXAMPLE_DEVICES = 2
+"""The size of a mapped axis in a trace outside of it."""
+
+
+def axis_sizes(axes: Iterable[Hashable]) -> dict[Hashable, int | None]:
+    """The sizes of mapped axes where this is called; None for those that are not bound here."""
+    sizes: dict[Hashable, int | None] = {}
+    for axis in axes:
+        try:
+            sizes[axis] = jax.lax.axis_size(axis)
+        except NameError:
+            sizes[axis] = None
+    return sizes
+
+
+def trace_program(
+    function: Callable[..., Tree], sizes: Mapping[Hashable, int | None], **arguments: Tree
+) -> TracedProgram:
     """Traces `function(**arguments)`.
 
     Args:
         function: takes the arguments by name.
+        sizes: the mapped axes that it may name, from `axis_sizes`.
         arguments: trees of arrays or shapes.
     """
     # make_jaxpr sees the leaves alone, so that each input variable is one leaf.
     leaves, structure = jax.tree.flatten(arguments)
+    unbound = [(axis, EXAMPLE_DEVICES) for axis, size in sizes.items() if size is None]
     closed, result_shape = jax.make_jaxpr(
-        lambda *flat: function(**jax.tree.unflatten(structure, flat)), return_shape=True
+        lambda *flat: function(**jax.tree.unflatten(structure, flat)),
+        axis_env=unbound,
+        return_shape=True,
     )(*leaves)
     builder = _ProgramBuilder()
     inputs = [builder.add_value(variable.aval) for variable in closed.jaxpr.invars]

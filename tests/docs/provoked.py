@@ -108,6 +108,12 @@ def update(net: Any) -> None:
     tx.update(None, tx.init(params), params, batch=(X, jnp.arange(4) % 2))
 
 
+def scaling_step() -> None:
+    """A step of a model without a product."""
+    tx: Any = gt.implicit(optax.sgd(0.1), lambda w, x: w * x, LOSS)
+    tx.update(None, tx.init(jnp.ones(())), jnp.ones(()), batch=(X, jnp.arange(4) % 2))
+
+
 def dataset(images: Any) -> Dataset:
     """A data set of two images."""
     labels = np.zeros(2, np.int32)
@@ -182,6 +188,7 @@ PROVOKED: dict[tuple[str, str], Callable[[], Any]] = {
     ("implicit/optimizer.py", "tail=…"): lambda: gt.implicit(
         optax.sgd(0.1), NET, LOSS, weighting="product", tail="head"
     ),
+    ("implicit/predictors.py", "tail=…: no parameter"): scaling_step,
     ("tracing/sample_axes.py", "from_flax: a reshape"): lambda: from_flax(
         Turned(), jnp.ones((4, 3, 2))
     ),
@@ -194,7 +201,9 @@ PROVOKED: dict[tuple[str, str], Callable[[], Any]] = {
     ("flax_models/from_flax.py", "from_flax: invalid"): lambda: from_flax(
         nn.Dense(2), unsupported="x"
     ),
-    ("tracing/traced_network.py", "rngs is missing"): lambda: update(from_flax(Dropping())),
+    ("tracing/traced_network.py", "rngs is missing …: the model draws"): lambda: update(
+        from_flax(Dropping())
+    ),
     ("tracing/traced_model.py", "from_flax: the outputs do"): lambda: from_flax(Idle()),
     ("tracing/traced_model.py", "from_flax: …, an output of the model"): (
         lambda: from_flax(Constant())

@@ -108,6 +108,8 @@ def flax_in_shard_map() -> None:
     )
 
 
+KEY = jax.random.key(0)
+SYNCHRONIZED = nn.Sequential([nn.Dense(2), nn.BatchNorm(False, axis_name="batch")])
 NORMED = nn.Sequential([nn.Dense(3), nn.LayerNorm()])
 
 
@@ -116,6 +118,21 @@ class Counting(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         self.variable("memory", "calls", jnp.zeros, ())
         return nn.Dense(4)(x)
+
+
+class Latent(nn.Module):
+    @nn.compact
+    def __call__(self, x: jax.Array, z_rng: jax.Array) -> jax.Array:
+        return nn.Dense(2)(x + jax.random.normal(z_rng, x.shape))
+
+
+class ScannedNorm(nn.Module):
+    """Batch normalization in a loop."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        w = self.param("w", nn.initializers.ones, (2, 3, 3))
+        return jax.lax.scan(lambda x, w: (x @ w - (x @ w).mean(0), None), x, w)[0]
 
 
 class OwnDropout(nn.Dropout):
@@ -154,6 +171,17 @@ PROVOKED: dict[str, Callable[[], Any]] = {
     "batch_stats is missing: the model": lambda: flax_step(Dropping(), stats=False),
     "rngs is missing ['dropout']: the model": lambda: flax_step(Dropping(), keys=False),
     "Name all streams": lambda: flax_net(Noisy()),
+    "would be the same in every step": lambda: flax_net(Latent(), apply_kwargs={"z_rng": KEY}),
+    "the inputs hold a random key": lambda: flax_net(Latent(), (X, KEY)),
+    "takes these keys in": lambda: flax_net(Latent(), key_arguments=("z_rng",)).apply(
+        Latent().init(KEY, X, KEY)["params"], X
+    ),
+    "Pass further inputs": lambda: flax_net(Latent()),
+    "communicates over": lambda: flax_net(SYNCHRONIZED),
+    "Pass gtddp the same axis_name as": lambda: gt.adam(
+        flax_net(SYNCHRONIZED, axis_name="batch"), LOSS, 1e-3
+    ),
+    "samples influence each other inside": lambda: flax_net(ScannedNorm()),
     "modules act as one": lambda: flax_net(
         nn.RNN(nn.GRUCell(2)), X[:, :, None], unsupported="error"
     ),

@@ -202,6 +202,7 @@ def test_spectral_normalization() -> None:
     assert found["first"]["kernel"].first_use < found["head"]["kernel"].first_use
 
 
+@pytest.mark.slow
 def test_the_tail_is_that_of_the_plain_network() -> None:
     """The steps equal those of the plain network, whose tail is its head."""
     x = jnp.sin(jnp.arange(1.0, 1 + BATCH * WIDTH)).reshape(BATCH, WIDTH)
