@@ -106,7 +106,9 @@ def _check_shapes(op: AddOp, shapes: list[tuple[int, ...]]) -> None:
 
 
 def _check_separate(op: StageOp, probe: Probe) -> None:
-    beside_another, alone = (np.asarray(x[0], np.float64) for x in (probe.both, probe.alone))
+    # Precise enough for every dtype; a layer may return complex numbers.
+    precise = np.complex128 if jnp.iscomplexobj(probe.both) else np.float64
+    beside_another, alone = (np.asarray(x[0], precise) for x in (probe.both, probe.alone))
     tolerance = float(probe.tolerance)
     # NaN in both is a matter of the layer's domain (a logarithm, say), not of mixing.
     if not np.allclose(beside_another, alone, rtol=tolerance, atol=tolerance, equal_nan=True):

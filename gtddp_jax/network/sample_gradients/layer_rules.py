@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import jax
 
 from gtddp_jax.core.types import InputsLike, Tree
+from gtddp_jax.network.errors import refuse_complex_numbers
 from gtddp_jax.network.sample_gradients import conv, dense
 from gtddp_jax.network.sample_gradients.base import SampleGradients, StoredGradients
 from gtddp_jax.network.sample_gradients.dense import OuterProductGradients, is_dense
@@ -109,7 +110,11 @@ def compute_sample_gradients(
         x: its inputs [B, ...].
         g: the adjoints of its outputs [B, ...].
         feedback: whether more than one sum over samples is needed.
+
+    Raises:
+        NetworkError: the inputs or the outputs are complex.
     """
+    refuse_complex_numbers(f"the layer {type(layer).__name__}", x, g)
     count = parameter_count(params)
     rule = cost_rule(layer, x, g, count, feedback=feedback)
     if rule == "factored":

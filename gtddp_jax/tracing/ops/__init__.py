@@ -12,6 +12,7 @@ A new kind is a class and a function that recognises it, with an entry in `USE_R
 
 from collections.abc import Callable
 
+from gtddp_jax.network.errors import refuse_complex_numbers
 from gtddp_jax.tracing.ops.base import BoundUse, Operands, SplitUse, UseGradients
 from gtddp_jax.tracing.ops.bilinear import match_broadcast, match_dot_general, match_elementwise
 from gtddp_jax.tracing.ops.convolution import match_convolution
@@ -29,7 +30,12 @@ USE_RULES: tuple[Callable[[BoundUse], UseGradients | None], ...] = (
 
 
 def match_use(use: BoundUse) -> UseGradients:
-    """The per-sample gradients of a use, by the first rule that recognises it."""
+    """The per-sample gradients of a use, by the first rule that recognises it.
+
+    Raises:
+        NetworkError: it reads or writes complex numbers.
+    """
+    refuse_complex_numbers(f"the operation {use.equation.name}", *use.operands, *use.adjoints)
     for rule in USE_RULES:
         # A rule returns None for a use that it does not cover.
         gradients = rule(use)

@@ -19,8 +19,14 @@ gtddp: Any = gt.gtddp
 BATCH = 6
 BASE = optax.sgd(0.3, momentum=0.9)
 CROSS_ENTROPY = optax.softmax_cross_entropy_with_integer_labels
-TAIL = gt.weighting.Tail("head", response=1.0, good=0.1, poor=0.0)
-"""A tail that uses its prediction fully from the first calibration on."""
+
+
+def everything(params: Tree) -> Tree:
+    return jax.tree.map(lambda leaf: True, params)
+
+
+TAIL = gt.weighting.Tail(everything, response=1.0, good=-0.9, poor=-1.0)
+"""A tail that is the whole network, so its prediction is used from the first calibration on."""
 
 WEIGHTINGS = {"tail": TAIL, "product": "product", "newton": gt.weighting.Newton(steps=3)}
 
