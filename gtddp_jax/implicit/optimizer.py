@@ -57,7 +57,9 @@ def implicit(
         model: `apply_fn(params, inputs) -> outputs`, an array [B, ...] or a tree of such, or a
             `gtddp_jax.Network` itself. With a network, all sums over samples share one backward
             pass where the weighting needs them (all but "tail").
-        loss: `loss(outputs, targets) -> [B]`, twice differentiable, one number per sample.
+        loss: `loss(outputs, targets) -> [B]`, twice differentiable, one number per sample. A loss
+            that is linear in the outputs leaves all weights at 1, of which a warning tells; one
+            that couples samples is played with weights of 1 (`Report.samples_coupled`).
         weighting: how weights are computed: "tail", "product", "newton", or an instance from
             `gtddp_jax.weighting`.
         tail: for `weighting="tail"`, which parameters predict; see `gtddp_jax.weighting.Tail`.

@@ -48,7 +48,9 @@ def gtddp(
 
     Args:
         net: the network, a `Network` or the result of `from_flax`.
-        loss: `loss(outputs, targets) -> [B]`, one number per sample, twice differentiable.
+        loss: `loss(outputs, targets) -> [B]`, one number per sample, twice differentiable. A loss
+            that is linear in the outputs leaves all weights at 1, of which a warning tells; one
+            that couples samples is played with weights of 1 (`Report.samples_coupled`).
         curvature: the base method, from `gtddp_jax.curvature`; includes the learning rate.
         feedback: False for the base method itself, computed by the same code.
         terminal: the terminal model, from `gtddp_jax.terminal`. The default is

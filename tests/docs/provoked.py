@@ -16,6 +16,7 @@ import optax
 
 import gtddp_jax as gt
 from gtddp_jax.core.loss_pairing import check_loss_pairing
+from gtddp_jax.network.errors import refuse_complex_numbers
 from gtddp_lab.cli.cli_errors import UsageError
 from gtddp_lab.cli.options import PlotOptions
 from gtddp_lab.core import distributed, files, look_up
@@ -209,6 +210,9 @@ PROVOKED: dict[tuple[str, str], Callable[[], Any]] = {
         lambda: from_flax(Constant())
     ),
     ("tracing/traced_model.py", "from_flax: …, an output of shape"): lambda: from_flax(Balanced()),
+    ("network/errors.py", "… reads or writes complex"): (
+        lambda: refuse_complex_numbers("the layer Dense", 1j * X)
+    ),
     ("core/outputs.py", "the model returned no"): lambda: expand(lambda outputs: X[:, 0], None),
     ("core/outputs.py", "the model returned …"): lambda: expand(
         lambda outputs: outputs[0][:, 0], (X, jnp.ones(()))

@@ -51,6 +51,35 @@ def network(*layers: Any) -> None:
     gt.Network(layers).init(jax.random.key(0), X)
 
 
+def with_function(model: Callable[[Any, Any], Any]) -> None:
+    """A step of the implicit game on a function."""
+    params = jnp.ones((3, 2))
+    tx: Any = gt.implicit(optax.adam(1e-3), model, lambda o, y: LOSS(o[0], y) + o[1])
+    tx.update(None, tx.init(params), params, batch=(X, Y))
+
+
+def network_step(*layers: Any) -> None:
+    """A step of GT-DDP-SGD on a stage list."""
+    net = gt.Network(layers)
+    tx: Any = gt.sgd(net, lambda o, y: LOSS(o.real, y), 0.1)
+    params = net.init(jax.random.key(0), X)
+    tx.update(None, tx.init(params), params, batch=(X, Y))
+
+
+@jax.custom_vjp
+def opaque(outputs: jax.Array, labels: jax.Array) -> jax.Array:
+    """A loss whose gradient comes from outside of JAX."""
+    return LOSS(outputs, labels)
+
+
+def opaque_backward(residuals: Any, g: jax.Array) -> tuple[Any, None]:
+    outputs, _ = residuals
+    return jax.pure_callback(lambda o: o, jax.typeof(outputs), outputs), None
+
+
+opaque.defvjp(lambda outputs, labels: (LOSS(outputs, labels), (outputs, labels)), opaque_backward)
+
+
 class Dropping(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -165,6 +194,12 @@ PROVOKED: dict[str, Callable[[], Any]] = {
     "update is missing batch": lambda: update(ADAM, batch=None),
     "must be a pair": lambda: update(ADAM, batch=X),
     "one loss per sample": lambda: update(gt.adam(NET, lambda o, y: LOSS(o, y).mean(), 1e-3)),
+    "broadcasts outputs": lambda: update(
+        gt.adam(NET, lambda o, y: jnp.square(o[:, :1] - y).sum(-1), 1e-3)
+    ),
+    "which is not per sample": lambda: with_function(lambda params, x: (x @ params, params.sum())),
+    "cannot be differentiated twice": lambda: update(gt.adam(NET, opaque, 1e-3)),
+    "complex numbers": lambda: network_step(lambda x: jax.lax.complex(x, x), nn.Dense(2)),
     "curvature must come": lambda: gt.gtddp(NET, LOSS, optax.adam(1e-3)),  # type: ignore[arg-type]
     "model must be an instance": lambda: gt.from_flax(jnp.tanh, X),
     "params do not match the model": lambda: flax_net(nn.Dense(2)).split({"params": {}}),

@@ -77,7 +77,7 @@ def trace(tx: Any, params: Tree, batch: Any) -> None:
 
 
 def assert_same_game(
-    first: tuple[Tree, Any], second: tuple[Tree, Any], tolerance: float = 1e-11
+    first: tuple[Tree, Any], second: tuple[Tree, Any], *, tolerance: float = 1e-11
 ) -> None:
     """Both games moved the parameters alike, and their weights were no constants."""
     jax.tree.map(

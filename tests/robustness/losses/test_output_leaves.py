@@ -71,7 +71,11 @@ class WithConstants(nn.Module):
 @pytest.mark.parametrize("rollout", ["linear", "nonlinear"])
 def test_the_sequential_game(rollout: str) -> None:
     params = problems.network_params(gt.from_flax(WithConstants(), X), X)
-    constants = with_constants(WithConstants(plain=True).apply({"params": params}, X))
+
+    def logits_at(params: Any) -> Any:
+        return WithConstants(plain=True).apply({"params": params}, X)
+
+    constants = with_constants(logits_at(params))
 
     def frozen(logits: jax.Array, labels: jax.Array) -> jax.Array:
         return loss_with_constants(constants | {"logits": logits}, labels)
@@ -83,14 +87,11 @@ def test_the_sequential_game(rollout: str) -> None:
         games.append(problems.run(tx, params, (X, LABELS), steps=1))
     problems.assert_same_game(*games)
     # The new loss takes the new constants.
-    change = (
-        plain_loss(WithConstants(plain=True).apply({"params": games[0][0]}, X), LABELS).mean()
-        - plain_loss(constants["logits"], LABELS).mean()
-    )
+    new, old = (plain_loss(logits_at(at), LABELS).mean() for at in (games[0][0], params))
     report = games[0][1].report
     assert bool(report.actual_change_known) == (rollout == "nonlinear")
     if report.actual_change_known:
-        assert report.actual_change == pytest.approx(float(change), rel=1e-5)
+        assert report.actual_change == pytest.approx(float(new - old), rel=1e-5)
 
 
 def test_what_belongs_to_the_whole_batch_is_named() -> None:
