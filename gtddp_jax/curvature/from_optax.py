@@ -1,4 +1,4 @@
-"""Any optax transformation as a base method."""
+"""An optax transformation as a base method."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -27,14 +27,19 @@ class FromOptax(Curvature):
     the player's gradient q, at least 0. This is exact for SGD, with or without momentum. For other
     methods prefer the curvature of that name, such as `gtddp_jax.curvature.Adam`.
 
-    The transformation sees one stage at a time. Transformations that need all layers, such as
-    clipping by the global norm, belong outside: `optax.chain(optax..., gt.gtddp(...), optax...)`.
+    The transformation sees one stage at a time: a mask is a function of `{player: tree}`, and
+    clipping is by the norm of a stage. With feedback nothing may stand after the game in an
+    `optax.chain`, because the game has predicted the step. The transformation may need `value` (it
+    gets the mean loss of the batch) and `grad` (the stage's gradient). With `optax.MultiSteps`, the
+    stages respond to the steps that would follow if all mini-batches had the same gradient, and the
+    report predicts these.
 
     Args:
         base: the transformation, learning rate included.
 
     Raises:
-        ValueError: `base` is not an optax transformation.
+        ValueError: `base` is not an optax transformation, or is one that a game cannot use (line
+            searches and others, when `init` is called).
 
     Example:
         >>> import gtddp_jax as gt, optax

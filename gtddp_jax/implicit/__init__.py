@@ -1,4 +1,4 @@
-"""The implicit game: any model, any optax optimizer."""
+"""The implicit game: any model, nearly any optax optimizer."""
 
 from gtddp_jax.implicit.optimizer import implicit, implicit_weights
 from gtddp_jax.implicit.step import ImplicitState

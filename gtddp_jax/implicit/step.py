@@ -144,8 +144,6 @@ class ImplicitGame:
             validation.check_aux(state_aux, aux)
             aux = losses.samples.mean_floats(aux)
         check_loss_pairing(self.loss, losses.outputs, targets)
-        expected = jax.eval_shape(self.weighting.init_state, params)
-        validation.check_state_structure("implicit", state.weighting, expected)
         base = BaseOptimizer(
             self.base,
             state.base,
@@ -262,7 +260,12 @@ class ImplicitGame:
         """The weights w [B], the weighting's next state, and its prediction."""
         if self.is_base_alone:
             return context.losses.uniform_weights, state, whole_network_prediction()
-        full_weights, state, prediction = self.weighting.compute_weights(context, state)
+        try:
+            full_weights, state, prediction = self.weighting.compute_weights(context, state)
+        except Exception:
+            expected = jax.eval_shape(self.weighting.init_state, context.base.params)
+            validation.check_state_structure("implicit", state, expected)
+            raise
         return 1 + self.strength * (full_weights - 1), state, prediction
 
 

@@ -24,7 +24,8 @@ X, Y = jnp.ones((4, 3)), jnp.arange(4) % 2
 NET = gt.Network([nn.Dense(2)])
 PARAMS = NET.init(jax.random.key(0), X)
 MASK = {"Dense_0": {"kernel": True, "bias": False}}
-ADAM = gt.adam(NET, LOSS, 1e-3)
+ADAM: Any = gt.adam(NET, LOSS, 1e-3)
+ZEROS = jax.tree.map(jnp.zeros_like, PARAMS)
 NORMALISED = gt.Network([nn.Dense(2), nn.BatchNorm()])
 STATISTICS = NORMALISED.init_variables(jax.random.key(0), X)["batch_stats"]
 DROPPING = gt.Network([nn.Dropout(0.1), nn.Dense(2)])
@@ -45,6 +46,16 @@ def update(tx: Any, **arguments: Any) -> None:
 
 def implicit(**options: Any) -> None:
     update(gt.implicit(optax.adam(1e-3), NET, LOSS, **options))
+
+
+def chained() -> Any:
+    """A regularizer before a game."""
+    return optax.chain(optax.add_decayed_weights(0.1), ADAM)
+
+
+def with_aux(params: Any, x: jax.Array) -> Any:
+    """A model with an auxiliary output."""
+    return NET.apply(params, x), x.mean(0)
 
 
 def network(*layers: Any) -> None:
@@ -191,6 +202,19 @@ def in_shard_map() -> None:
 PROVOKED: dict[str, Callable[[], Any]] = {
     "inside optax.MultiSteps": lambda: update(optax.MultiSteps(ADAM, 4)),
     "needs all parameters": lambda: update(optax.masked(ADAM, MASK)),
+    "stands after it": lambda: update(optax.chain(ADAM, optax.scale(0.5))),
+    "updates is None": lambda: chained().update(None, chained().init(PARAMS), PARAMS, batch=(X, Y)),
+    "lookahead changes": lambda: optax.lookahead(ADAM, 5, 0.5).init(PARAMS),
+    "state must be the": lambda: ADAM.update(
+        ZEROS, optax.adam(0.1).init(PARAMS), PARAMS, batch=(X, Y)
+    ),
+    "updates must be": lambda: ADAM.update(0.0, ADAM.init(PARAMS), PARAMS, batch=(X, Y)),
+    "parameters must be arrays": lambda: ADAM.init({"Dense_0": {"kernel": 1.0, "bias": 0.0}}),
+    "cannot be used in the base": lambda: gt.implicit(optax.lbfgs(), NET, LOSS).init(PARAMS),
+    "the loss failed": lambda: update(gt.implicit(optax.sgd(0.1), with_aux, LOSS)),
+    "aux has another structure": lambda: update(
+        gt.implicit(optax.sgd(0.1), with_aux, LOSS, has_aux=True, aux={})
+    ),
     "update is missing batch": lambda: update(ADAM, batch=None),
     "must be a pair": lambda: update(ADAM, batch=X),
     "one loss per sample": lambda: update(gt.adam(NET, lambda o, y: LOSS(o, y).mean(), 1e-3)),
