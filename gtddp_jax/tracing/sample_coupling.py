@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from jax.extend import core
 
-from gtddp_jax.tracing.jaxprs import ContainedProgram, contained_programs
+from gtddp_jax.core.jaxprs import ContainedProgram, contained_programs
 from gtddp_jax.tracing.sample_axes import SampleAxis, find_sample_axis, is_activation
 from gtddp_jax.tracing.traced_program import TracedProgram, ValueId
 

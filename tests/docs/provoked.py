@@ -113,6 +113,23 @@ def scaling_step() -> None:
     """A step of a model without a product."""
     tx: Any = gt.implicit(optax.sgd(0.1), lambda w, x: w * x, LOSS)
     tx.update(None, tx.init(jnp.ones(())), jnp.ones(()), batch=(X, jnp.arange(4) % 2))
+def implicit_step(base: Any, aux: Any = None, returned: Any = None) -> None:
+    """A step of the implicit game, with an auxiliary output if one is given."""
+    has_aux = aux is not None
+
+    def apply_fn(params: Any, x: jax.Array) -> Any:
+        return (NET.apply(params, x), returned) if has_aux else NET.apply(params, x)
+
+    params = NET.init(jax.random.key(0), X)
+    tx: Any = gt.implicit(base, apply_fn, LOSS, has_aux=has_aux, aux=aux)
+    tx.update(None, tx.init(params), params, batch=(X, jnp.arange(4) % 2))
+
+
+def without_batch() -> None:
+    """An update that lacks its batch."""
+    params = NET.init(jax.random.key(0), X)
+    tx: Any = gt.sgd(NET, LOSS, 0.1)
+    tx.update(None, tx.init(params), params)
 
 
 def dataset(images: Any) -> Dataset:
@@ -224,6 +241,14 @@ PROVOKED: dict[tuple[str, str], Callable[[], Any]] = {
         lambda: expand(opaque_square, X)
     ),
     ("sequential/step.py", "Invalid rollout"): lambda: gt.sgd(NET, LOSS, 0.1, rollout="x"),
+    ("core/optax_base.py", "…: the base needs"): lambda: implicit_step(optax.contrib.sophia(0.1)),
+    ("core/validation.py", "implicit: aux must be"): lambda: implicit_step(
+        optax.sgd(0.1), {"name": "x"}, {"name": "y"}
+    ),
+    ("core/validation.py", "implicit: aux at"): lambda: implicit_step(
+        optax.sgd(0.1), jnp.zeros(2), jnp.zeros(3)
+    ),
+    ("core/validation.py", "…: update is missing"): without_batch,
     ("core/validation.py", "…: invalid"): lambda: gt.curvature.KFAC(0.1, positions="all"),
     ("network/lowering.py", "…: at=…"): lambda: gt.Network([gt.Residual(nn.Dense(3), at=3)]),
     ("network/modes.py", "this stage depends"): lambda: DROPPING.stages[0](

@@ -97,7 +97,6 @@ REFUSED = {
     "sam": r"contrib\.sam cannot.*steps up and down",
     "sam, opaque": r"contrib\.sam cannot.*steps up and down",
     "sophia": r"needs obj_fn, which only you can give.*obj_fn=\.\.\.",
-    "hutchinson_estimator_diag_hessian": r"needs obj_fn, which only you can give.*obj_fn=\.\.\.",
 }
 
 
