@@ -111,9 +111,9 @@ def test_scan_and_vmap(name: str, rollout: str) -> None:
 @every
 @alias
 def test_chain(name: str, rollout: str) -> None:
-    """Regularizers come before the optimizer, clipping after; `batch` passes through."""
+    """Regularizers come before the optimizer, nothing after it; `batch` passes through."""
     problem, tx = make(name, rollout)
-    chain = optax.chain(optax.add_decayed_weights(0.5), tx, optax.clip(0.03))
+    chain = optax.chain(optax.add_decayed_weights(0.5), tx)
     zeros = jax.tree.map(jnp.zeros_like, problem.params)
 
     @jit
@@ -125,8 +125,7 @@ def test_chain(name: str, rollout: str) -> None:
         return got, (want, plain, state.report.double_counted)
 
     got, (want, plain, double_counted) = both(problem.params)
-    close(got, jax.tree.map(lambda u: jnp.clip(u, -0.03, 0.03), want))
-    assert any(jnp.abs(u).max() > 0.03 for u in jax.tree.leaves(want))
+    close(got, want)
     assert oracle.relative_error(plain, want) > 1e-2  # the regularizer contributes
     assert not double_counted
 
