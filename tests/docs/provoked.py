@@ -113,6 +113,8 @@ def scaling_step() -> None:
     """A step of a model without a product."""
     tx: Any = gt.implicit(optax.sgd(0.1), lambda w, x: w * x, LOSS)
     tx.update(None, tx.init(jnp.ones(())), jnp.ones(()), batch=(X, jnp.arange(4) % 2))
+
+
 def implicit_step(base: Any, aux: Any = None, returned: Any = None) -> None:
     """A step of the implicit game, with an auxiliary output if one is given."""
     has_aux = aux is not None
