@@ -11,9 +11,13 @@ from typing import NoReturn
 
 from gtddp_lab.cli.choices import table_names
 from gtddp_lab.cli.interrupt import CONTINUATION, EXIT_INTERRUPTED, exit_at_interrupts
+from gtddp_lab.core.printing import printable_text
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
+
+LONGEST_MESSAGE = 4000
+"""Characters of an error message that are shown."""
 
 EXTRA_MODULES = (
     "tyro",
@@ -141,5 +145,6 @@ def _exit_now(code: int) -> NoReturn:
 
 
 def _print_error(message: str, code: int) -> int:
-    print(f"gtddp: {message}", file=sys.stderr)
+    # Names of files can hold sequences that steer a terminal.
+    print(f"gtddp: {printable_text(message, LONGEST_MESSAGE)}", file=sys.stderr)
     return code

@@ -44,6 +44,17 @@ def test_a_folder_of_any_name_is_drawn(
     assert f"<!-- Adam ({shown}) -->" in svg
 
 
+def test_names_do_not_steer_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.yaml").touch()
+    (tmp_path / "\x1b]0;title\x07").symlink_to("/")
+    assert main(["plot", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "\x1b" not in error and "\x07" not in error
+    assert "\ufffd]0;title\ufffd is a link out of the run's folder" in error
+
+
 def test_labels_hide_formulas_from_matplotlib() -> None:
     from matplotlib.text import Text
 
