@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, get_type_hints
 
+import optax
 import pytest
 
 import gtddp_jax as gt
@@ -77,3 +78,13 @@ def test_unknown_arguments_are_refused() -> None:
         gt.kfac(net, LOSS, 1e-3, refresh=3)  # pyright: ignore[reportCallIssue]
     with pytest.raises(ValueError, match="rollout"):
         gt.adam(net, LOSS, 1e-3, rollout=1)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("name", ["sgd", "rmsprop", "adam", "adamw"])
+def test_defaults_are_those_of_optax(name: str) -> None:
+    ours, theirs = (inspect.signature(getattr(module, name)).parameters for module in (gt, optax))
+    shared = [key for key in ours if key in theirs]
+    assert len(shared) > 1
+    assert {key: ours[key].default for key in shared} == {
+        key: theirs[key].default for key in shared
+    }

@@ -221,6 +221,8 @@ def test_they_take_the_step_of_the_base(setting: Setting) -> None:
         same = largest_difference(ours[name], base[name]) < 1e-14
         assert same == (name in early), name
     assert (report.feedback_ratio[: s.net.coupled_stages] == 0).all()
+    assert (report.sample_weight_std[: s.net.coupled_stages] == 0).all()
+    assert 0.1 < report.sample_weight_min < 1 <= report.sample_weight_max
 
 
 def test_apply_is_that_of_flax(setting: Setting) -> None:

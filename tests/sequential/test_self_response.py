@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 import gtddp_jax as gt
+from gtddp_jax.sequential.optimizer import DEFAULT_BOUNDS, DEFAULT_MAX_SHIFT
 from tests.default_run import quick_cases
 from tests.sequential import methods, oracle, zoo
 
@@ -83,6 +84,7 @@ def test_one_sample_equals_the_recursion_with_the_whole_matrix(name: str) -> Non
 def test_default_is_the_true_loss_with_bounded_weights() -> None:
     problem, loss = zoo.problem("tiny", batch=4, seed=3), zoo.LOSSES["softmax"]
     terminal = gt.terminal.ExactLoss(max_shift=1.0, bounds=(0.02, 10.0))
+    assert terminal == gt.terminal.ExactLoss(DEFAULT_MAX_SHIFT, DEFAULT_BOUNDS)
     options: dict[str, dict[str, Any]] = {
         "default": {},
         "spelled out": {"terminal": terminal, "self_response": False},
