@@ -26,7 +26,7 @@ INSIDE = "gtddp_jax.implicit({base}, apply_fn, loss)"
 
 
 def implicit(
-    base: optax.GradientTransformation,
+    base: optax.GradientTransformation | optax.MultiSteps,
     model: Model,
     loss: Loss,
     *,
@@ -163,7 +163,7 @@ class WeightsFunction(Protocol):
 
 
 def implicit_weights(
-    base: optax.GradientTransformation,
+    base: optax.GradientTransformation | optax.MultiSteps,
     model: Model,
     loss: Loss,
     **options: Any,

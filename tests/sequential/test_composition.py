@@ -15,6 +15,8 @@ from tests.sequential import oracle, zoo
 
 LOSS = zoo.LOSSES["softmax"]
 jit = functools.partial(jax.jit, compiler_options=oracle.FAST)
+# optax does not annotate that None keeps the dtype of the gradients.
+MULTI_STEPS: Any = optax.MultiSteps
 
 
 def labels(params: Any) -> Any:
@@ -63,7 +65,7 @@ def test_multi_steps_inside_accumulates(problem: zoo.Problem, feedback: bool) ->
 
     @jit
     def run(params: Any) -> Any:
-        accumulating, plain = game(optax.MultiSteps(adam, 2, accumulator_dtype=None)), game(adam)
+        accumulating, plain = game(MULTI_STEPS(adam, 2, accumulator_dtype=None)), game(adam)
         start = accumulating.init(params)
         still, state = accumulating.update(None, start, params, batch=first)
         got, state = accumulating.update(None, state, params, batch=second)

@@ -19,6 +19,16 @@ each_game = pytest.mark.parametrize("game", GAMES, ids=lambda game: game.name)
 contrib: Any = optax.contrib
 RATE = optax.scale(-0.05)
 
+
+def always(step: Any) -> Any:
+    del step
+    return True
+
+
+def not_at_one(step: Any) -> Any:
+    return step != 1
+
+
 BUILT: dict[str, Any] = {
     # What no default builds, or what is no optimizer by itself.
     "add_decayed_weights": optax.chain(optax.add_decayed_weights(0.1), RATE),
@@ -29,8 +39,8 @@ BUILT: dict[str, Any] = {
     "clip": optax.chain(optax.clip(0.1), RATE),
     "clip_by_block_rms": optax.chain(optax.clip_by_block_rms(0.1), RATE),
     "clip_by_global_norm": optax.chain(optax.clip_by_global_norm(0.1), RATE),
-    "conditionally_mask": optax.conditionally_mask(optax.sgd(0.05), lambda step: step != 1),
-    "conditionally_transform": optax.conditionally_transform(optax.scale(-0.05), lambda step: True),
+    "conditionally_mask": optax.conditionally_mask(optax.sgd(0.05), not_at_one),
+    "conditionally_transform": optax.conditionally_transform(optax.scale(-0.05), always),
     "ema": optax.chain(optax.ema(0.9), RATE),
     "inject_hyperparams": optax.inject_hyperparams(optax.adam)(optax.constant_schedule(0.05)),
     "keep_params_nonnegative": optax.chain(optax.sgd(0.05), optax.keep_params_nonnegative()),

@@ -24,6 +24,13 @@ from tests.robustness.composition.games import (
 each_game = pytest.mark.parametrize("game", GAMES, ids=lambda game: game.name)
 SGD = optax.sgd(0.1, momentum=0.9)
 DECAY = optax.add_decayed_weights(0.1)
+
+
+def always(step: Any) -> Any:
+    del step
+    return True
+
+
 INJECTED = optax.inject_hyperparams(lambda rate, tx: optax.chain(DECAY, tx), static_args=("tx",))
 
 AFTER_SOMETHING: dict[str, Callable[[Any], Any]] = {
@@ -35,7 +42,7 @@ AFTER_SOMETHING: dict[str, Callable[[Any], Any]] = {
     "inject_hyperparams": lambda tx: INJECTED(rate=0.1, tx=tx),
     "apply_if_finite": lambda tx: optax.apply_if_finite(optax.chain(DECAY, tx), 3),
     "apply_if_finite alone": lambda tx: optax.apply_if_finite(tx, 3),
-    "conditionally_transform": lambda tx: optax.conditionally_transform(tx, lambda step: True),
+    "conditionally_transform": lambda tx: optax.conditionally_transform(tx, always),
 }
 
 

@@ -100,7 +100,7 @@ class Scanned(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        streams = {"params": True, "dropout": True}
+        streams: Any = {"params": True, "dropout": True}
         layers = nn.scan(ScannedLayer, {"params": 0}, split_rngs=streams, length=2)
         return _dense(FEATURES)(layers(name="layers")(x, None)[0])
 

@@ -97,15 +97,16 @@ class ScannedNorm(nn.Module):
             def __call__(self, x: jax.Array, _: None) -> tuple[jax.Array, None]:
                 return nn.BatchNorm(use_running_average=False)(nn.Dense(3)(x)), None
 
-        axes = {"params": 0, "batch_stats": 0}
-        layers = nn.scan(Layer, axes, split_rngs={"params": True}, length=2)
+        axes: Any = {"params": 0, "batch_stats": 0}
+        split: Any = {"params": True}
+        layers = nn.scan(Layer, axes, split_rngs=split, length=2)
         return nn.Dense(3)(layers(name="layers")(x, None)[0])
 
 
 def step_of(model: nn.Module) -> Any:
     net = gt.from_flax(model, X)
     params = net.init(jax.random.key(0), X)
-    tx = gt.sgd(net, LOSS, 1.0)
+    tx: Any = gt.sgd(net, LOSS, 1.0)
     return jax.jit(lambda: tx.update(None, tx.init(params), params, batch=(X, LABELS))[0])()
 
 

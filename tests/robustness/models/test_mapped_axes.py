@@ -41,11 +41,11 @@ def test_the_optimizer_names_the_same_axis() -> None:
 
 
 def test_evaluation_needs_no_axis() -> None:
-    kwargs = {"eval_kwargs": {"train": False}, "axis_name": "batch"}
-    net = gt.from_flax(Normed("batch"), X, **kwargs)
+    kwargs: Any = {"eval_kwargs": {"train": False}, "axis_name": "batch"}
+    net: Any = gt.from_flax(Normed("batch"), X, **kwargs)
     variables = net.init_variables(jax.random.key(0), X)
     got = net.apply(variables["params"], X, batch_stats=variables["batch_stats"])
-    want = Normed(None).apply(variables, X, train=False)
+    want: Any = Normed(None).apply(variables, X, train=False)
     assert jnp.array_equal(got, want)
 
 

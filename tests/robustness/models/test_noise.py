@@ -72,14 +72,15 @@ def test_sequential_steps_train(name: str) -> None:
     model = MODELS[name]()
     net = gt.from_flax(model.module, X, **model.options)
     tx = gt.adam(net, model.loss, 1e-2)
-    step, params, state = gt.make_update(tx), model.params, tx.init(model.params)
+    step: Any = gt.make_update(tx)
+    params, state = model.params, tx.init(model.params)
     losses = []
     for key in KEYS:
         params, state = step(params, state, (X, model.targets), keys_by_name(model, key))
         losses.append(float(state.report.loss))
     # At the first parameters again, another key gives another loss.
     _, again = step(
-        model.params, tx.init(model.params), (X, model.targets), keys_by_name(model, key)
+        model.params, tx.init(model.params), (X, model.targets), keys_by_name(model, KEYS[-1])
     )
     assert abs(float(again.report.loss) - losses[0]) > 1e-4
     assert not state.report.skipped_steps and differ(params, model.params)
@@ -118,7 +119,8 @@ def test_implicit_steps_train(name: str) -> None:
         return model.apply(params, keys_by_name(model, key), x)
 
     tx = gt.implicit(optax.sgd(0.1, momentum=0.9), apply_fn, model.loss, weighting="product")
-    step, params, state = gt.make_update(tx), model.params, tx.init(model.params)
+    step: Any = gt.make_update(tx)
+    params, state = model.params, tx.init(model.params)
     for key in KEYS:
         params, state = step(params, state, ((X, key), model.targets))
     assert not state.report.skipped_steps and differ(params, model.params)
@@ -184,7 +186,7 @@ def test_streams_of_two_names_are_drawn_apart() -> None:
             return nn.Dropout(0.5, deterministic=False)(nn.Dense(3, param_dtype=float)(x))
 
     net = gt.from_flax(Both(), X, key_arguments=("noise",))
-    params = net.init(jax.random.key(0), X)
+    params: Any = net.init(jax.random.key(0), X)
     rngs = {"noise": KEYS[0], "dropout": KEYS[1]}
     got = net.apply(params, X, train=True, rngs=rngs)
     want = Both().apply({"params": params}, X, KEYS[0], rngs={"dropout": KEYS[1]})
