@@ -17,17 +17,20 @@ from tests.sequential.oracle import FAST
 
 each_game = pytest.mark.parametrize("game", GAMES, ids=lambda game: game.name)
 contrib: Any = optax.contrib
-RATE = optax.scale(-0.05)
 
 
-def always(step: Any) -> Any:
+def always(step: Any, *_: Any, **__: Any) -> Any:
+    """Every step is taken."""
     del step
     return True
 
 
-def not_at_one(step: Any) -> Any:
+def not_second(step: Any, *_: Any, **__: Any) -> Any:
+    """The second step is left out."""
     return step != 1
 
+
+RATE = optax.scale(-0.05)
 
 BUILT: dict[str, Any] = {
     # What no default builds, or what is no optimizer by itself.
@@ -39,7 +42,7 @@ BUILT: dict[str, Any] = {
     "clip": optax.chain(optax.clip(0.1), RATE),
     "clip_by_block_rms": optax.chain(optax.clip_by_block_rms(0.1), RATE),
     "clip_by_global_norm": optax.chain(optax.clip_by_global_norm(0.1), RATE),
-    "conditionally_mask": optax.conditionally_mask(optax.sgd(0.05), not_at_one),
+    "conditionally_mask": optax.conditionally_mask(optax.sgd(0.05), not_second),
     "conditionally_transform": optax.conditionally_transform(optax.scale(-0.05), always),
     "ema": optax.chain(optax.ema(0.9), RATE),
     "inject_hyperparams": optax.inject_hyperparams(optax.adam)(optax.constant_schedule(0.05)),

@@ -26,7 +26,8 @@ SGD = optax.sgd(0.1, momentum=0.9)
 DECAY = optax.add_decayed_weights(0.1)
 
 
-def always(step: Any) -> Any:
+def always(step: Any, *_: Any, **__: Any) -> Any:
+    """Every step is taken."""
     del step
     return True
 
