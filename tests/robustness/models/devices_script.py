@@ -120,10 +120,10 @@ def on_one(tx: Any, params: Tree) -> tuple[Tree, Tree]:
 
 
 def by_pmap(tx: Any, params: Tree) -> tuple[Tree, Tree]:
-    copies: Any = jax.tree.map(lambda v: np.stack([v] * DEVICES), (params, tx.init(params)))
+    copies = jax.tree.map(lambda v: np.stack([v] * DEVICES), (params, tx.init(params)))
     shards = jax.tree.map(lambda v: v.reshape(DEVICES, -1, *v.shape[1:]), (X, LABELS))
-    params_of_devices, states = copies
-    result = run(jax.pmap(step_of(tx), axis_name=AXIS), params_of_devices, states, shards)
+    params, state = copies
+    result = run(jax.pmap(step_of(tx), axis_name=AXIS), params, state, shards)
     for device in range(1, DEVICES):
         assert distance(*(jax.tree.map(lambda v, i=i: v[i], result) for i in (0, device))) < 1e-15
     return jax.tree.map(lambda v: v[0], result)

@@ -98,8 +98,7 @@ class ScannedNorm(nn.Module):
                 return nn.BatchNorm(use_running_average=False)(nn.Dense(3)(x)), None
 
         axes: Any = {"params": 0, "batch_stats": 0}
-        split: Any = {"params": True}
-        layers = nn.scan(Layer, axes, split_rngs=split, length=2)
+        layers = nn.scan(Layer, axes, split_rngs={"params": True}, length=2)
         return nn.Dense(3)(layers(name="layers")(x, None)[0])
 
 

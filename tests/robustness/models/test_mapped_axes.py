@@ -42,10 +42,10 @@ def test_the_optimizer_names_the_same_axis() -> None:
 
 def test_evaluation_needs_no_axis() -> None:
     kwargs: Any = {"eval_kwargs": {"train": False}, "axis_name": "batch"}
-    net: Any = gt.from_flax(Normed("batch"), X, **kwargs)
-    variables = net.init_variables(jax.random.key(0), X)
-    got = net.apply(variables["params"], X, batch_stats=variables["batch_stats"])
-    want: Any = Normed(None).apply(variables, X, train=False)
+    net = gt.from_flax(Normed("batch"), X, **kwargs)
+    variables: Any = net.init_variables(jax.random.key(0), X)
+    got: Any = net.apply(variables["params"], X, batch_stats=variables["batch_stats"])
+    want = Normed(None).apply(variables, X, train=False)
     assert jnp.array_equal(got, want)
 
 

@@ -71,7 +71,7 @@ def test_sequential_steps_train(name: str) -> None:
     """With feedback, in a compiled step that takes new keys."""
     model = MODELS[name]()
     net = gt.from_flax(model.module, X, **model.options)
-    tx = gt.adam(net, model.loss, 1e-2)
+    tx: Any = gt.adam(net, model.loss, 1e-2)
     step: Any = gt.make_update(tx)
     params, state = model.params, tx.init(model.params)
     losses = []
@@ -80,7 +80,7 @@ def test_sequential_steps_train(name: str) -> None:
         losses.append(float(state.report.loss))
     # At the first parameters again, another key gives another loss.
     _, again = step(
-        model.params, tx.init(model.params), (X, model.targets), keys_by_name(model, KEYS[-1])
+        model.params, tx.init(model.params), (X, model.targets), keys_by_name(model, KEYS[1])
     )
     assert abs(float(again.report.loss) - losses[0]) > 1e-4
     assert not state.report.skipped_steps and differ(params, model.params)
@@ -118,7 +118,7 @@ def test_implicit_steps_train(name: str) -> None:
         x, key = inputs
         return model.apply(params, keys_by_name(model, key), x)
 
-    tx = gt.implicit(optax.sgd(0.1, momentum=0.9), apply_fn, model.loss, weighting="product")
+    tx: Any = gt.implicit(optax.sgd(0.1, momentum=0.9), apply_fn, model.loss, weighting="product")
     step: Any = gt.make_update(tx)
     params, state = model.params, tx.init(model.params)
     for key in KEYS:
@@ -172,7 +172,8 @@ def test_evaluation_drops_nothing() -> None:
     evaluation = {"eval_kwargs": {"deterministic": True}}
     model = MODELS["stream of another name"]()
     net = gt.from_flax(model.module, X, **{**model.options, **evaluation})
-    want = OwnStream().apply({"params": model.params}, X, deterministic=True)
+    params: Any = model.params
+    want = OwnStream().apply({"params": params}, X, deterministic=True)
     check_equal(net.apply(model.params, X), want)
 
 
@@ -186,9 +187,10 @@ def test_streams_of_two_names_are_drawn_apart() -> None:
             return nn.Dropout(0.5, deterministic=False)(nn.Dense(3, param_dtype=float)(x))
 
     net = gt.from_flax(Both(), X, key_arguments=("noise",))
-    params: Any = net.init(jax.random.key(0), X)
+    params = net.init(jax.random.key(0), X)
+    plain: Any = params
     rngs = {"noise": KEYS[0], "dropout": KEYS[1]}
     got = net.apply(params, X, train=True, rngs=rngs)
-    want = Both().apply({"params": params}, X, KEYS[0], rngs={"dropout": KEYS[1]})
+    want = Both().apply({"params": plain}, X, KEYS[0], rngs={"dropout": KEYS[1]})
     check_equal(got, want)
     assert net.rng_collections == ("dropout", "noise")

@@ -77,9 +77,7 @@ def _on(net: Any, make: Callable[..., Any], *args: Any, **options: Any) -> Calla
     return lambda: Case(make(net, LOSS, *args, **options), net.init(KEY, X))
 
 
-def _implicit(
-    base: optax.GradientTransformation | optax.MultiSteps, **options: Any
-) -> Callable[[], Case]:
+def _implicit(base: Any, **options: Any) -> Callable[[], Case]:
     return lambda: Case(gt.implicit(base, NET, LOSS, **options), NET.init(KEY, X))
 
 
