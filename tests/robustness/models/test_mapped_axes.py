@@ -45,7 +45,7 @@ def test_evaluation_needs_no_axis() -> None:
     net = gt.from_flax(Normed("batch"), X, **kwargs)
     variables: Any = net.init_variables(jax.random.key(0), X)
     got: Any = net.apply(variables["params"], X, batch_stats=variables["batch_stats"])
-    want = Normed(None).apply(variables, X, train=False)
+    want: Any = Normed(None).apply(variables, X, train=False)
     assert jnp.array_equal(got, want)
 
 
