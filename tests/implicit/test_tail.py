@@ -51,7 +51,7 @@ def calibration(losses: dense.Losses, base: dense.Base, w: Vector, only: Vector)
 class Run:
     """A transformation step by step; gives the formulas what they need before each step."""
 
-    def __init__(self, p: dense.Problem, base: optax.GradientTransformation, **options: Any):
+    def __init__(self, p: dense.Problem, base: Any, **options: Any):
         self.p, self.base = p, base
         tx = implicit(base, p.apply_fn, p.loss, **options)
         look = implicit_weights(base, p.apply_fn, p.loss, **options)
