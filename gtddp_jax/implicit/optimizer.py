@@ -1,7 +1,7 @@
 """`implicit`: the whole network as one simultaneous game, as an optax transformation."""
 
 import contextlib
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import optax
@@ -147,6 +147,7 @@ def implicit(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+@runtime_checkable
 class WeightsFunction(Protocol):
     """The result of `implicit_weights`."""
 

@@ -221,7 +221,9 @@ PROVOKED: dict[str, Callable[[], Any]] = {
     "broadcasts outputs": lambda: update(
         gt.adam(NET, lambda o, y: jnp.square(o[:, :1] - y).sum(-1), 1e-3)
     ),
-    "which is not per sample": lambda: with_function(lambda params, x: (x @ params, params.sum())),
+    "of shape (), which is not per sample": lambda: with_function(
+        lambda params, x: (x @ params, params.sum())
+    ),
     "cannot be differentiated twice": lambda: update(gt.adam(NET, opaque, 1e-3)),
     "complex numbers": lambda: network_step(lambda x: jax.lax.complex(x, x), nn.Dense(2)),
     "curvature must come": lambda: gt.gtddp(NET, LOSS, optax.adam(1e-3)),  # type: ignore[arg-type]

@@ -218,7 +218,8 @@ def test_batch_norm_weights_use_coupled_gradients() -> None:
     losses, base = dense.Losses(p), dense.Base(BASE, BASE.init(params), params)
     want = losses.scalar_weights(*dense.influence(losses, base))
     arguments = (BASE, apply_fn, models.cross_entropy)
-    options = {"weighting": "product", "bounds": None, "has_aux": True, "aux": statistics}
+    aux = {"batch_stats": statistics}
+    options = {"weighting": "product", "bounds": None, "has_aux": True, "aux": aux}
     state = implicit(*arguments, **options).init(params)
     look = compiled(implicit_weights(*arguments, **options))
     np.testing.assert_allclose(look(state, params, (X, Y)), want, rtol=1e-10)

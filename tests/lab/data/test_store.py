@@ -124,7 +124,9 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     originals.write_idx(tmp_path)
     monkeypatch.setattr(store, "DATA_MODULES", ("PIL", "no_such_module"))
-    with pytest.raises(data.DataError, match=r"no_such_module not found\. Run: pip install"):
+    with pytest.raises(
+        data.DataError, match=r"no_such_module not found\. Run in the project.s folder: pip install"
+    ):
         official.prepare_official("mnist", tmp_path, tmp_path, custom_data=True)
 
 
