@@ -98,6 +98,14 @@ def test_a_gradient_is_a_duplicate_within_a_hundredth(difference: float, expecte
     assert not is_duplicate_gradient(0 * gradient, 0 * gradient)
 
 
+@pytest.mark.parametrize(("size", "decides"), [(7, False), (8, True)])
+def test_the_smallest_array_of_eight_numbers_decides(size: int, decides: bool) -> None:
+    """Fewer numbers may agree by chance. Here the small array agrees and the large one does not."""
+    gradient = {"small": jnp.arange(1.0, 1 + size), "large": jnp.ones(12)}
+    running = gradient | {"large": 2 * gradient["large"]}
+    assert bool(is_duplicate_gradient(gradient, running)) == decides
+
+
 @pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32, jnp.bfloat16])
 def test_arrays_that_ride_along(dtype: Any) -> None:
     """One number that is not finite spoils the product, wherever it stands; others do nothing."""

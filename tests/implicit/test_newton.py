@@ -15,6 +15,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import gtddp_jax as gt
+from gtddp_jax.implicit.weighting.newton import Linearization
 from tests.default_run import quick_cases
 from tests.implicit import dense, models
 from tests.implicit.dense import compiled
@@ -262,3 +263,23 @@ def test_momentum_in_closed_form() -> None:
         step = -rate * (0.9 * trace + losses.mean_gradient(w))
         for form in FORMS:
             np.testing.assert_allclose(got[f"{form} {predict}"], step, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("options", [{}, {"halvings": 0}])
+def test_a_step_is_halved_six_times_at_most(options: dict[str, Any]) -> None:
+    """The residual after any step is NaN, and the full step is -r: I + D M = I."""
+    w, r = jnp.array([1.0, 2.0, -0.5]), jnp.array([0.3, -0.7, 1.1])
+
+    class NowhereSmaller:
+        def linearize_at(self, w: jax.Array) -> Linearization:
+            return Linearization(r, jnp.zeros_like(w), lambda v: v)
+
+        def residual(self, w: jax.Array) -> jax.Array:
+            return jnp.nan * w
+
+        def sample_dot(self, a: jax.Array, b: jax.Array) -> jax.Array:
+            return a @ b
+
+    system: Any = NowhereSmaller()
+    got = gt.weighting.Newton(**options)._newton_step(system, w)
+    np.testing.assert_allclose(got, w - r / 2 ** options.get("halvings", 6), rtol=1e-15)
