@@ -78,6 +78,7 @@ MORE: dict[str, tuple[str, ...]] = {
         "tests/implicit/test_devices.py",
     ),
     "sequential": (
+        "tests/sequential/test_stage_plans.py",
         "tests/sequential/test_report.py",
         SAFETY,
         "tests/sequential/test_composition.py",
@@ -117,6 +118,7 @@ MORE: dict[str, tuple[str, ...]] = {
         f"{SAFETY}::test_double_counting_is_reported",
         "tests/sequential/test_report.py",
         "tests/implicit/test_contract.py::test_a_loss_gradient_as_running_cost_is_noticed",
+        "tests/implicit/test_judgement.py",
     ),
     "core": (
         "tests/network/test_sample_gradients.py",
