@@ -97,6 +97,7 @@ def refused(tx: Any, message: str, *, updates: Any = None, params: Any = 0, **re
         ({"batch": None}, r"update is missing batch"),
         ({"params": None, "batch": None}, r"update is missing params and batch"),
         ({"batch": jnp.ones(3)}, r"`batch` must be a pair \(inputs, targets\), got .*Array"),
+        ({"batch": jnp.ones((2, 3))}, r"`batch` must be a pair \(inputs, targets\), got .*Array"),
         ({"batch": (1, 2, 3)}, r"must be a pair \(inputs, targets\), got tuple"),
     ],
 )

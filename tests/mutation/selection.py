@@ -54,7 +54,8 @@ QUICK: dict[str, tuple[str, ...]] = {
     ),
     "core/validation": ("tests/implicit/test_errors.py",),
     "core/report": (STEPS[1], "tests/sequential/test_report.py::test_weights_and_feedback"),
-    "core/trees": (*STEPS, "tests/network/test_sample_gradients.py"),
+    "core/samples": ("tests/core/test_samples.py", *STEPS),
+    "core/trees": ("tests/core/test_trees.py", *STEPS, "tests/network/test_sample_gradients.py"),
     "core": STEPS,
     "network": (f"{SEQUENTIAL_STEP}[shortcut_at_1]", "tests/network/test_sample_gradients.py"),
     "tracing": (
