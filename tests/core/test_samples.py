@@ -23,7 +23,7 @@ SPREADS: dict[str, tuple[Any, tuple[str, ...], int]] = {
 """How samples are spread: the `axis_name`, the mapped axes, the number of devices."""
 
 
-def on_each_device(function: Callable[[SampleReductions, jax.Array], Any], spread: str) -> Any:
+def on_each_device(function: Callable[[Any, jax.Array], Any], spread: str) -> Any:
     """What the function returns on each device, [devices, ...], for its part of `X`."""
     axis_name, names, devices = SPREADS[spread]
     sizes = (HOSTS, PER_HOST) if len(names) == 2 else (devices,) * len(names)
@@ -36,7 +36,7 @@ def on_each_device(function: Callable[[SampleReductions, jax.Array], Any], sprea
     )
 
 
-REDUCTIONS: dict[str, tuple[Callable[[SampleReductions, jax.Array], Any], Any]] = {
+REDUCTIONS: dict[str, tuple[Callable[[Any, jax.Array], Any], Any]] = {
     "count": (lambda samples, x: jnp.asarray(samples.count), len(X)),
     "sum": (lambda samples, x: samples.sum_over_devices(x.sum(0)), X.sum(0)),
     "mean of sums": (
@@ -91,7 +91,7 @@ def test_a_local_copy_varies_over_devices(axis_name: Any) -> None:
 
     def local(replicated: jax.Array, own: jax.Array) -> jax.Array:
         samples = SampleReductions(1, axis_name)
-        copies = samples.local_copy({"replicated": replicated, "own": own})
+        copies: Any = samples.local_copy({"replicated": replicated, "own": own})
         varying.extend(map(varying_axes, (replicated, own, *copies.values())))
         return samples.sum_over_devices(copies["replicated"] * copies["own"])
 

@@ -40,6 +40,10 @@ QUICK: dict[str, tuple[str, ...]] = {
         f"{SHARED_INPUT}::test_shared_input_is_recognized",
     ),
     "curvature/kronecker": (
+        f"{KRONECKER}/test_eigenbases.py",
+        f"{KRONECKER}/test_matrix_layouts.py",
+        f"{KRONECKER}/test_running_factors.py",
+        f"{KRONECKER}/test_second_moments.py",
         f"{KRONECKER}/test_exact.py::test_rates_and_damping_may_be_schedules",
         f"{KRONECKER}/test_low_rank.py::test_kfac_equals_the_dense_solve",
     ),

@@ -1,0 +1,49 @@
+"""A window of vectors has the moments of the weighted mean over the batches that it remembers."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gtddp_jax.core.counted_samples import samples_with_gradient
+from gtddp_jax.core.samples import SampleReductions
+from gtddp_jax.curvature.kronecker.running_factors import empty_factor
+
+DECAY, GROUPS, WIDTH = 0.75, 2, 3
+BATCHES = {
+    "batches of several sizes": [((True,) * size, 1) for size in (4, 1, 2)],
+    "numbers of positions": [((True,) * 2, positions) for positions in (1, 3, 2)],
+    "samples without a gradient": [((True, False, True), 2), ((True,), 1), ((False, True), 1)],
+}
+"""Batches one after the other: which of the samples have a gradient, and the positions."""
+
+
+@pytest.mark.parametrize("name", BATCHES)
+def test_each_batch_has_its_weight_whatever_its_size(name: str) -> None:
+    """`E[v v^T]` is the mean over batches of their means, with weights `decay^age`."""
+    rng = np.random.default_rng(0)
+    batches = [
+        (rng.normal(size=(len(keep), positions, GROUPS, WIDTH)), np.array(keep))
+        for keep, positions in BATCHES[name]
+    ]
+
+    @jax.jit
+    def remember(batches: Any) -> Any:
+        window: Any = empty_factor(GROUPS, WIDTH, jnp.dtype(float), 16)
+        found = []
+        for vectors, keep in batches:
+            counted = samples_with_gradient(SampleReductions(len(keep)), keep)
+            window = window.with_vectors(vectors, DECAY, counted)
+            found.append((window.moment_matrix, window.weights.sum()))
+        return found
+
+    moments, weight = np.zeros((GROUPS, WIDTH, WIDTH)), 0.0
+    for found, (vectors, keep) in zip(remember(batches), batches, strict=True):
+        kept = vectors[keep]
+        mean = np.einsum("nsgd,nsge->gde", kept, kept) / (len(kept) * kept.shape[1])
+        moments = DECAY * moments + (1 - DECAY) * mean
+        weight = DECAY * weight + (1 - DECAY)
+        np.testing.assert_allclose(found[0], moments / weight, rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(found[1], weight, rtol=1e-14)
