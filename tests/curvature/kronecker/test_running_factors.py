@@ -1,4 +1,4 @@
-"""A window of vectors has the moments of the weighted mean over the batches that it remembers."""
+"""Factors are weighted means over batches, as a matrix or as a window of vectors."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ import pytest
 
 from gtddp_jax.core.counted_samples import samples_with_gradient
 from gtddp_jax.core.samples import SampleReductions
-from gtddp_jax.curvature.kronecker.running_factors import empty_factor
+from gtddp_jax.curvature.kronecker.running_factors import RunningAverage, empty_factor
 
 DECAY, GROUPS, WIDTH = 0.75, 2, 3
 BATCHES = {
@@ -47,3 +47,18 @@ def test_each_batch_has_its_weight_whatever_its_size(name: str) -> None:
         weight = DECAY * weight + (1 - DECAY)
         np.testing.assert_allclose(found[0], moments / weight, rtol=1e-12, atol=1e-14)
         np.testing.assert_allclose(found[1], weight, rtol=1e-14)
+
+
+def test_a_matrix_is_the_mean_over_batches_of_their_moments() -> None:
+    """Zero before the first, which counts in full from then on."""
+    rng, average = np.random.default_rng(0), empty_factor(GROUPS, WIDTH, jnp.dtype(float), None)
+    assert isinstance(average, RunningAverage) and average.is_empty
+    np.testing.assert_array_equal(average.moment_matrix, np.zeros((GROUPS, WIDTH, WIDTH)))
+    seen = np.zeros((0, GROUPS, WIDTH, WIDTH))
+    for _ in range(3):
+        seen = np.concatenate([seen, rng.normal(size=(1, GROUPS, WIDTH, WIDTH))])
+        average = average.with_moments(jnp.asarray(seen[-1]), DECAY)
+        assert not average.is_empty
+        weights = DECAY ** np.arange(len(seen))[::-1]
+        want = np.average(seen, axis=0, weights=weights)
+        np.testing.assert_allclose(average.moment_matrix, want, rtol=1e-12, atol=1e-14)
