@@ -333,7 +333,8 @@ def test_bfloat16(kept: Any, float32: None) -> None:
         got, state = train(low, low_start, (x, Y), 2)
         _, wide_state = train(high, start, (x, Y), 2)
         assert {leaf.dtype for leaf in jax.tree.leaves(got)} == {jnp.dtype(kept)}
-        assert {leaf.dtype for leaf in state.report if leaf.dtype.kind == "f"} == {jnp.dtype("f4")}
+        report: Any = jax.tree.leaves(state.report)
+        assert {leaf.dtype for leaf in report if leaf.dtype.kind == "f"} == {jnp.dtype("f4")}
         # bfloat16 has 8 bits: 1 part in 256 in each of a few roundings.
         for name in (
             "loss",
