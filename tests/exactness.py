@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import jax
+import pytest
 
 FEW_PASSES = "jax_disable_most_optimizations"
 
@@ -21,3 +22,18 @@ def exact() -> Iterator[None]:
             yield
     finally:
         jax.config.update(FEW_PASSES, before)
+
+
+@pytest.fixture(autouse=True)
+def hostile() -> Iterator[None]:
+    """Every test of a folder whose `conftest.py` imports this computes with `exact`."""
+    with exact():
+        yield
+
+
+@pytest.fixture
+def float32() -> Iterator[None]:
+    """The precision and the compiler optimizations that users have."""
+    jax.config.update(FEW_PASSES, False)  # until `hostile` ends
+    with jax.enable_x64(False):
+        yield

@@ -1,13 +1,5 @@
-"""Tests of exactness run in float64, and implicit rank promotion is an error."""
+"""Tests run in float64, where exactness is claimed, and without implicit rank promotion."""
 
-from collections.abc import Iterator
+from tests.exactness import hostile
 
-import pytest
-
-from tests.exactness import exact
-
-
-@pytest.fixture(autouse=True)
-def exact_arithmetic() -> Iterator[None]:
-    with exact():
-        yield
+__all__ = ["hostile"]
