@@ -32,8 +32,8 @@ def main():
     options = parser.parse_args()
     dataset = load_dataset("digits")
     net = networks.cooperative_network(dataset.classes)
-    params = net.init(jax.random.key(0), jnp.asarray(dataset.train_images[:1]))
-    print(gt.explain(net, params))
+    images = jnp.asarray(dataset.train_images[:100])
+    print(gt.explain(net, net.init(jax.random.key(0), images), images))
     courses = figure7b.train_all_methods(dataset, options.seeds, options.epochs, net=net)
     for name, curves in courses.items():
         loss, accuracy = (curves[curve][:, -1].mean() for curve in ("train_loss", "test_accuracy"))
