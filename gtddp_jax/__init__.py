@@ -5,6 +5,7 @@ from gtddp_jax.core.report import Report
 from gtddp_jax.explain import explain
 from gtddp_jax.flax_models import from_flax
 from gtddp_jax.implicit import ImplicitState, implicit, implicit_weights, weighting
+from gtddp_jax.losses import Losses, StepOutput, make_step, value_and_grad, value_and_update
 from gtddp_jax.network import Cooperative, Network, NetworkError, Residual, Stage
 from gtddp_jax.reference.verify import Verification, verify
 from gtddp_jax.sequential.alias import adam, adamw, ekfac, kfac, rmsprop, scale_by_gt_ekfac, sgd
@@ -18,11 +19,13 @@ __all__ = [
     "Cooperative",
     "GTDDPState",
     "ImplicitState",
+    "Losses",
     "Network",
     "NetworkError",
     "Report",
     "Residual",
     "Stage",
+    "StepOutput",
     "TracedNetwork",
     "Verification",
     "adam",
@@ -35,12 +38,15 @@ __all__ = [
     "implicit",
     "implicit_weights",
     "kfac",
+    "make_step",
     "make_update",
     "reference",
     "rmsprop",
     "scale_by_gt_ekfac",
     "sgd",
     "terminal",
+    "value_and_grad",
+    "value_and_update",
     "verify",
     "weighting",
 ]

@@ -10,10 +10,26 @@ from jaxtyping import Array, Float
 
 from gtddp_jax.core.counted_samples import CountedSamples
 from gtddp_jax.core.trees import upcast
-from gtddp_jax.core.types import Count, Flag, PerSample, Scalar, Tree
+from gtddp_jax.core.types import Count, Flag, Number, PerSample, Scalar, Tree
 
 SampleWeightObserver: TypeAlias = Callable[[Float[Array, "stages B"]], None]
 """Called with the sample weights [stages, B] of a step while the step is traced."""
+
+
+class StepResult(NamedTuple):
+    """What a step tells its caller beside the update and the state; nothing of it is kept.
+
+    Attributes:
+        loss: the mean loss of the batch plus the regularizer.
+        aux: what the model or the function of losses returned beside the outputs.
+    """
+
+    loss: Scalar
+    aux: Tree | None
+
+
+StepObserver: TypeAlias = Callable[[StepResult], None]
+"""Called with the result of a step while the step is traced."""
 
 
 class Report(NamedTuple):
@@ -29,7 +45,7 @@ class Report(NamedTuple):
     changes nothing; without any such sample the weights are 1. See docs/masks.md.
 
     Attributes:
-        loss: mean loss of the batch before the step.
+        loss: mean loss of the batch before the step, plus the regularizer of `gt.Losses`.
         sample_weight_min: smallest sample weight w over samples and stages.
         sample_weight_mean: mean of the sample weights.
         sample_weight_max: largest sample weight.
@@ -102,6 +118,7 @@ def shared_report_fields(
     gradient: Tree,
     running_gradient: Tree,
     samples_coupled: Flag | bool,
+    regularizer: Number = 0.0,
 ) -> Report:
     """The report of a step, with the fields of one game only as they were in `last_report`.
 
@@ -115,6 +132,7 @@ def shared_report_fields(
         gradient: the gradient of the mean loss by some of the parameters.
         running_gradient: the gradient of the running cost by the same parameters.
         samples_coupled: see `Report.samples_coupled`.
+        regularizer: a cost that does not depend on the samples, part of the reported loss.
     """
     # Two passes, mean and then variance, because weights close to 1 would cancel in one.
     means = jax.vmap(counted.mean)(sample_weights)
@@ -124,7 +142,7 @@ def shared_report_fields(
         return jnp.where(counted.any, weight, 1.0)
 
     fields = {
-        "loss": counted.samples.mean(losses),
+        "loss": counted.samples.mean(losses) + regularizer,
         "sample_weight_min": one_without_gradients(counted.min(sample_weights)),
         "sample_weight_mean": one_without_gradients(means.mean()),
         "sample_weight_max": one_without_gradients(counted.max(sample_weights)),

@@ -176,6 +176,28 @@ def check_required_arguments(name: str, **given: object) -> None:
         )
 
 
+def check_losses_argument(name: str, params: object, batch: object, losses: object) -> None:
+    """Raises unless `update` received parameters and a function of losses, and no batch."""
+    call = "tx.update(None, state, params, losses=lambda params: losses(params, batch))"
+    if batch is not None:
+        raise ValueError(
+            f"{name}: update received a batch, but no model and loss were given to split it. Call "
+            f"{call}, where losses returns gtddp_jax.Losses, or give {name} a model and a loss."
+        )
+    if params is None or losses is None:
+        missing = " and ".join(
+            argument
+            for argument, value in (("params", params), ("losses", losses))
+            if value is None
+        )
+        raise ValueError(f"{name}: update is missing {missing}. Call {call}.")
+    if not callable(losses):
+        raise ValueError(
+            f"{name}: losses must be a function of the parameters, got {type(losses).__name__}. "
+            f"Call {call}."
+        )
+
+
 def check_positive(name: str, **values: object) -> None:
     """Raises unless all values are numbers > 0; arrays may be traced and are not checked."""
     for field, value in values.items():

@@ -46,7 +46,7 @@ class LinearizedLosses(abc.ABC):
     outputs: Tree
     expansion: TerminalExpansion
     samples: SampleReductions
-    aux: Tree | None
+    aux: Any
 
     @property
     def uniform_weights(self) -> PerSample:
@@ -89,7 +89,7 @@ class AutodiffLosses(LinearizedLosses):
 
     def __init__(
         self,
-        forward: Callable[[Tree], tuple[Outputs, Tree | None]],
+        forward: Callable[[Tree], tuple[Outputs, Any]],
         loss: Callable[[Outputs], PerSample],
         params: Tree,
         terminal: TerminalModel,
@@ -107,7 +107,7 @@ class AutodiffLosses(LinearizedLosses):
         outputs, self._pull_outputs, (constants, aux) = jax.vjp(
             differentiable_outputs, self._params, has_aux=True
         )
-        self.aux: Tree | None = aux
+        self.aux: Any = aux
         self.outputs: Tree = join_outputs(outputs, constants)
 
         def loss_of_differentiable(outputs: Outputs) -> PerSample:

@@ -13,10 +13,11 @@ from gtddp_jax.core.call_context import (
     refuse_wrappers,
 )
 from gtddp_jax.core.optax_base import as_optax_base
-from gtddp_jax.core.report import SampleWeightObserver
+from gtddp_jax.core.report import SampleWeightObserver, StepObserver
 from gtddp_jax.core.types import AxisName, Batch, Loss, PerSample, Tree
 from gtddp_jax.implicit.predictors import PredictorMask
-from gtddp_jax.implicit.step import ImplicitGame, ImplicitState, Model
+from gtddp_jax.implicit.step import ImplicitGame, ImplicitState
+from gtddp_jax.implicit.step_losses import LossesFunction, Model, ModelAndLoss, StepLosses
 from gtddp_jax.implicit.weighting import WEIGHTINGS, SampleWeighting, Tail
 from gtddp_jax.terminal import ExactLoss, TerminalModel
 from gtddp_jax.terminal.scalar_equation import Bounds
@@ -27,8 +28,8 @@ INSIDE = "gtddp_jax.implicit({base}, apply_fn, loss)"
 
 def implicit(
     base: optax.GradientTransformation | optax.MultiSteps,
-    model: Model,
-    loss: Loss,
+    model: Model | None = None,
+    loss: Loss | None = None,
     *,
     weighting: str | SampleWeighting[Any] = "tail",
     tail: str | PredictorMask | None = None,
@@ -132,17 +133,21 @@ def implicit(
         params: Any = None,
         *,
         batch: Any = None,
+        losses: Any = None,
         observe: SampleWeightObserver | None = None,
+        observe_step: StepObserver | None = None,
         **extra_args: Any,
     ) -> tuple[Any, Any]:
-        validation.check_required_arguments("implicit", params=params, batch=batch)
+        step_losses = _step_losses(game, params, batch, losses)
         _check_params(params, predicts=not game.is_base_alone)
         validation.check_state("implicit", state, ImplicitState)
         validation.check_updates("implicit", updates, params)
         refuse_lost_updates("implicit", updates)
         if not game.is_base_alone:
             refuse_later_members("implicit", INSIDE)
-        return game.take_step(updates, state, params, batch, extra_args, observe)
+        return game.take_step(
+            updates, state, params, step_losses, extra_args, observe, observe_step
+        )
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -241,6 +246,22 @@ def _resolve_weighting(
             "write weighting=gtddp_jax.weighting.Tail(players, ...)."
         )
     return instance
+
+
+def _step_losses(game: ImplicitGame, params: Any, batch: Any, losses: Any) -> StepLosses:
+    """Where the losses of a step come from; raises unless there is exactly one answer."""
+    if game.model is None or game.loss is None:
+        validation.check_losses_argument("implicit", params, batch, losses)
+        return LossesFunction(losses)
+    if losses is not None:
+        raise ValueError(
+            "implicit: a model and a loss were given, and update received losses. Give one of "
+            "them: implicit(base) with tx.update(None, state, params, losses=...), or "
+            "implicit(base, apply_fn, loss) with batch=(inputs, targets)."
+        )
+    validation.check_required_arguments("implicit", params=params, batch=batch)
+    inputs, targets = validation.split_batch("implicit", batch)
+    return ModelAndLoss(game.model, game.loss, inputs, targets, game.has_aux)
 
 
 def _check_params(params: Tree, *, predicts: bool) -> None:

@@ -2,52 +2,37 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from gtddp_jax.core import validation
-from gtddp_jax.core.loss_pairing import check_loss_pairing
 from gtddp_jax.core.optax_base import OptaxBase
-from gtddp_jax.core.report import Report, SampleWeightObserver, empty_report, shared_report_fields
+from gtddp_jax.core.report import (
+    Report,
+    SampleWeightObserver,
+    StepObserver,
+    StepResult,
+    empty_report,
+    shared_report_fields,
+)
 from gtddp_jax.core.safety import all_finite, guarded_vdot, tree_where, zeros_unless
-from gtddp_jax.core.types import AxisName, Batch, Count, Loss, Outputs, PerSample, Tree
+from gtddp_jax.core.types import AxisName, Count, Loss, Number, PerSample, Tree
 from gtddp_jax.implicit.base_optimizer import BaseOptimizer
-from gtddp_jax.implicit.linearized_losses import AutodiffLosses, LinearizedLosses, PlayerLosses
+from gtddp_jax.implicit.linearized_losses import LinearizedLosses
+from gtddp_jax.implicit.step_losses import Model, StepLosses, check_model
 from gtddp_jax.implicit.weighting.base import (
     Prediction,
     SampleWeighting,
     WeightingContext,
     whole_network_prediction,
 )
-from gtddp_jax.network import Network
-from gtddp_jax.network.training_scope import training_scope
 from gtddp_jax.terminal import TerminalModel
 from gtddp_jax.terminal.first_order import FirstOrder
 from gtddp_jax.terminal.scalar_equation import Bounds
 from gtddp_jax.tracing.parameter_costs import ParameterCost, parameter_costs
-
-Model: TypeAlias = Network | Callable[..., Outputs]
-"""A network, or `apply_fn(params, inputs) -> outputs`, with `has_aux` a pair `(outputs, aux)`."""
-
-DROPOUT_IN_NETWORK = (
-    "implicit: the network has nn.Dropout, which needs a random key in every step. Pass the key "
-    "with the inputs, batch=((x, key), targets), and instead of the network a function that calls "
-    'net.apply(params, x, train=True, rngs={"dropout": key}).'
-)
-BATCH_NORM_IN_NETWORK = (
-    "implicit: the network has nn.BatchNorm, whose running statistics change in every step. Pass "
-    "the statistics with the inputs, batch=((x, batch_stats), targets), instead of the network a "
-    "function that calls net.apply(params, x, batch_stats=batch_stats, train=True), has_aux=True "
-    'and aux=variables["batch_stats"].'
-)
-
-FORGOTTEN_AUX = (
-    "If apply_fn returns (outputs, aux), pass implicit(..., has_aux=True, aux=...) with an initial "
-    "value of aux. "
-)
 
 
 class ImplicitState(NamedTuple):
@@ -75,8 +60,8 @@ class ImplicitGame:
     """The options of `implicit`, checked; `implicit` documents each."""
 
     base: OptaxBase
-    model: Model
-    loss: Loss
+    model: Model | None
+    loss: Loss | None
     weighting: SampleWeighting[Any]
     terminal: TerminalModel
     bounds: Bounds
@@ -86,16 +71,7 @@ class ImplicitGame:
     axis_name: AxisName
 
     def __post_init__(self) -> None:
-        is_model = isinstance(self.model, Network) or callable(self.model)
-        if not is_model or not callable(self.loss):
-            raise ValueError(
-                "implicit: pass a gtddp_jax.Network or a function apply_fn(params, inputs) -> "
-                "outputs, and a function loss(outputs, targets) -> [B]."
-            )
-        if isinstance(self.model, Network) and self.model.rng_collections:
-            raise ValueError(DROPOUT_IN_NETWORK)
-        if isinstance(self.model, Network) and self.model.has_batch_stats:
-            raise ValueError(BATCH_NORM_IN_NETWORK)
+        check_model(self.model, self.loss)
         if not isinstance(self.terminal, TerminalModel):
             raise ValueError(
                 f"implicit: terminal must come from gtddp_jax.terminal, got {self.terminal!r}."
@@ -128,32 +104,42 @@ class ImplicitGame:
         updates: Tree,
         state: ImplicitState,
         params: Tree,
-        batch: tuple[Batch, Batch],
+        step_losses: StepLosses,
         extra_args: Mapping[str, object],
         observe: SampleWeightObserver | None = None,
+        observe_step: StepObserver | None = None,
     ) -> tuple[Tree, ImplicitState]:
         """Take one step; see `optax.GradientTransformationExtraArgs`."""
-        inputs, targets = validation.split_batch("implicit", batch)
-        running_gradient = jax.tree.map(jnp.zeros_like, params) if updates is None else updates
-        losses = self._linearize_losses(params, inputs, targets)
+        losses = step_losses.linearize(
+            params,
+            # The base alone asks for first derivatives only.
+            FirstOrder() if self.is_base_alone else self.terminal,
+            self.axis_name,
+            # Sharing the adjoints only pays off for sums over the whole network.
+            share_adjoints=self.weighting.needs_all_players and not self.is_base_alone,
+        )
         exact_loss = losses.expansion.exact_loss
+        running_gradient, regularizer = self._running_cost(updates, step_losses, losses, params)
+        loss = losses.samples.mean(exact_loss.value) + regularizer
+        if observe_step is not None:
+            observe_step(StepResult(loss, step_losses.user_aux(losses.aux)))
         # Without `has_aux` both are None, which JAX takes for an empty tree.
-        aux: Any = losses.aux
+        aux: Any = None
         state_aux: Any = state.aux
         if self.has_aux:
+            aux = losses.aux
             validation.check_aux(state_aux, aux)
             aux = losses.samples.mean_floats(aux)
-        check_loss_pairing(self.loss, losses.outputs, targets)
         base = BaseOptimizer(
             self.base,
             state.base,
             params,
             running_gradient,
-            losses.samples.mean(exact_loss.value),
+            loss,
             extra_args,
             self.predict_momentum,
         )
-        context = self._weighting_context(losses, base, state.step, inputs, targets)
+        context = self._weighting_context(losses, base, state.step, step_losses)
         w, weighting_state, prediction = self._sample_weights(context, state.weighting)
         # One row, as in the sequential game, which has one per stage.
         if observe is not None:
@@ -172,7 +158,7 @@ class ImplicitGame:
             q, base_step, base.total_gradient(q), checked=(params, old_arrays)
         )
         ok = losses.samples.all(
-            all_finite(exact_loss.value, w, predicted_change, weighting_state, aux)
+            all_finite(exact_loss.value, loss, w, predicted_change, weighting_state, aux)
         )
         report = shared_report_fields(
             state.report,
@@ -182,7 +168,8 @@ class ImplicitGame:
             predicted=predicted_change,
             skipped=~ok,
             gradient=q,
-            running_gradient=running_gradient,
+            running_gradient=jax.tree.map(jnp.zeros_like, q) if updates is None else updates,
+            regularizer=regularizer,
             samples_coupled=losses.expansion.samples_coupled,
         )
         return zeros_unless(ok, base_step), ImplicitState(
@@ -194,60 +181,28 @@ class ImplicitGame:
             report=report,
         )
 
-    def _linearize_losses(self, params: Tree, inputs: Any, targets: Batch) -> LinearizedLosses:
-        """The losses of a batch at the parameters."""
-
-        def loss_of_outputs(outputs: Outputs) -> PerSample:
-            advice = "" if self.has_aux else FORGOTTEN_AUX
-            return validation.call_loss("implicit", self.loss, outputs, targets, advice)
-
-        # Sharing the adjoints only pays off for sums over the whole network.
-        share_adjoints = (
-            self.weighting.needs_all_players and not self.has_aux and not self.is_base_alone
-        )
-        # The base alone asks for first derivatives only.
-        terminal = FirstOrder() if self.is_base_alone else self.terminal
-        if isinstance(self.model, Network) and share_adjoints:
-            return PlayerLosses(
-                self.model, inputs, loss_of_outputs, params, terminal, self.axis_name
-            )
-        apply_model = self._forward_fn(inputs)
-        return AutodiffLosses(apply_model, loss_of_outputs, params, terminal, self.axis_name)
-
-    def _forward_fn(self, inputs: Batch) -> Callable[[Tree], tuple[Outputs, Tree | None]]:
-        """The model on a batch: parameters -> (outputs, aux)."""
-        apply_fn: Any = self.model.apply if isinstance(self.model, Network) else self.model
-
-        def apply_model(params: Tree) -> tuple[Outputs, Tree | None]:
-            # Lets a network refuse a call that would silently train without dropout.
-            with training_scope("implicit"):
-                result = _call_model(apply_fn, params, inputs)
-            if not self.has_aux:
-                return result, None
-            if not isinstance(result, tuple) or len(result) != 2:
-                raise ValueError(
-                    "implicit(has_aux=True): apply_fn must return a pair (outputs, aux), got "
-                    f"{type(result).__name__}."
-                )
-            return result
-
-        return apply_model
+    def _running_cost(
+        self, updates: Tree | None, step_losses: StepLosses, losses: LinearizedLosses, params: Tree
+    ) -> tuple[Tree, Number]:
+        """The gradient of all that is not weighted, and the value of the regularizer."""
+        gradient = jax.tree.map(jnp.zeros_like, params) if updates is None else updates
+        differentiated = step_losses.regularizer_and_grad(params)
+        if differentiated is None:
+            return gradient, step_losses.regularizer(losses.aux)
+        value, regularizer_gradient = differentiated
+        return jax.tree.map(jnp.add, gradient, regularizer_gradient), value
 
     def _weighting_context(
         self,
         losses: LinearizedLosses,
         base: BaseOptimizer,
         step: Count,
-        inputs: Batch,
-        targets: Batch,
+        step_losses: StepLosses,
     ) -> WeightingContext:
         """What the weighting may use."""
 
         def trace_parameter_costs() -> Sequence[ParameterCost]:
-            apply_model = self._forward_fn(inputs)
-            return parameter_costs(
-                lambda params: self.loss(apply_model(params)[0], targets), base.params
-            )
+            return parameter_costs(step_losses.per_sample, base.params)
 
         # Cached, because a weighting asks when it computes weights and when it updates its state.
         return WeightingContext(
@@ -267,18 +222,3 @@ class ImplicitGame:
             validation.check_state_structure("implicit", state, expected)
             raise
         return 1 + self.strength * (full_weights - 1), state, prediction
-
-
-def _call_model(apply_fn: Any, params: Tree, inputs: Batch) -> Any:
-    """The result of the model; an error of nnx says what to do."""
-    try:
-        return apply_fn(params, inputs)
-    except Exception as error:
-        # Found by name, because not every user has Flax.
-        if type(error).__name__ != "TraceContextError":
-            raise
-        raise ValueError(
-            "implicit: apply_fn changes nnx variables that were made outside of it. Copy them: "
-            "nnx.merge(graph, params, rest, copy=True), and return the new ones as aux: "
-            "(outputs, nnx.state(model, nnx.BatchStat))."
-        ) from error

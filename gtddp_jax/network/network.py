@@ -12,6 +12,7 @@ from gtddp_jax.core.samples import SampleReductions
 from gtddp_jax.core.types import AxisName, Batch, Inputs, InputsLike, PlayerTrees, Tree
 from gtddp_jax.network.blocks import Layer, as_layers
 from gtddp_jax.network.errors import NetworkError
+from gtddp_jax.network.intercepted_calls import NetworkCall, intercepted
 from gtddp_jax.network.lowering import lower_layers
 from gtddp_jax.network.modes import (
     FRESH_MODE,
@@ -315,6 +316,9 @@ class Network(StagedNetwork):
         Raises:
             NetworkError: parameters, statistics or keys are missing or do not match.
         """
+        answer = intercepted(self)
+        if answer is not None:
+            return answer(NetworkCall(params, x, batch_stats, train, rngs))
         self.check_params(params)
         # Inside an optimizer, a forgotten `train=True` would silently switch dropout off.
         if train is None and self.rng_collections:
@@ -340,6 +344,11 @@ class Network(StagedNetwork):
     @override
     def initial_batch_stats(self, batch_stats: Tree | None, axis_name: AxisName) -> dict[str, Tree]:
         statistics = self.check_batch_stats(batch_stats)
+        self.check_axes(axis_name)
+        return dict(statistics)
+
+    @override
+    def check_axes(self, axis_name: AxisName) -> None:
         # Otherwise the layer would see the samples of all devices, but the game those of one.
         axes = SampleReductions(0, axis_name).axes
         for op in self.normalizations:
@@ -351,7 +360,6 @@ class Network(StagedNetwork):
                     "axis_name, or leave it out of nn.BatchNorm (under jit with a sharded batch "
                     "nothing is needed)."
                 )
-        return dict(statistics)
 
     @override
     def forward(

@@ -175,6 +175,14 @@ class StagedNetwork(abc.ABC):
         """
 
     @abc.abstractmethod
+    def check_axes(self, axis_name: AxisName) -> None:
+        """Raises unless the network communicates over no other mapped axes than these.
+
+        Args:
+            axis_name: the mapped axis over devices.
+        """
+
+    @abc.abstractmethod
     def batch_size(self, inputs: Batch) -> int:
         """The number of samples of a batch of inputs."""
 

@@ -141,7 +141,7 @@ def _split_options(options: Mapping[str, object]) -> tuple[GameOptions, dict[str
 @game_alias(curvature.SGD)
 def sgd(
     net: StagedNetwork,
-    loss: Loss,
+    loss: Loss | None,
     learning_rate: Rate,
     momentum: Number | None = None,
     nesterov: bool = False,
@@ -162,7 +162,7 @@ def sgd(
 @game_alias(curvature.RMSProp)
 def rmsprop(
     net: StagedNetwork,
-    loss: Loss,
+    loss: Loss | None,
     learning_rate: Rate,
     decay: Number = 0.9,
     eps: Number = 1e-8,
@@ -196,7 +196,7 @@ def rmsprop(
 @game_alias(curvature.Adam)
 def adam(
     net: StagedNetwork,
-    loss: Loss,
+    loss: Loss | None,
     learning_rate: Rate,
     b1: Number = 0.9,
     b2: Number = 0.999,
@@ -221,7 +221,7 @@ def adam(
 @game_alias(curvature.Adam)
 def adamw(
     net: StagedNetwork,
-    loss: Loss,
+    loss: Loss | None,
     learning_rate: Rate,
     b1: Number = 0.9,
     b2: Number = 0.999,
@@ -250,7 +250,7 @@ def adamw(
 @game_alias(curvature.KFAC)
 def kfac(
     net: StagedNetwork,
-    loss: Loss,
+    loss: Loss | None,
     learning_rate: Rate,
     damping: Rate = 1e-2,
     momentum: Number | None = None,
@@ -272,7 +272,7 @@ def kfac(
 @game_alias(curvature.EKFAC)
 def ekfac(
     net: StagedNetwork,
-    loss: Loss,
+    loss: Loss | None,
     learning_rate: Rate,
     damping: Rate = 1e-2,
     momentum: Number | None = None,
@@ -297,7 +297,7 @@ def ekfac(
 
 def scale_by_gt_ekfac(
     net: StagedNetwork,
-    loss: Loss,
+    loss: Loss | None,
     damping: Rate = 1e-2,
     *,
     cooperative: str = "rescale",

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PRNGKeyArray
 
-from gtddp_jax.core.report import SampleWeightObserver
+from gtddp_jax.core.report import SampleWeightObserver, StepObserver
 from gtddp_jax.core.types import AxisName, Batch, Loss, Tree
 from gtddp_jax.curvature import Curvature
 from gtddp_jax.network.protocol import StagedNetwork
@@ -26,7 +26,7 @@ get unlimited weights (docs/evidence.md)."""
 
 def gtddp(
     net: StagedNetwork,
-    loss: Loss,
+    loss: Loss | None,
     curvature: Curvature,
     *,
     feedback: bool = True,
@@ -48,7 +48,9 @@ def gtddp(
 
     Args:
         net: the network, a `Network` or the result of `from_flax`.
-        loss: `loss(outputs, targets) -> [B]`, one number per sample, twice differentiable. A loss
+        loss: `loss(outputs, targets) -> [B]`, one number per sample, twice differentiable, or None:
+            then every update receives a function of losses (see `Losses`) that runs the network by
+            `net.apply(params, x, train=True, ...)`. A loss
             that is linear in the outputs leaves all weights at 1, of which a warning tells; one
             that couples samples is played with weights of 1 (`Report.samples_coupled`).
         curvature: the base method, from `gtddp_jax.curvature`; includes the learning rate.
@@ -102,7 +104,11 @@ def gtddp(
         self_response=self_response,
     )
     # Checked here, so that missing statistics are reported before the first step.
-    initial_batch_stats = net.initial_batch_stats(batch_stats, axis_name)
+    if loss is None:
+        net.check_axes(axis_name)
+        initial_batch_stats = {}
+    else:
+        initial_batch_stats = net.initial_batch_stats(batch_stats, axis_name)
 
     # Typed loosely, because optax's trees admit Python numbers, but no None within a state.
     def init(params: Any) -> Any:
@@ -114,11 +120,15 @@ def gtddp(
         params: Any = None,
         *,
         batch: Any = None,
+        losses: Any = None,
         rngs: Any = None,
         observe: SampleWeightObserver | None = None,
+        observe_step: StepObserver | None = None,
         **extra_args: Any,
     ) -> tuple[Any, Any]:
-        return game.update_state(updates, state, params, batch, rngs, observe, extra_args)
+        return game.update_state(
+            updates, state, params, batch, losses, rngs, observe, observe_step, extra_args
+        )
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -15,12 +15,17 @@ from gtddp_jax.core.call_context import (
     refuse_wrappers,
 )
 from gtddp_jax.core.counted_samples import CountedSamples, samples_with_gradient
-from gtddp_jax.core.loss_pairing import check_loss_pairing
 from gtddp_jax.core.outputs import join_outputs, split_outputs
-from gtddp_jax.core.report import Report, SampleWeightObserver, empty_report
+from gtddp_jax.core.report import (
+    Report,
+    SampleWeightObserver,
+    StepObserver,
+    StepResult,
+    empty_report,
+)
 from gtddp_jax.core.safety import all_finite, tree_where, zeros_unless
 from gtddp_jax.core.samples import SampleReductions
-from gtddp_jax.core.types import AxisName, Flag, Loss, Outputs, PerSample, PlayerTrees, Tree
+from gtddp_jax.core.types import AxisName, Flag, Loss, Number, Outputs, PerSample, PlayerTrees, Tree
 from gtddp_jax.curvature.base import Curvature, CurvatureState
 from gtddp_jax.network.protocol import (
     NetworkPass,
@@ -35,6 +40,7 @@ from gtddp_jax.sequential.rollout import (
     closed_loop_rollout,
     open_loop_rollout,
 )
+from gtddp_jax.sequential.step_losses import LossesFunction, LossOfBatch, StepLosses
 from gtddp_jax.sequential.step_report import first_order_changes, step_report
 from gtddp_jax.terminal import TerminalExpansion, TerminalModel
 from gtddp_jax.terminal.coupling import expand_terminal
@@ -64,7 +70,7 @@ class SequentialGame:
     """The options of `gtddp`, validated, and its two functions."""
 
     net: StagedNetwork
-    loss: Loss
+    loss: Loss | None
     curvature: Curvature
     feedback: bool
     terminal: TerminalModel
@@ -111,12 +117,14 @@ class SequentialGame:
         state: GTDDPState,
         params: Tree,
         batch: Any,
+        losses: Any,
         rngs: Any,
         observe: SampleWeightObserver | None = None,
+        observe_step: StepObserver | None = None,
         extra_args: Mapping[str, object] = MappingProxyType({}),
     ) -> tuple[Tree, GTDDPState]:
         """One step: the changes of the parameters and the next state."""
-        validation.check_required_arguments("gtddp", params=params, batch=batch)
+        self._check_arguments(params, batch, losses, rngs)
         self._check_params(params)
         validation.check_state("gtddp", state, GTDDPState)
         validation.check_updates("gtddp", updates, params)
@@ -124,48 +132,50 @@ class SequentialGame:
         # Without feedback nothing is predicted.
         if self.feedback:
             refuse_later_members("gtddp", INSIDE)
-        inputs, targets = validation.split_batch("gtddp", batch)
-        # `updates` has the gradient of the running cost; that of the loss is computed below.
+        step_losses = self._step_losses(state, params, batch, losses, rngs)
         player_params: Any = self.net.split(params)
-        running_gradient = (
-            jax.tree.map(jnp.zeros_like, player_params)
-            if updates is None
-            else self.net.split(updates)
-        )
-        batch_size = self.net.batch_size(inputs)
+        batch_size = self.net.batch_size(step_losses.inputs)
         validation.refuse_empty_batch("gtddp", batch_size)
         samples = SampleReductions(batch_size, self.axis_name)
         # Derivatives by replicated parameters would be summed over devices under `shard_map`; by a
         # local copy they stay local, and `samples` reduces them once.
         player_params = samples.local_copy(player_params)
-        device_keys: Any = samples.keys_per_device(rngs)
         network_pass = self.net.forward(
             player_params,
-            inputs,
-            state.batch_stats,
-            device_keys,
+            step_losses.inputs,
+            step_losses.batch_stats,
+            step_losses.device_keys(samples),
             samples,
             replayed=self.feedback and ROLLOUTS[self.rollout].replays,
         )
 
         outputs, constants = split_outputs(network_pass.outputs)
 
-        def losses_of(outputs: Outputs) -> PerSample:
-            return validation.call_loss("gtddp", self.loss, outputs, targets)
-
         def losses_of_differentiable(outputs: Outputs) -> PerSample:
-            return losses_of(join_outputs(outputs, constants))
+            return step_losses.per_sample(join_outputs(outputs, constants))
 
         # The base method alone asks for first derivatives only.
         model = self.terminal if self.feedback else FirstOrder()
         terminal = expand_terminal(model, losses_of_differentiable, outputs, samples)
         # The shape of the losses is valid here; outputs and targets may still broadcast wrongly.
-        check_loss_pairing(self.loss, network_pass.outputs, targets)
+        step_losses.check(network_pass)
+        running_gradient, regularizer = self._running_cost(
+            updates, step_losses, network_pass, params
+        )
+        loss = samples.mean(terminal.exact_loss.value) + regularizer
+        if observe_step is not None:
+            observe_step(StepResult(loss, step_losses.aux(network_pass)))
         counted = samples_with_gradient(samples, terminal.exact_loss.has_gradient)
         terminal = terminal.with_gradient_share(counted.share)
         try:
             plans, rollout = self._play_game(
-                network_pass, terminal, player_params, running_gradient, state, counted, extra_args
+                network_pass,
+                terminal,
+                player_params,
+                running_gradient,
+                state,
+                counted,
+                {"value": loss, **extra_args},
             )
         except Exception:
             expected = jax.eval_shape(lambda: self.init_state(params, state.batch_stats))
@@ -176,12 +186,17 @@ class SequentialGame:
             observe(rollout.sample_weights)
         # One decision for all devices, so that their parameters stay equal.
         is_finite = samples.all(_is_finite_step(player_params, terminal, rollout, network_pass))
-        report = step_report(plans, rollout, terminal, losses_of, counted, state.report, ~is_finite)
+        report = step_report(
+            plans, rollout, terminal, step_losses.per_sample, counted, state.report, ~is_finite
+        )
+        report = report._replace(loss=report.loss + regularizer)
         # The report keeps the numbers of a skipped step, so that users see what went wrong.
         next_states: Any = rollout.states
         last_states: Any = state.curvature
         states: Any = tree_where(is_finite, next_states, last_states)
-        batch_stats = tree_where(is_finite, network_pass.batch_stats, state.batch_stats)
+        batch_stats = state.batch_stats
+        if losses is None:  # otherwise the user's own, returned as aux
+            batch_stats = tree_where(is_finite, network_pass.batch_stats, state.batch_stats)
         step = zeros_unless(is_finite, self.net.merge(rollout.steps, params))
         return step, GTDDPState(states, report, batch_stats)
 
@@ -196,7 +211,6 @@ class SequentialGame:
         extra_args: Mapping[str, object],
     ) -> tuple[list[StagePlan], RolloutResult]:
         """The backward pass and the rollout."""
-        mean_loss = counted.samples.mean(terminal.exact_loss.value)
         plans = plan_stages(
             stage_indices(self.net.stages),
             network_pass.player_tapes(terminal.exact_loss.gradient, feedback=self.feedback),
@@ -206,7 +220,7 @@ class SequentialGame:
             self.curvature,
             terminal,
             counted,
-            {"value": mean_loss, **extra_args},
+            extra_args,
             feedback=self.feedback,
             self_response=self.self_response,
             coupled_stages=self.net.coupled_stages,
@@ -215,6 +229,43 @@ class SequentialGame:
             return plans, open_loop_rollout(plans)
         observer = ROLLOUTS[self.rollout](network_pass, params)
         return plans, closed_loop_rollout(plans, params, terminal, counted.samples, observer)
+
+    def _check_arguments(self, params: Tree, batch: Any, losses: Any, rngs: Any) -> None:
+        if self.loss is None:
+            validation.check_losses_argument("gtddp", params, batch, losses)
+            if rngs is not None:
+                raise ValueError(
+                    "gtddp: update received both losses and rngs. Pass the keys inside losses: "
+                    "net.apply(params, x, train=True, rngs=rngs)."
+                )
+        elif losses is not None:
+            raise ValueError(
+                "gtddp: a loss was given, and update received losses. Give one of them: "
+                "gtddp(net, None, curvature) with tx.update(None, state, params, losses=...), or "
+                "gtddp(net, loss, curvature) with batch=(inputs, targets)."
+            )
+        else:
+            validation.check_required_arguments("gtddp", params=params, batch=batch)
+
+    def _step_losses(
+        self, state: GTDDPState, params: Tree, batch: Any, losses: Any, rngs: Any
+    ) -> StepLosses:
+        """Where the losses of a step come from."""
+        if self.loss is None:
+            return LossesFunction(self.net, losses, params, self.axis_name)
+        return LossOfBatch(self.loss, batch, state.batch_stats, rngs)
+
+    def _running_cost(
+        self, updates: Tree | None, step_losses: StepLosses, network_pass: NetworkPass, params: Tree
+    ) -> tuple[PlayerTrees, Number]:
+        """The gradient of all that does not depend on samples, and the regularizer's value."""
+        gradient = jax.tree.map(jnp.zeros_like, params) if updates is None else updates
+        differentiated = step_losses.regularizer_and_grad(network_pass)
+        if differentiated is None:
+            return self.net.split(gradient), 0.0
+        value, regularizer_gradient = differentiated
+        total: Any = jax.tree.map(jnp.add, gradient, regularizer_gradient)
+        return self.net.split(total), value
 
     def _check_params(self, params: Tree) -> None:
         refuse_wrappers("gtddp", INSIDE, predicts=self.feedback)

@@ -10,6 +10,7 @@ from typing_extensions import override
 from gtddp_jax.core.samples import SampleReductions
 from gtddp_jax.core.types import AxisName, Batch, PlayerTrees, Tree
 from gtddp_jax.network.errors import NetworkError
+from gtddp_jax.network.intercepted_calls import NetworkCall, intercepted
 from gtddp_jax.network.protocol import StagedNetwork
 from gtddp_jax.tracing.model_tracer import ModelTracer
 from gtddp_jax.tracing.pure_model import PureModel
@@ -105,6 +106,9 @@ class TracedNetwork(StagedNetwork):
         Returns:
             The outputs; with `train=True` and other state, `(outputs, batch_stats)`.
         """
+        answer = intercepted(self)
+        if answer is not None:
+            return answer(NetworkCall(params, x, batch_stats, train, rngs))
         state = self.model.initial_state(batch_stats)
         keys = self._checked_keys(rngs) if train else self._evaluation_keys(rngs)
         leaves = self.model.parameter_leaves(params)
@@ -127,6 +131,11 @@ class TracedNetwork(StagedNetwork):
 
     @override
     def initial_batch_stats(self, batch_stats: Tree | None, axis_name: AxisName) -> Tree:
+        self.check_axes(axis_name)
+        return self.model.initial_state(batch_stats)
+
+    @override
+    def check_axes(self, axis_name: AxisName) -> None:
         axes = SampleReductions(0, axis_name).axes
         missing = [axis for axis in self.model.axes if axis not in axes]
         if missing:
@@ -135,7 +144,6 @@ class TracedNetwork(StagedNetwork):
                 f"axis_name={axis_name!r}. Pass gtddp the same axis_name as from_flax, or leave it "
                 "out of the model and use jit with a sharded batch."
             )
-        return self.model.initial_state(batch_stats)
 
     def _checked_keys(self, rngs: Mapping[str, Any] | None) -> dict[str, Any]:
         """Random keys by stream, from a dict or None.

@@ -159,7 +159,7 @@ X = jnp.ones((5, 3))
     ("layer", "message"),
     [
         (nn.Dropout(0.5), r"has nn\.Dropout, .*net\.apply\(params, x, train=True, rngs="),
-        (nn.BatchNorm(), r"has nn\.BatchNorm, .*has_aux=True and aux=variables"),
+        (nn.BatchNorm(), r"has nn\.BatchNorm, .*batch_stats=batch_stats, train=True"),
     ],
 )
 def test_networks_that_need_more_than_inputs(layer: nn.Module, message: str) -> None:

@@ -1,0 +1,116 @@
+"""The losses of single samples: their shape, their mask, and their mean.
+
+| losses of shape | a sample is                                                              |
+|-----------------|--------------------------------------------------------------------------|
+| [B]             | a row of the batch                                                       |
+| [B, T]          | a token, where the game weights samples; else a row, its tokens added up |
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Shaped
+
+from gtddp_jax.core.outputs import is_differentiable_leaf
+from gtddp_jax.core.samples import SampleReductions
+from gtddp_jax.core.trees import upcast
+from gtddp_jax.core.types import Outputs, Scalar, Tree
+from gtddp_jax.losses.losses import Losses
+
+Values = Float[Array, "B"] | Float[Array, "B T"]
+ShapedValue = jax.Array | jax.ShapeDtypeStruct
+"""Losses, or their shape and dtype."""
+
+
+def check_values(losses: Losses, values: ShapedValue) -> None:
+    """Raises unless `per_sample` returned one real number per sample or per token.
+
+    Args:
+        losses: the losses.
+        values: what `per_sample` returned, or its shape and dtype.
+    """
+    if values.ndim not in (1, 2) or not jnp.issubdtype(values.dtype, jnp.floating):
+        shapes = ", ".join(str(jnp.shape(leaf)) for leaf in jax.tree.leaves(losses.outputs))
+        raise ValueError(
+            f"gtddp_jax.Losses: per_sample returned {values.dtype}{list(values.shape)} for outputs "
+            f"of shape {shapes}. It must return one real floating-point loss per sample, [B], or "
+            "per token, [B, T], without a mean over the batch."
+        )
+    if losses.mask is not None and jnp.shape(losses.mask) != values.shape:
+        raise ValueError(
+            f"gtddp_jax.Losses: the mask has shape {jnp.shape(losses.mask)} and the losses have "
+            f"shape {values.shape}. Give the mask one entry per loss."
+        )
+
+
+def check_rows(outputs: Outputs, values: ShapedValue) -> None:
+    """Raises unless every differentiable output has the leading axes of the losses.
+
+    Args:
+        outputs: `Losses.outputs`.
+        values: the losses, or their shape.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(outputs):
+        shape = jnp.shape(leaf)
+        if not is_differentiable_leaf(leaf) or shape[: values.ndim] == values.shape:
+            continue
+        at = jax.tree_util.keystr(path)
+        raise ValueError(
+            f"gtddp_jax.Losses: outputs{at} has shape {shape} and the losses have shape "
+            f"{values.shape}. Every floating-point output must begin with the axes of the losses. "
+            "With losses [B, T] a sample is a token and outputs are [B, T, ...]; to make whole "
+            "rows the samples, let per_sample return their sums, [B]. A penalty for the whole "
+            "batch belongs into regularizer, a number to record into aux."
+        )
+
+
+def sample_scale(mask: jax.Array | None, samples: SampleReductions) -> jax.Array | None:
+    """The factors that turn the mean over all samples into the mean over those in the mask.
+
+    Args:
+        mask: of any shape, or None.
+        samples: reductions over the entries of the mask.
+
+    Returns:
+        `mask * N / sum(mask)` in the shape of the mask; zeros without a sample in the mask.
+    """
+    if mask is None:
+        return None
+    weights = jnp.asarray(mask)
+    weights = upcast(weights) if jnp.issubdtype(weights.dtype, jnp.floating) else weights * 1.0
+    total = samples.sum_over_devices(weights.sum())
+    return weights * (samples.count / jnp.where(total > 0, total, 1.0))
+
+
+def keep_masked_constant(outputs: Outputs, mask: jax.Array | None) -> Outputs:
+    """The outputs, of which those of samples outside of the mask are constants.
+
+    The derivative of a masked loss may be infinite, and stays NaN when it is multiplied by zero.
+    """
+    if mask is None:
+        return outputs
+
+    def keep(leaf: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
+        if not is_differentiable_leaf(leaf):
+            return leaf
+        inside = jnp.asarray(mask) != 0
+        axes = tuple(range(inside.ndim, jnp.ndim(leaf)))
+        return jnp.where(jnp.expand_dims(inside, axes), leaf, jax.lax.stop_gradient(leaf))
+
+    return jax.tree.map(keep, outputs)
+
+
+def scale_values(values: Values, scale: jax.Array | None) -> Values:
+    """The losses times `sample_scale`; 0 where that is 0, whatever the loss is there."""
+    if scale is None:
+        return values
+    # At least float32, like all sums over samples, but no more precise than the losses otherwise.
+    factors = scale.astype(jnp.promote_types(values.dtype, jnp.float32))
+    return jnp.where(factors > 0, values, 0) * factors
+
+
+def evaluate(losses: Losses) -> tuple[Scalar, Tree | None]:
+    """The mean loss plus the regularizer, and aux."""
+    values = jnp.asarray(losses.per_sample(keep_masked_constant(losses.outputs, losses.mask)))
+    check_values(losses, values)
+    scale = sample_scale(losses.mask, SampleReductions(values.size))
+    return scale_values(values, scale).mean() + losses.regularizer, losses.aux

@@ -1,0 +1,213 @@
+"""Where the losses of a step come from: a function of losses, or a loss and a batch."""
+
+import abc
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.interpreters.partial_eval import dce_jaxpr
+from typing_extensions import override
+
+from gtddp_jax.core import validation
+from gtddp_jax.core.loss_pairing import check_loss_pairing
+from gtddp_jax.core.samples import SampleReductions
+from gtddp_jax.core.types import AxisName, Loss, Outputs, PerSample, Scalar, Tree
+from gtddp_jax.losses.losses import Losses, call_losses
+from gtddp_jax.losses.per_sample import (
+    check_values,
+    keep_masked_constant,
+    sample_scale,
+    scale_values,
+)
+from gtddp_jax.losses.split_losses import HIDDEN_PARAMS
+from gtddp_jax.network.intercepted_calls import NetworkCall, intercept_calls
+from gtddp_jax.network.protocol import NetworkPass, StagedNetwork
+
+APPLY_CALL = (
+    "losses(params, ...) must call net.apply(params, x, train=True, ...) of the network of the "
+    "game once, with the parameters that it receives"
+)
+
+
+class StepLosses(abc.ABC):
+    """The batch of one step, and the losses of the network's outputs.
+
+    Attributes:
+        inputs: the inputs of the network, [B, ...].
+        batch_stats: the network's state beside its parameters.
+        rngs: random keys by collection, or None.
+    """
+
+    inputs: Any
+    batch_stats: Tree
+    rngs: Any
+
+    def device_keys(self, samples: SampleReductions) -> Any:
+        """The random keys of this device."""
+        del samples
+        return self.rngs
+
+    @abc.abstractmethod
+    def per_sample(self, outputs: Outputs) -> PerSample:
+        """The losses [B] of the network's outputs."""
+
+    @abc.abstractmethod
+    def check(self, network_pass: NetworkPass) -> None:
+        """Raises if the losses cannot be played, where their shapes are valid."""
+
+    def regularizer_and_grad(self, network_pass: NetworkPass) -> tuple[Scalar, Tree] | None:
+        """The value and the gradient of a cost of the parameters; None without one."""
+        del network_pass
+        return None
+
+    def aux(self, network_pass: NetworkPass) -> Tree | None:
+        """What the user wants back."""
+        del network_pass
+        return None
+
+
+class LossOfBatch(StepLosses):
+    """`loss(outputs, targets)` and `batch=(inputs, targets)`."""
+
+    def __init__(self, loss: Loss, batch: object, batch_stats: Tree, rngs: Any) -> None:
+        self._loss = loss
+        self.inputs, self._targets = validation.split_batch("gtddp", batch)
+        self.batch_stats = batch_stats
+        self.rngs: Any = rngs
+
+    @override
+    def device_keys(self, samples: SampleReductions) -> Any:
+        return samples.keys_per_device(self.rngs)
+
+    @override
+    def per_sample(self, outputs: Outputs) -> PerSample:
+        return validation.call_loss("gtddp", self._loss, outputs, self._targets)
+
+    @override
+    def check(self, network_pass: NetworkPass) -> None:
+        check_loss_pairing(self._loss, network_pass.outputs, self._targets)
+
+
+class LossesFunction(StepLosses):
+    """`losses(params) -> Losses`, which runs the network by `net.apply`.
+
+    The network is run by the game; `net.apply` is answered with the game's outputs. The losses of a
+    row [B, T] are added up, so that a sample is a row of the batch.
+    """
+
+    def __init__(
+        self,
+        net: StagedNetwork,
+        losses_fn: Callable[[Tree], Losses],
+        params: Tree,
+        axis_name: AxisName,
+    ) -> None:
+        self._net = net
+        self._losses_fn = losses_fn
+        self._params = params
+        self._axis_name = axis_name
+        call = self._recorded_call()
+        self.inputs = call.inputs
+        self.batch_stats: Tree = net.initial_batch_stats(call.batch_stats, axis_name)
+        self.rngs = call.rngs
+
+    def _recorded_call(self) -> NetworkCall:
+        """What the user's function calls the network with."""
+
+        def stop(call: NetworkCall) -> Any:
+            raise _CallKnown(call)
+
+        try:
+            with intercept_calls(self._net, stop):
+                self._losses_fn(self._params)
+        except _CallKnown as known:
+            call = known.call
+        else:
+            raise ValueError(
+                f"gtddp: {APPLY_CALL}; it did not call it. A model from from_flax is called by "
+                "net.apply as well, not by model.apply."
+            )
+        if not call.train:
+            raise ValueError(
+                f"gtddp: {APPLY_CALL}; it was called with train={call.train}, but the game trains "
+                "the network: with dropout, and with the statistics of the batch."
+            )
+        return call
+
+    def _call(self, params: Tree, outputs: Outputs, batch_stats: Tree) -> Losses:
+        """The losses where the network has these outputs."""
+        calls = []
+
+        def answer(call: NetworkCall) -> Any:
+            calls.append(call)
+            leaves = zip(jax.tree.leaves(call.params), jax.tree.leaves(params), strict=True)
+            if len(calls) > 1 or not all(given is expected for given, expected in leaves):
+                raise ValueError(
+                    f"gtddp: {APPLY_CALL}; it was called {len(calls)} times or with other "
+                    "parameters. Concatenate several inputs into one batch; change parameters by a "
+                    "layer of the network."
+                )
+            return (outputs, batch_stats) if jax.tree.leaves(batch_stats) else outputs
+
+        with intercept_calls(self._net, answer):
+            return call_losses(self._losses_fn, params)
+
+    @override
+    def per_sample(self, outputs: Outputs) -> PerSample:
+        return self._values(self._params, outputs, self.batch_stats)
+
+    def _values(self, params: Tree, outputs: Outputs, batch_stats: Tree) -> PerSample:
+        losses = self._call(params, outputs, batch_stats)
+        values = jnp.asarray(losses.per_sample(keep_masked_constant(losses.outputs, losses.mask)))
+        check_values(losses, values)
+        scale = sample_scale(losses.mask, SampleReductions(values.size, self._axis_name))
+        scaled = scale_values(values, scale)
+        return scaled if scaled.ndim == 1 else scaled.mean(1)
+
+    @override
+    def check(self, network_pass: NetworkPass) -> None:
+        def from_params(params: Tree) -> PerSample:
+            return self._values(params, network_pass.outputs, network_pass.batch_stats)
+
+        def regularizer(outputs: Outputs) -> Any:
+            return self._call(self._params, outputs, network_pass.batch_stats).regularizer
+
+        if _reads_arguments(from_params, self._params):
+            raise ValueError(HIDDEN_PARAMS.format(part="outputs or per_sample"))
+        if _reads_arguments(regularizer, network_pass.outputs):
+            raise ValueError(
+                "gtddp: the regularizer of gtddp_jax.Losses depends on the outputs of the network. "
+                "In the sequential game it must be a cost of the parameters alone; add what "
+                "belongs to a sample to its loss in per_sample."
+            )
+
+    @override
+    def regularizer_and_grad(self, network_pass: NetworkPass) -> tuple[Scalar, Tree] | None:
+        outputs = jax.lax.stop_gradient(network_pass.outputs)
+
+        def regularizer(params: Tree) -> Any:
+            return self._call(params, outputs, network_pass.batch_stats).regularizer
+
+        if isinstance(regularizer(self._params), (int, float)):
+            return None
+        return jax.value_and_grad(regularizer)(self._params)
+
+    @override
+    def aux(self, network_pass: NetworkPass) -> Tree | None:
+        return self._call(self._params, network_pass.outputs, network_pass.batch_stats).aux
+
+
+class _CallKnown(Exception):
+    """Ends a function of losses as soon as its call of the network is known."""
+
+    def __init__(self, call: NetworkCall) -> None:
+        super().__init__()
+        self.call = call
+
+
+def _reads_arguments(function: Callable[[Tree], Any], argument: Tree) -> bool:
+    """Whether a result of a function depends on its argument."""
+    program = jax.make_jaxpr(function)(argument).jaxpr
+    _, used = dce_jaxpr(program, [True] * len(program.outvars))
+    return any(used)
