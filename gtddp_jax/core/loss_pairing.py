@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
+from gtddp_jax.core.captured_arrays import captured_arrays
 from gtddp_jax.core.jaxprs import (
     NON_ELEMENTWISE,
     ContainedProgram,
@@ -44,6 +45,20 @@ class _Origin(NamedTuple):
     targets: bool = False
     repeated: frozenset[int] = frozenset()
     gained_axes: bool = False
+
+
+def check_captured_pairing(per_sample: Callable[[Any], Any], outputs: Outputs) -> None:
+    """The same check for a function of the outputs that has captured the targets.
+
+    Args:
+        per_sample: maps outputs to losses. Arrays in its closure are taken for targets.
+        outputs: what the model returned.
+    """
+    captured = captured_arrays(per_sample)
+    if captured is not None:
+        check_loss_pairing(
+            lambda outputs, arrays: captured.with_arrays(arrays)(outputs), outputs, captured.arrays
+        )
 
 
 def check_loss_pairing(loss: Loss, outputs: Outputs, targets: Batch) -> None:

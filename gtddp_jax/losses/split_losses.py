@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gtddp_jax.core.loss_pairing import check_captured_pairing
 from gtddp_jax.core.outputs import is_differentiable_leaf
 from gtddp_jax.core.samples import SampleReductions
 from gtddp_jax.core.types import AxisName, Number, Outputs, PerSample, Scalar, Tree
@@ -63,6 +64,7 @@ class SplitLosses:
             # Later calls may be made inside a conditional, from which no value may escape.
             values = _checked_values(losses, params)
             check_rows(losses.outputs, values)
+            check_captured_pairing(losses.per_sample, losses.outputs)
             self._first, self._rows = losses, values.shape
         return self._merge_rows(losses.outputs), Extras(losses.aux, losses.regularizer)
 

@@ -10,7 +10,7 @@ from jax.interpreters.partial_eval import dce_jaxpr
 from typing_extensions import override
 
 from gtddp_jax.core import validation
-from gtddp_jax.core.loss_pairing import check_loss_pairing
+from gtddp_jax.core.loss_pairing import check_captured_pairing, check_loss_pairing
 from gtddp_jax.core.samples import SampleReductions
 from gtddp_jax.core.types import AxisName, Loss, Outputs, PerSample, Scalar, Tree
 from gtddp_jax.losses.losses import Losses, call_losses
@@ -173,6 +173,8 @@ class LossesFunction(StepLosses):
         def regularizer(outputs: Outputs) -> Any:
             return self._call(self._params, outputs, network_pass.batch_stats).regularizer
 
+        losses = self._call(self._params, network_pass.outputs, network_pass.batch_stats)
+        check_captured_pairing(losses.per_sample, losses.outputs)
         if _reads_arguments(from_params, self._params):
             raise ValueError(HIDDEN_PARAMS.format(part="outputs or per_sample"))
         if _reads_arguments(regularizer, network_pass.outputs):
