@@ -5,10 +5,12 @@ from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float
 
 from gtddp_jax.core.counted_samples import CountedSamples
+from gtddp_jax.core.one_line import concrete_numbers, short_text
 from gtddp_jax.core.trees import upcast
 from gtddp_jax.core.types import Count, Flag, Number, PerSample, Scalar, Tree
 
@@ -77,6 +79,63 @@ class Report(NamedTuple):
     skipped_steps: Count
     double_counted: Flag
     samples_coupled: Flag
+
+    def __repr__(self) -> str:
+        return f"Report({report_line(self)})"
+
+
+def report_line(report: object) -> str:
+    """A report in a few words.
+
+    They are the loss, the weights as mean ± standard deviation and range, the feedback in percent
+    of the step (both as means over stages), the change of the loss, the number of skipped steps,
+    and the flags that are raised.
+
+    Of reports stacked by `jax.lax.scan` the last one is described. A report without numbers, as
+    under `jit`, is described by its loss.
+
+    Args:
+        report: a `Report`, or whatever stands in its place in a state.
+    """
+    if not isinstance(report, Report):
+        return short_text(report)
+    last = _last_numbers(report)
+    if last is None:
+        return f"loss {short_text(report.loss)}"
+    parts = [f"loss {last['loss']:.4g}", f"weights {_weights_text(last)}"]
+    if "feedback_ratio" in last:
+        parts.append(f"feedback {100 * np.mean(last['feedback_ratio']):.2g} %")
+    parts.append(f"predicted change {last['predicted_change']:.2g}")
+    if last["actual_change_known"]:
+        parts.append(f"actual {last['actual_change']:.2g}")
+    skipped = " with this one" if last["skipped"] else ""
+    parts.append(f"skipped {last['skipped_steps']}{skipped}")
+    parts += [flag for flag in ("double_counted", "samples_coupled") if last[flag]]
+    return ", ".join(parts)
+
+
+def _weights_text(last: dict[str, np.ndarray]) -> str:
+    """The weights as mean ± standard deviation and range."""
+    low, mean, high = (last[f"sample_weight_{name}"] for name in ("min", "mean", "max"))
+    if low == high:
+        return f"all {low:.4g}"
+    deviation = np.mean(last["sample_weight_std"])
+    return f"{mean:.4g} ± {deviation:.2g} in [{low:.4g}, {high:.4g}]"
+
+
+def _last_numbers(report: Report) -> dict[str, np.ndarray] | None:
+    """The fields as numbers, the last along axes of `jax.lax.scan`; None without numbers."""
+    numbers: dict[str, np.ndarray] = {}
+    for name, value in report._asdict().items():
+        field = concrete_numbers(value)
+        if field is not None:
+            numbers[name] = field
+        elif value is not None or name != "feedback_ratio":
+            return None
+    stacked = numbers["loss"].shape
+    if 0 in stacked or any(field.shape[: len(stacked)] != stacked for field in numbers.values()):
+        return None
+    return {name: field[(-1,) * len(stacked)] for name, field in numbers.items()}
 
 
 MIN_COMPARED_SIZE = 8

@@ -14,6 +14,7 @@ from gtddp_jax.core.call_context import (
 )
 from gtddp_jax.core.optax_base import as_optax_base
 from gtddp_jax.core.report import SampleWeightObserver, StepObserver
+from gtddp_jax.core.transformation import game_transformation
 from gtddp_jax.core.types import AxisName, Batch, Loss, PerSample, Tree
 from gtddp_jax.implicit.predictors import PredictorMask
 from gtddp_jax.implicit.step import ImplicitGame, ImplicitState
@@ -149,7 +150,9 @@ def implicit(
             updates, state, params, step_losses, extra_args, observe, observe_step
         )
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return game_transformation(
+        "implicit", init, update, base, weighting=game.weighting, bounds=bounds, strength=strength
+    )
 
 
 @runtime_checkable

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from gtddp_jax.core import validation
+from gtddp_jax.core.one_line import short_text
 from gtddp_jax.core.optax_base import OptaxBase
 from gtddp_jax.core.report import (
     Report,
@@ -16,6 +17,7 @@ from gtddp_jax.core.report import (
     StepObserver,
     StepResult,
     empty_report,
+    report_line,
     shared_report_fields,
 )
 from gtddp_jax.core.safety import all_finite, guarded_vdot, tree_where, zeros_unless
@@ -53,6 +55,9 @@ class ImplicitState(NamedTuple):
     aux: Tree | None
     prediction: Prediction
     report: Report
+
+    def __repr__(self) -> str:
+        return f"ImplicitState(step {short_text(self.step)}, {report_line(self.report)})"
 
 
 @dataclasses.dataclass(frozen=True)

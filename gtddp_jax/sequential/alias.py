@@ -17,6 +17,7 @@ from jax.typing import DTypeLike
 from typing_extensions import Unpack
 
 from gtddp_jax import curvature
+from gtddp_jax.core.transformation import game_transformation
 from gtddp_jax.core.types import AxisName, Loss, Number, Rate, Tree
 from gtddp_jax.curvature.diagonal import DiagonalCurvature
 from gtddp_jax.network.protocol import StagedNetwork
@@ -331,4 +332,12 @@ def scale_by_gt_ekfac(
     # `scale_by_` transformations keep the sign of the gradient.
     base = curvature.EKFAC(1.0, damping, cooperative=cooperative, **options)
     step = gtddp(net, loss, base, feedback=False, axis_name=axis_name, batch_stats=batch_stats)
-    return optax.chain(step, optax.scale(-1.0))
+    scaled = optax.chain(step, optax.scale(-1.0))
+    return game_transformation(
+        "scale_by_gt_ekfac",
+        scaled.init,
+        scaled.update,
+        net,
+        damping=damping,
+        cooperative=cooperative,
+    )

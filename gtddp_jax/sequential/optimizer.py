@@ -9,6 +9,7 @@ import optax
 from jaxtyping import PRNGKeyArray
 
 from gtddp_jax.core.report import SampleWeightObserver, StepObserver
+from gtddp_jax.core.transformation import game_transformation
 from gtddp_jax.core.types import AxisName, Batch, Loss, Tree
 from gtddp_jax.curvature import Curvature
 from gtddp_jax.network.protocol import StagedNetwork
@@ -130,7 +131,9 @@ def gtddp(
             updates, state, params, batch, losses, rngs, observe, observe_step, extra_args
         )
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return game_transformation(
+        "gtddp", init, update, net, curvature, feedback=feedback, terminal=terminal, rollout=rollout
+    )
 
 
 @runtime_checkable

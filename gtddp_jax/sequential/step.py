@@ -22,6 +22,7 @@ from gtddp_jax.core.report import (
     StepObserver,
     StepResult,
     empty_report,
+    report_line,
 )
 from gtddp_jax.core.safety import all_finite, tree_where, zeros_unless
 from gtddp_jax.core.samples import SampleReductions
@@ -63,6 +64,9 @@ class GTDDPState(NamedTuple):
     curvature: tuple[CurvatureState, ...]
     report: Report
     batch_stats: Tree
+
+    def __repr__(self) -> str:
+        return f"GTDDPState({report_line(self.report)})"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import ClassVar, Generic, NamedTuple, TypeVar, cast
 import jax
 import jax.numpy as jnp
 
+from gtddp_jax.core.one_line import call_line
 from gtddp_jax.core.types import Count, PerSample, Scalar, Tree
 from gtddp_jax.implicit.base_optimizer import BaseOptimizer
 from gtddp_jax.implicit.linearized_losses import LinearizedLosses
@@ -43,6 +44,9 @@ class Prediction(NamedTuple):
     fraction: Scalar
     trust: Scalar
     response: Scalar
+
+    def __repr__(self) -> str:
+        return call_line("Prediction", **self._asdict())
 
 
 def whole_network_prediction() -> Prediction:

@@ -1,0 +1,39 @@
+"""A game as an optax transformation that prints as one line."""
+
+from collections.abc import Callable
+from typing import Any
+
+import optax
+
+from gtddp_jax.core.one_line import call_line
+
+
+class GameTransformation(optax.GradientTransformationExtraArgs):
+    """An optax transformation that says what it is.
+
+    Attributes:
+        describe: returns the line that `print` shows. It is not a field, because optax and JAX
+            unpack a transformation into its two functions; what they build anew has none.
+    """
+
+    describe: Callable[[], str] | None = None
+
+    def __repr__(self) -> str:
+        return type(self).__name__ if self.describe is None else self.describe()
+
+
+def game_transformation(
+    name: str, init: Any, update: Any, *arguments: object, **options: object
+) -> GameTransformation:
+    """A game as an optax transformation.
+
+    Args:
+        name: the function of this library that builds it.
+        init: its function `init`.
+        update: its function `update`.
+        *arguments: what `print` shows without names, such as the base.
+        **options: what `print` shows with names.
+    """
+    transformation = GameTransformation(init, update)
+    transformation.describe = lambda: call_line(name, *arguments, **options)
+    return transformation
