@@ -1,6 +1,7 @@
 """GT-DDP, the game-theoretic differential dynamic programming optimizer, in optax style."""
 
 from gtddp_jax import curvature, reference, terminal
+from gtddp_jax.core.game_warning import GameWarning
 from gtddp_jax.core.report import Report
 from gtddp_jax.explain import explain
 from gtddp_jax.flax_models import from_flax
@@ -18,6 +19,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Cooperative",
     "GTDDPState",
+    "GameWarning",
     "ImplicitState",
     "Losses",
     "Network",

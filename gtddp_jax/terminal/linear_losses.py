@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.interpreters.partial_eval import dce_jaxpr
 
+from gtddp_jax.core.game_warning import GameWarning
 from gtddp_jax.core.types import Outputs
 from gtddp_jax.terminal.base import LossAlongGradient, PerSampleLoss
 
@@ -22,7 +23,7 @@ LINEAR_LOSS = (
 def warn_if_linear(exact_loss: LossAlongGradient) -> None:
     """Warns if a loss is linear in the outputs, once for each trace of a step."""
     if _has_constant_gradient(exact_loss.loss, exact_loss.outputs):
-        warnings.warn(LINEAR_LOSS, UserWarning, stacklevel=2)
+        warnings.warn(LINEAR_LOSS, GameWarning, stacklevel=2)
 
 
 def _has_constant_gradient(loss: PerSampleLoss, outputs: Outputs) -> bool:

@@ -53,7 +53,9 @@ def games(loss: Loss, **options: Any) -> list[tuple[Any, Any]]:
 @pytest.mark.parametrize("name", LINEAR)
 def test_a_linear_loss_is_named_once_for_each_trace(name: str) -> None:
     for tx, params in games(LINEAR[name]):
-        with pytest.warns(UserWarning, match="is linear in the outputs.*logits from the") as seen:
+        with pytest.warns(
+            gt.GameWarning, match="is linear in the outputs.*logits from the"
+        ) as seen:
             problems.trace(tx, params, (X, LABELS))
         assert len(seen) == 1
 
