@@ -1,10 +1,12 @@
-"""A game as an optax transformation that prints as one line."""
+"""A game as an optax transformation: it prints as one line, and hints at steps not compiled."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import optax
 
+from gtddp_jax.core.eager_steps import note_step
 from gtddp_jax.core.one_line import call_line
 
 
@@ -34,6 +36,13 @@ def game_transformation(
         *arguments: what `print` shows without names, such as the base.
         **options: what `print` shows with names.
     """
-    transformation = GameTransformation(init, update)
+
+    @functools.wraps(update)
+    def noted_update(updates: Any, state: Any, params: Any = None, **arguments: Any) -> Any:
+        step, next_state = update(updates, state, params, **arguments)
+        note_step(name, state, next_state)
+        return step, next_state
+
+    transformation = GameTransformation(init, noted_update)
     transformation.describe = lambda: call_line(name, *arguments, **options)
     return transformation

@@ -89,6 +89,9 @@ def implicit(
     Raises:
         ValueError: an argument has the wrong type or is out of range.
 
+    Warns:
+        GameWarning: the loss is linear in the outputs, or steps run outside of `jax.jit`.
+
     Example:
         >>> import jax, jax.numpy as jnp, optax
         >>> import gtddp_jax as gt

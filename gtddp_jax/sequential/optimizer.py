@@ -78,6 +78,9 @@ def gtddp(
     Raises:
         ValueError: an argument has the wrong type or value; the message lists what is supported.
 
+    Warns:
+        GameWarning: the loss is linear in the outputs, or steps run outside of `jax.jit`.
+
     Example:
         >>> import flax.linen as nn, jax, jax.numpy as jnp, optax
         >>> import gtddp_jax as gt
