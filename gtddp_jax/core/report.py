@@ -1,12 +1,13 @@
 """Per-step diagnostics, computed without a host synchronization and with fixed shapes."""
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from gtddp_jax.core.counted_samples import CountedSamples
@@ -36,6 +37,16 @@ StepObserver: TypeAlias = Callable[[StepResult], None]
 
 class Report(NamedTuple):
     """Diagnostics of the last step. All are float32 scalars unless stated otherwise.
+
+    | question                  | fields                                                         |
+    |---------------------------|----------------------------------------------------------------|
+    | is it doing anything?     | `sample_weight_...`: all 1 is the base; `feedback_ratio`       |
+    | is it helping?            | `loss`, `predicted_change` beside `actual_change`              |
+    | is something wrong?       | `skipped_steps`, `double_counted`, `samples_coupled`           |
+
+    What a step costs no report can say, because a compiled step cannot read a clock: time it beside
+    the base, which is the same call with `strength=0.0` or `feedback=False`, after a first step
+    that compiles. `gtddp_jax.explain` shows what each layer of a sequential game costs.
 
     A sample's weight w at a stage multiplies its loss gradient there; with feedback off, all
     weights are 1. The running cost is what the user adds to the loss as a gradient, such as weight
@@ -79,6 +90,35 @@ class Report(NamedTuple):
     skipped_steps: Count
     double_counted: Flag
     samples_coupled: Flag
+
+    def scalars(self) -> dict[str, float | jax.Array]:
+        """The report as a flat dictionary of scalars, for a logger.
+
+        A field with one entry per stage gives one scalar per stage, `sample_weight_std/0` and so
+        on; so does every field of reports that are stacked. A field that is None is left out.
+
+        Returns:
+            Python numbers, read from the device in one transfer; inside `jit` arrays of shape (),
+            so that a compiled step can return them.
+
+        Example:
+            >>> import json
+            >>> import gtddp_jax as gt, jax.numpy as jnp, optax
+            >>> tx = gt.implicit(optax.sgd(0.1), jnp.matmul, optax.l2_loss)
+            >>> scalars = tx.init(jnp.ones((3, 1))).report.scalars()
+            >>> json.dumps(scalars)[:50]
+            '{"loss": 0.0, "sample_weight_min": 1.0, "sample_we'
+        """
+        traced = any(isinstance(value, Tracer) for value in self)
+        report: Any = self if traced else jax.device_get(self)
+        scalars: dict[str, float | jax.Array] = {}
+        for name, value in report._asdict().items():
+            if value is None:
+                continue
+            for index in np.ndindex(value.shape):
+                label = "/".join([name, *map(str, index)])
+                scalars[label] = value[index] if traced else value[index].item()
+        return scalars
 
     def __repr__(self) -> str:
         return f"Report({report_line(self)})"
