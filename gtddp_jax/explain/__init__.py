@@ -4,7 +4,7 @@ from typing import Any
 
 from gtddp_jax.core.types import Batch, InputsLike, Tree
 from gtddp_jax.curvature.base import Curvature
-from gtddp_jax.explain.network_table import network_table
+from gtddp_jax.explain.network_table import layer_table, network_table
 from gtddp_jax.explain.traced_table import traced_table
 from gtddp_jax.network.network import Network
 from gtddp_jax.network.protocol import StagedNetwork
@@ -21,15 +21,17 @@ def explain(
 ) -> str:
     """The game on a network as a table: stages, players, parameter counts, cost rules.
 
-    Nothing is computed; only the shapes of `params` and `x` matter.
+    `net.explain(params, x, curvature)` is the same. Nothing is computed; only the shapes of
+    `params` and `x` matter, and both may be left out. A `gt.Network` has no shapes before its first
+    `init`; until then the table without `x` shows stages, players and layers only, and how many
+    parameters there are if `params` are given.
 
     Args:
         net: a `gt.Network` or the result of `gt.from_flax`.
-        params: the network's parameters. Required for a `gt.Network`; a model from `gt.from_flax`
-            defaults to the shapes of those that it was traced with.
+        params: the network's parameters; by default their shapes.
         x: a batch of inputs [B, ...], or its shapes as `jax.ShapeDtypeStruct`. The batch size
-            decides the cost rules. Required for a `gt.Network`; a model from `gt.from_flax`
-            defaults to its example.
+            decides the cost rules. By default the shapes that the network has seen last in `init`,
+            or those of the example that a model from `gt.from_flax` was traced with.
         curvature: from `gtddp_jax.curvature`. Adds a column with what the curvature uses for each
             player; for Kronecker curvature the sizes of the factors, the cost of a refresh and the
             kind of cooperation.
@@ -38,7 +40,7 @@ def explain(
         Text for `print`.
 
     Raises:
-        ValueError: the arguments do not describe a network.
+        ValueError: `net` is no network, or a curvature is given without shapes.
 
     Example:
         >>> import flax.linen as nn, jax, jax.numpy as jnp
@@ -47,6 +49,8 @@ def explain(
         >>> x = jnp.ones((8, 3))
         >>> print(gt.explain(net, net.init(jax.random.key(0), x), x).splitlines()[0])
         2 stages, 2 players, 26 parameters
+        >>> net.explain() == gt.explain(net, net.init(jax.random.key(0), x), x)
+        True
     """
     inputs: Any = x
     if isinstance(net, TracedNetwork):
@@ -55,9 +59,17 @@ def explain(
         raise ValueError(
             f"explain: the network must be a gt.Network or come from gt.from_flax, got {net!r}."
         )
-    if params is None or x is None:
+    inputs = net.example_inputs if x is None else inputs
+    if inputs is not None:
+        params = net.param_shapes(inputs) if params is None else net.check_params(params)
+        return network_table(net, params, inputs, curvature)
+    if curvature is not None:
         raise ValueError(
-            "explain: a gt.Network needs its parameters and an input batch; call "
-            "gt.explain(net, params, x)."
+            "explain: a curvature needs the shapes of the parameters, which a gt.Network does not "
+            "have before its first init; call gt.explain(net, params, x, curvature)."
         )
-    return network_table(net, net.check_params(params), inputs, curvature)
+    return layer_table(net, None if params is None else net.check_params(params))
+
+
+# A network cannot import what describes it, since that knows curvatures, which know networks.
+StagedNetwork.explainer = explain

@@ -4,10 +4,13 @@ from gtddp_jax.core.types import InputsLike, PlayerTrees
 from gtddp_jax.curvature.base import Curvature
 from gtddp_jax.explain.text_table import align_columns
 from gtddp_jax.network.facts import stage_facts
+from gtddp_jax.network.naming import layer_label
 from gtddp_jax.network.network import Network
 from gtddp_jax.network.protocol import stage_indices
+from gtddp_jax.network.sample_gradients import parameter_count
 
 HEADER = ("stage", "player", "layer", "input", "output", "parameters", "rule", "live states after")
+HEADER_WITHOUT_SHAPES = ("stage", "player", "layer", "parameters")
 
 
 def network_table(
@@ -47,6 +50,27 @@ def network_table(
     total = sum(player.parameters for player in players)
     summary = f"{len(stages)} stages, {len(players)} players, {total:,} parameters"
     return "\n".join([summary, *align_columns(rows)])
+
+
+def layer_table(net: Network, params: PlayerTrees | None = None) -> str:
+    """The players of each stage with their layers, which are known without any shapes.
+
+    Args:
+        net: the network.
+        params: its parameters, to count them; None if they are not known either.
+    """
+    header = ("stage", "player", "layer") if params is None else HEADER_WITHOUT_SHAPES
+    rows: list[tuple[str, ...]] = [header]
+    counts = {} if params is None else {name: parameter_count(params[name]) for name in net.players}
+    for number, stage in enumerate(net.stages):
+        for position, player_op in enumerate(stage.player_ops):
+            count = [f"{counts[player_op.name]:,}"] if counts else []
+            label = str(number) if position == 0 else ""
+            rows.append((label, player_op.name, layer_label(player_op.module), *count))
+    total = f", {sum(counts.values()):,} parameters" if counts else ""
+    summary = f"{len(net.stages)} stages, {len(net.players)} players{total}"
+    advice = "For shapes and cost rules: net.explain(params, x), or first net.init(key, x)."
+    return "\n".join([summary, *align_columns(rows), advice])
 
 
 def _describe_players(net: Network, params: PlayerTrees, curvature: Curvature) -> dict[str, str]:

@@ -58,6 +58,8 @@ class Network(StagedNetwork):
 
     def __init__(self, layers: Sequence[Layer]) -> None:
         self.layers: tuple[Layer, ...] = as_layers(layers)
+        # The shape of the last batch that `init` got, for `explain` alone.
+        self.example_inputs: jax.ShapeDtypeStruct | None = None
         self._stages = lower_layers(self.layers)
 
     @property
@@ -159,8 +161,18 @@ class Network(StagedNetwork):
         keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
         x = jnp.asarray(x)
         self.check_layers(x)
+        self.example_inputs = jax.ShapeDtypeStruct(x.shape, x.dtype)
         # One sample is enough: no parameter depends on the batch size.
         return jax.jit(self._initialize)(keys, jnp.zeros((1, *x.shape[1:]), x.dtype))
+
+    def param_shapes(self, x: InputsLike) -> dict[str, Tree]:
+        """What `init` would return, as `jax.ShapeDtypeStruct`s; nothing is computed or checked.
+
+        Args:
+            x: an input batch [B, ...], or its shape and dtype.
+        """
+        keys = dict.fromkeys(self.players, jax.random.key(0))
+        return jax.eval_shape(lambda x: self._initialize(keys, x[:1])["params"], x)
 
     def _initialize(self, keys: dict[str, jax.Array], x: jax.Array) -> dict[str, dict[str, Tree]]:
         params: dict[str, Any] = {}

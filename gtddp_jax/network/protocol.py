@@ -11,13 +11,13 @@ player; `split` and `merge` convert from and to the tree in which the user holds
 """
 
 import abc
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
 from gtddp_jax.core.samples import SampleReductions
-from gtddp_jax.core.types import AxisName, Batch, Outputs, PerSample, PlayerTrees, Tree
+from gtddp_jax.core.types import AxisName, Batch, InputsLike, Outputs, PerSample, PlayerTrees, Tree
 from gtddp_jax.network.program import PlayerOp, ValueId
 from gtddp_jax.network.sample_gradients.base import SampleGradients
 
@@ -137,7 +137,19 @@ class NetworkPass(abc.ABC):
 
 
 class StagedNetwork(abc.ABC):
-    """A network as stages of players."""
+    """A network as stages of players.
+
+    Attributes:
+        explainer: describes a network; `gtddp_jax.explain`, which knows curvatures, sets it.
+    """
+
+    explainer: ClassVar[Callable[..., str]]
+
+    def explain(
+        self, params: Tree | None = None, x: Batch | InputsLike | None = None, curvature: Any = None
+    ) -> str:
+        """The game on this network as a table: `gtddp_jax.explain(net, params, x, curvature)`."""
+        return type(self).explainer(self, params, x, curvature)
 
     @property
     @abc.abstractmethod

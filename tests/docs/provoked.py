@@ -204,7 +204,9 @@ def unknown_option() -> None:
 
 PROVOKED: dict[tuple[str, str], Callable[[], Any]] = {
     ("explain/__init__.py", "explain: the network must"): lambda: gt.explain(UNKNOWN),
-    ("explain/__init__.py", "explain: a gt.Network needs"): lambda: gt.explain(NET),
+    ("explain/__init__.py", "explain: a curvature needs"): lambda: gt.Network(NET.layers).explain(
+        curvature=gt.curvature.SGD(0.1)
+    ),
     ("implicit/optimizer.py", "tail=…"): lambda: gt.implicit(
         optax.sgd(0.1), NET, LOSS, weighting="product", tail="head"
     ),

@@ -89,7 +89,8 @@ def test_only_a_kernel_as_it_is_makes_a_dense_layer(use: str) -> None:
 
 
 def test_explain_says_why_modules_form_one_player() -> None:
-    text = gt.explain(network("lstm"))
+    text = network("lstm").explain()
+    assert text == gt.explain(network("lstm"))
     assert "8 modules act as one, in scan" in text
     gpt = gt.explain(network("gpt"))
     assert "used again later" in gpt and "19 players" in gpt

@@ -15,7 +15,6 @@ from gtddp_jax.implicit.predictors import resolve_predictors
 from gtddp_jax.tracing.parameter_costs import parameter_costs
 from tests.implicit import models
 from tests.implicit.models import implicit
-from tests.sequential import zoo
 
 Tree = Any
 X = jnp.ones((2, 3))
@@ -77,7 +76,7 @@ def pairs() -> Model:
 
 def network() -> Model:
     net = gt.Network([nn.Dense(4), jnp.tanh, gt.Residual([nn.Dense(4)]), nn.Dense(2)])
-    params = jax.tree.map(lambda s: jnp.ones(s.shape, s.dtype), zoo.shapes(net, X))
+    params = jax.tree.map(lambda s: jnp.ones(s.shape, s.dtype), net.param_shapes(X))
     last = net.players[-1]
     return Model(net.apply, params, (f"{last}/bias", f"{last}/kernel"))
 

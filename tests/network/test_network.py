@@ -143,10 +143,39 @@ def test_explain_returns_the_game_as_a_table() -> None:
 def test_explain_shows_the_cost_rule_at_this_batch_size() -> None:
     net = gt.Network([zoo.conv(64), zoo.flatten, nn.Dense(3)])
     x = jax.ShapeDtypeStruct((1, 8, 8, 64), jnp.float32)
-    params = zoo.shapes(net, x)
+    params = net.param_shapes(x)
     many = jax.ShapeDtypeStruct((512, 8, 8, 64), jnp.float32)
     assert "kept" in gt.explain(net, params, x) and "recomputed" not in gt.explain(net, params, x)
     assert "recomputed" in gt.explain(net, params, many)
+
+
+def test_explain_needs_no_arguments_after_init() -> None:
+    p = zoo.problem("shortcut_at_1")
+    net = gt.Network(p.net.layers)
+    table = gt.explain(net, p.params, p.x)
+    # Before, the table shows what is known, and where to get the rest from.
+    head, *rows, advice = net.explain().splitlines()
+    assert head == "5 stages, 6 players" and advice.endswith("or first net.init(key, x).")
+    assert [row.split()[-2:] for row in rows[1:]] == [[name, "Dense"] for name in net.players]
+    assert gt.explain(net, p.params).splitlines()[0] == table.splitlines()[0]
+    assert [row.split()[-1] for row in net.explain(p.params).splitlines()[2:-1]] == [
+        str(sum(leaf.size for leaf in jax.tree.leaves(p.params[name]))) for name in net.players
+    ]
+    # A batch is enough, because the parameters follow from it.
+    assert net.explain(x=p.x) == net.explain(p.params, p.x) == table
+    assert net.explain() != table
+    net.init(jax.random.key(0), p.x)
+    assert net.explain() == gt.explain(net) == net.explain(p.params) == table
+    kfac = gt.curvature.KFAC(1e-2)
+    assert net.explain(curvature=kfac) == gt.explain(net, p.params, p.x, kfac) != table
+
+
+def test_param_shapes_are_those_of_init() -> None:
+    net = gt.Network([nn.Dense(4), nn.BatchNorm(), nn.relu, nn.Dense(2, param_dtype=jnp.bfloat16)])
+    x = jnp.ones((8, 3))
+    chex.assert_trees_all_equal_shapes_and_dtypes(
+        net.param_shapes(x), net.init(jax.random.key(0), x)
+    )
 
 
 def test_repr_is_short() -> None:

@@ -335,11 +335,6 @@ def cast(tree: Tree, dtype: Any) -> Tree:
     return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
 
 
-def shapes(net: gt.Network, x: jax.Array | jax.ShapeDtypeStruct) -> Tree:
-    """The shapes of the parameters, see `variable_shapes`."""
-    return variable_shapes(net, x)[0]
-
-
 def variable_shapes(net: gt.Network, x: jax.Array | jax.ShapeDtypeStruct) -> tuple[Tree, Tree]:
     """Shapes of parameters and statistics; faster than `net.init`, which probes and compiles."""
 

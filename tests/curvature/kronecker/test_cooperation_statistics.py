@@ -190,7 +190,7 @@ def test_what_cannot_be_joined_is_refused(name: str) -> None:
     layers, shape, options, modes, message = REFUSED[name]
     net = gt.Network(layers())
     params = jax.tree.map(
-        lambda s: jnp.zeros(s.shape), zoo.shapes(net, jax.ShapeDtypeStruct((1, *shape), float))
+        lambda s: jnp.zeros(s.shape), net.param_shapes(jax.ShapeDtypeStruct((1, *shape), float))
     )
 
     def start(mode: str) -> None:

@@ -214,7 +214,7 @@ def together(layers: Layers, mode: str, method: str = "kfac") -> str:
     """The cooperation of the first stage with several players."""
     net = gt.Network(layers)
     size: Any = getattr(net.player_ops[0].module, "kernel_size", ())
-    params = zoo.shapes(net, jnp.zeros((1, *[4] * len(size), 2)))
+    params = net.param_shapes(jnp.zeros((1, *[4] * len(size), 2)))
     stages = enumerate(net.stages)
     place = next(StageIndex(s, t, len(net.stages)) for t, s in stages if len(s.players) > 1)
     own = {name: params[name] for name in place.stage.players}
