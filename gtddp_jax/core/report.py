@@ -91,7 +91,7 @@ class Report(NamedTuple):
     double_counted: Flag
     samples_coupled: Flag
 
-    def scalars(self) -> dict[str, float | jax.Array]:
+    def scalars(self) -> dict[str, Number]:
         """The report as a flat dictionary of scalars, for a logger.
 
         A field with one entry per stage gives one scalar per stage, `sample_weight_std/0` and so
@@ -111,7 +111,7 @@ class Report(NamedTuple):
         """
         traced = any(isinstance(value, Tracer) for value in self)
         report: Any = self if traced else jax.device_get(self)
-        scalars: dict[str, float | jax.Array] = {}
+        scalars: dict[str, Number] = {}
         for name, value in report._asdict().items():
             if value is None:
                 continue
