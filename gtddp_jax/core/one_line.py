@@ -35,6 +35,7 @@ def call_line(name: str, *arguments: object, **options: object) -> str:
 
 def short_text(value: object) -> str:
     """A few words for any value: a number, a shape, the name of a function, a short call."""
+    value = unwrap_array(value)
     numbers = concrete_numbers(value)
     if numbers is not None and numbers.ndim == 0:
         return str(numbers) if numbers.dtype == bool else f"{numbers.item():.4g}"
@@ -59,8 +60,16 @@ def short_text(value: object) -> str:
     return text if len(text) <= LINE_LIMIT // 2 and " at 0x" not in text else type(value).__name__
 
 
+def unwrap_array(value: Any) -> Any:
+    """The array in a variable that stands for one, as in an `nnx.Optimizer`; others as they are."""
+    # Tracers have the attribute as well, without a function in it.
+    convert = None if isinstance(value, type) else getattr(value, "__jax_array__", None)
+    return value if convert is None else convert()
+
+
 def concrete_numbers(value: object) -> np.ndarray | None:
     """The numbers of a value as a NumPy array; None if it has none, or none that can be read."""
+    value = unwrap_array(value)
     if isinstance(value, Tracer):
         return None
     if isinstance(value, jax.Array):

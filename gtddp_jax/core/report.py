@@ -11,7 +11,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from gtddp_jax.core.counted_samples import CountedSamples
-from gtddp_jax.core.one_line import concrete_numbers, short_text
+from gtddp_jax.core.one_line import concrete_numbers, short_text, unwrap_array
 from gtddp_jax.core.trees import upcast
 from gtddp_jax.core.types import Count, Flag, Number, PerSample, Scalar, Tree
 
@@ -109,10 +109,11 @@ class Report(NamedTuple):
             >>> json.dumps(scalars)[:50]
             '{"loss": 0.0, "sample_weight_min": 1.0, "sample_we'
         """
-        traced = any(isinstance(value, Tracer) for value in self)
-        report: Any = self if traced else jax.device_get(self)
+        report: Any = Report(*map(unwrap_array, self))
+        traced = any(isinstance(value, Tracer) for value in report)
+        fields: dict[str, Any] = (report if traced else jax.device_get(report))._asdict()
         scalars: dict[str, Number] = {}
-        for name, value in report._asdict().items():
+        for name, value in fields.items():
             if value is None:
                 continue
             for index in np.ndindex(value.shape):

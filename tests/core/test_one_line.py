@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 import gtddp_jax as gt
 from gtddp_jax.core.one_line import LINE_LIMIT, call_line
@@ -178,6 +179,23 @@ def test_states_and_reports_are_one_line(game: str) -> None:
     assert all(
         len(line) <= LINE_LIMIT and "\n" not in line and "Array(" not in line for line in seen
     )
+
+
+def test_the_state_in_an_nnx_optimizer_is_one_line() -> None:
+    """Its arrays are variables there, outside and inside of `nnx.jit`."""
+    params = nnx.Param(jnp.ones((3, 1), jnp.float32))
+    tx: Any = gt.implicit(optax.sgd(0.1), jnp.matmul, optax.l2_loss)
+    state: Any = jax.tree.map(nnx.Variable, tx.init(params[...]))
+    line = "ImplicitState(step 0, loss 0, weights all 1, predicted change 0, skipped 0)"
+    assert str(state) == line
+    assert state.report.scalars() == tx.init(params[...]).report.scalars()
+
+    @nnx.jit
+    def inside(state: Any) -> Any:
+        assert str(state) == "ImplicitState(step traced int32[], loss traced float32[])"
+        return state.report.scalars()
+
+    assert inside(state)["sample_weight_std/0"] == 0
 
 
 def test_a_report_names_what_is_wrong() -> None:
