@@ -38,11 +38,10 @@ StepObserver: TypeAlias = Callable[[StepResult], None]
 class Report(NamedTuple):
     """Diagnostics of the last step. All are float32 scalars unless stated otherwise.
 
-    | question                  | fields                                                         |
-    |---------------------------|----------------------------------------------------------------|
-    | is it doing anything?     | `sample_weight_...`: all 1 is the base; `feedback_ratio`       |
-    | is it helping?            | `loss`, `predicted_change` beside `actual_change`              |
-    | is something wrong?       | `skipped_steps`, `double_counted`, `samples_coupled`           |
+    Is it doing anything? The sample weights say so, which are all 1 for the base, and the feedback
+    ratio. Is it helping? See the loss, and the predicted beside the actual change. Is something
+    wrong? See the skipped steps, `double_counted` and `samples_coupled`. The printed line leads
+    with these, and `scalars` gives all numbers to a logger.
 
     What a step costs no report can say, because a compiled step cannot read a clock: time it beside
     the base, which is the same call with `strength=0.0` or `feedback=False`, after a first step
@@ -104,7 +103,8 @@ class Report(NamedTuple):
         Example:
             >>> import json
             >>> import gtddp_jax as gt, jax.numpy as jnp, optax
-            >>> tx = gt.implicit(optax.sgd(0.1), jnp.matmul, optax.l2_loss)
+            >>> loss = lambda outputs, targets: optax.l2_loss(outputs, targets).sum(-1)
+            >>> tx = gt.implicit(optax.sgd(0.1), lambda params, x: x @ params, loss)
             >>> scalars = tx.init(jnp.ones((3, 1))).report.scalars()
             >>> json.dumps(scalars)[:50]
             '{"loss": 0.0, "sample_weight_min": 1.0, "sample_we'

@@ -183,12 +183,12 @@ def test_states_and_reports_are_one_line(game: str) -> None:
 
 def test_the_state_in_an_nnx_optimizer_is_one_line() -> None:
     """Its arrays are variables there, outside and inside of `nnx.jit`."""
-    params = nnx.Param(jnp.ones((3, 1), jnp.float32))
-    tx: Any = gt.implicit(optax.sgd(0.1), jnp.matmul, optax.l2_loss)
-    state: Any = jax.tree.map(nnx.Variable, tx.init(params[...]))
+    tx: Any = GAMES["implicit"]()
+    plain = tx.init({"kernel": jnp.ones((3, 1), jnp.float32)})
+    state: Any = jax.tree.map(nnx.Variable, plain)
     line = "ImplicitState(step 0, loss 0, weights all 1, predicted change 0, skipped 0)"
     assert str(state) == line
-    assert state.report.scalars() == tx.init(params[...]).report.scalars()
+    assert state.report.scalars() == plain.report.scalars()
 
     @nnx.jit
     def inside(state: Any) -> Any:
