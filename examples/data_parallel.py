@@ -1,4 +1,4 @@
-"""Data-parallel training on four devices, in two ways, compared with one device.
+"""Data-parallel training on four devices, in three ways, compared with one device.
 
 The devices here are virtual CPU devices. On a machine with several accelerators, remove the three
 lines that set them up.
@@ -33,8 +33,7 @@ net = gt.Network([nn.Dense(64), nn.relu, block, nn.Dense(10)])
 start = net.init(jax.random.key(0), images[:1])
 loss = optax.softmax_cross_entropy_with_integer_labels
 mesh = jax.make_mesh((DEVICES,), ("data",), axis_types=(AxisType.Auto,))
-
-
+explicit_mesh = jax.make_mesh((DEVICES,), ("data",), axis_types=(AxisType.Explicit,))
 everywhere, spread = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
 
 
@@ -61,6 +60,13 @@ def sharded_batch(make_optimizer):
     return train(tx, gt.make_update(tx), everywhere, spread)
 
 
+def explicit(make_optimizer):
+    """The same with axes of type Explicit: the type of an array tells how it is spread."""
+    tx = make_optimizer()
+    with jax.set_mesh(explicit_mesh):
+        return train(tx, gt.make_update(tx), P(), P("data"))
+
+
 def mapped(make_optimizer):
     """Under shard_map (or pmap), the optimizer needs the name of the axis."""
     tx = make_optimizer(axis_name="data")
@@ -80,7 +86,7 @@ GAMES = {
 for name, make_optimizer in GAMES.items():
     expected, state = one_device(make_optimizer)
     print(f"{name:10}  one device     loss {state.report.loss:.6f}")
-    for way in (sharded_batch, mapped):
+    for way in (sharded_batch, explicit, mapped):
         params, state = way(make_optimizer)
         apart = max(
             jax.tree.leaves(jax.tree.map(lambda a, b: float(abs(a - b).max()), params, expected))

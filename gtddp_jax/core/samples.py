@@ -34,6 +34,14 @@ def to_varying(x: jax.Array, axes: Iterable[str]) -> jax.Array:
     return jax.lax.pcast(x, missing, to="varying") if missing else x
 
 
+def shape_like(x: Any, shape: tuple[int, ...] | None = None) -> jax.ShapeDtypeStruct:
+    """The shape of `x`, or another one, with the dtype of `x` and its varying axes."""
+    struct = jax.ShapeDtypeStruct(jnp.shape(x) if shape is None else shape, jnp.result_type(x))
+    # How a shape names the axes depends on the version of JAX; `eval_shape` knows.
+    axes = varying_axes(x)
+    return jax.eval_shape(lambda leaf: to_varying(leaf, axes), struct) if axes else struct
+
+
 @dataclasses.dataclass(frozen=True)
 class SampleReductions:
     """Reductions over all samples of a step.

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Shaped
 
+from gtddp_jax.core.explicit_sharding import is_spread
 from gtddp_jax.core.types import PerSample, Scalar, Tree
 from gtddp_jax.core.xla import pack_small_arrays
 
@@ -18,7 +19,13 @@ def tree_vdot(a: Tree, b: Tree) -> Scalar:
     # Trees of one structure have arrays of the same sizes, so both are packed in the same way.
     left, right = ([upcast(leaf) for leaf in jax.tree.leaves(tree)] for tree in (a, b))
     pairs = zip(pack_small_arrays(left), pack_small_arrays(right), strict=True)
-    return jnp.stack([jnp.vdot(a_vector, b_vector) for a_vector, b_vector in pairs]).sum()
+
+    def array_vdot(a_array: jax.Array, b_array: jax.Array) -> Scalar:
+        # A product of matrices would not tell JAX how to spread its result.
+        spread = is_spread(a_array)
+        return (a_array.conj() * b_array).sum() if spread else jnp.vdot(a_array, b_array)
+
+    return jnp.stack([array_vdot(*pair) for pair in pairs]).sum()
 
 
 def expand_per_sample(w: Shaped[Array, " B"], x: Shaped[Array, "B ..."]) -> Shaped[Array, "B ..."]:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Shaped
 
+from gtddp_jax.core.explicit_sharding import is_spread
 from gtddp_jax.core.samples import to_varying, varying_axes
 from gtddp_jax.core.types import Flag, Tree
 
@@ -59,12 +60,16 @@ def order_after(done: Shaped[Array, ""], x: Shaped[Array, "..."]) -> Shaped[Arra
 
 
 def pack_small_arrays(arrays: list[jax.Array]) -> list[jax.Array]:
-    """The arrays as vectors, large ones first; those up to `PACKED_SIZE` as one vector."""
+    """The arrays as vectors, large ones first; those up to `PACKED_SIZE` as one vector.
+
+    An array of which devices hold different parts, by axes of type Explicit, keeps its shape.
+    """
     # Each reduction has a fixed cost, and a model has many small arrays. The inner product of two
     # trees of 240 arrays of 64 or 256 numbers: 0.73 against 1.19 ms.
-    vectors = [array.ravel() for array in arrays]
-    small = [vector for vector in vectors if vector.size <= PACKED_SIZE]
-    large = [vector for vector in vectors if vector.size > PACKED_SIZE]
+    whole = [array.ravel() for array in arrays if not is_spread(array)]
+    small = [vector for vector in whole if vector.size <= PACKED_SIZE]
+    large = [vector for vector in whole if vector.size > PACKED_SIZE]
+    large += [array for array in arrays if is_spread(array)]
     return [*large, jnp.concatenate(small)] if small else large
 
 

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from typing_extensions import override
 
 from gtddp_jax.core.counted_samples import CountedSamples, samples_with_gradient
+from gtddp_jax.core.explicit_sharding import reshard_like
 from gtddp_jax.core.outputs import check_per_sample_outputs, join_outputs, split_outputs
 from gtddp_jax.core.reverse_rules import custom_vjp_names
 from gtddp_jax.core.samples import SampleReductions, to_varying, varying_axes
@@ -124,7 +125,8 @@ class AutodiffLosses(LinearizedLosses):
 
     def _pull_back(self, cotangent: PerSample) -> Tree:
         """`sum_i cotangent_i G_i` over this device's samples."""
-        (output_gradient,) = self._pull_loss(cotangent.astype(self._dtype))
+        losses = self.expansion.exact_loss.value
+        (output_gradient,) = self._pull_loss(reshard_like(cotangent.astype(self._dtype), losses))
         return self._pull_outputs(output_gradient)[0]
 
     @override

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 from typing_extensions import override
 
 from gtddp_jax.core import validation
+from gtddp_jax.core.explicit_sharding import explicit_mesh
 from gtddp_jax.core.loss_pairing import check_loss_pairing
 from gtddp_jax.core.types import AxisName, Batch, Loss, Number, Outputs, PerSample, Scalar, Tree
 from gtddp_jax.implicit.linearized_losses import AutodiffLosses, LinearizedLosses, PlayerLosses
@@ -127,7 +128,9 @@ class ModelAndLoss(StepLosses):
     def linearize(
         self, params: Tree, terminal: TerminalModel, axis_name: AxisName, *, share_adjoints: bool
     ) -> LinearizedLosses:
-        if isinstance(self.model, Network) and share_adjoints and not self.has_aux:
+        # Sums over players do not say how they are spread over axes of type Explicit, JAX's do.
+        share_adjoints &= not self.has_aux and explicit_mesh((params, self.inputs)) is None
+        if isinstance(self.model, Network) and share_adjoints:
             losses: LinearizedLosses = PlayerLosses(
                 self.model, self.inputs, self._loss_of_outputs, params, terminal, axis_name
             )

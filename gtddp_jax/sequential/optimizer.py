@@ -13,6 +13,7 @@ from gtddp_jax.core.transformation import game_transformation
 from gtddp_jax.core.types import AxisName, Batch, Loss, Tree
 from gtddp_jax.curvature import Curvature
 from gtddp_jax.network.protocol import StagedNetwork
+from gtddp_jax.sequential.auto_mode import update_in_auto_mode
 from gtddp_jax.sequential.step import SequentialGame
 from gtddp_jax.terminal import ExactLoss, TerminalModel
 
@@ -130,8 +131,9 @@ def gtddp(
         observe_step: StepObserver | None = None,
         **extra_args: Any,
     ) -> tuple[Any, Any]:
-        return game.update_state(
-            updates, state, params, batch, losses, rngs, observe, observe_step, extra_args
+        options = {"observe": observe, "rngs": rngs, "losses": losses, "extra_args": extra_args}
+        return update_in_auto_mode(
+            game, updates, state, params, batch, observe_step=observe_step, **options
         )
 
     return game_transformation(

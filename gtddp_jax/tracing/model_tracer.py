@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from gtddp_jax.core.samples import varying_axes
 from gtddp_jax.core.types import Batch, PlayerTrees, Tree
 from gtddp_jax.network.errors import NetworkError
 from gtddp_jax.tracing.pure_model import PureModel
@@ -45,10 +46,13 @@ class ModelTracer:
             NetworkError: the model is not supported, or it has other players or stages than with
                 the example.
         """
-        # A trace depends on shapes and dtypes alone, like a compiled function of jax.jit.
+        # A trace depends on shapes, dtypes and varying axes alone, like a compiled function of
+        # jax.jit. Inside jax.shard_map, JAX marks where values begin to vary over the devices.
         # The number of devices is a number in the trace.
         devices = tuple(axis_sizes(self.model.axes).items())
-        signature = (devices, *map(_tree_signature, (list(leaves), state, rngs, inputs)))
+        # Equations keep the mesh under which they were traced.
+        mesh = jax.sharding.get_abstract_mesh()
+        signature = (devices, mesh, *map(_tree_signature, (list(leaves), state, rngs, inputs)))
         if signature not in self._traces:
             traced = trace_model(self.model, leaves, state, rngs, inputs, self._unsupported)
             # The first trace is the example itself; the optimizer's state is laid out for it.
@@ -78,7 +82,9 @@ class ModelTracer:
 
 def _tree_signature(tree: Any) -> Any:
     leaves, structure = jax.tree.flatten(tree)
-    return structure, tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
+    return structure, tuple(
+        (jnp.shape(leaf), jnp.result_type(leaf), varying_axes(leaf)) for leaf in leaves
+    )
 
 
 def _check_same_game(example: TracedModel, traced: TracedModel) -> None:

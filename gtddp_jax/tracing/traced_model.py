@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from gtddp_jax.core.samples import shape_like
 from gtddp_jax.core.types import Batch, Tree
 from gtddp_jax.network.errors import NetworkError
 from gtddp_jax.tracing.grouping import PlayerGroup, group_players
@@ -95,7 +96,7 @@ def trace_model(
     inputs: Batch,
     unsupported: str,
 ) -> TracedModel:
-    """Traces a model and reads its players and stages; only shapes and dtypes matter.
+    """Traces a model and reads its players and stages; only shapes, dtypes and varying axes matter.
 
     Args:
         model: the model.
@@ -118,7 +119,7 @@ def trace_model(
         output_counts.append(len(jax.tree.leaves(outputs)))
         return outputs, next_state
 
-    shapes: Any = [jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves]
+    shapes: Any = [shape_like(leaf) for leaf in leaves]
 
     def trace_with(samples: int) -> TracedProgram:
         resized = _with_samples(inputs, samples)
@@ -167,10 +168,7 @@ def trace_model(
 
 def _with_samples(inputs: Batch, samples: int) -> Any:
     """The shapes of inputs with another number of samples."""
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((samples, *jnp.shape(leaf)[1:]), jnp.result_type(leaf)),
-        inputs,
-    )
+    return jax.tree.map(lambda leaf: shape_like(leaf, (samples, *jnp.shape(leaf)[1:])), inputs)
 
 
 def _check_outputs(batched: BatchedProgram) -> None:

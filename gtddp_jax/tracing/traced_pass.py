@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from typing_extensions import override
 
 from gtddp_jax.core.outputs import join_outputs, split_outputs
-from gtddp_jax.core.samples import SampleReductions, varying_axes
+from gtddp_jax.core.samples import SampleReductions
 from gtddp_jax.core.types import Batch, Outputs, PerSample, PlayerTrees, Tree
 from gtddp_jax.network.errors import NetworkError
 from gtddp_jax.network.protocol import NetworkPass, PlayerTape
@@ -44,7 +44,7 @@ class TracedPass(NetworkPass):
         replayed: whether the stages will be run again with new parameters.
 
     Raises:
-        NetworkError: the stages cannot be run again, or the inputs vary over a mapped axis.
+        NetworkError: the stages cannot be run again.
     """
 
     def __init__(
@@ -65,13 +65,6 @@ class TracedPass(NetworkPass):
                 f"{list(reused)} are used again after the stage in which they act (shared weights, "
                 "or modules that act as one). Use rollout='linear', which needs no second forward "
                 "pass."
-            )
-        # Equations of a trace carry no mapped axes, so they do not bind to varying arrays.
-        if any(varying_axes(leaf) for leaf in jax.tree.leaves(inputs)):
-            raise NetworkError(
-                "under jax.shard_map, a model from from_flax needs check_vma=False, because its "
-                "operations were traced outside. Pass jax.shard_map(..., check_vma=False), or use "
-                "jit with a sharded batch, which needs no option."
             )
         self._traced, self._params = traced, list(params)
         program = traced.batched.program

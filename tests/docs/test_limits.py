@@ -138,16 +138,6 @@ def flax_net(model: nn.Module, x: Any = X, **options: Any) -> gt.TracedNetwork:
     return gt.from_flax(model, x, **options)
 
 
-def flax_in_shard_map() -> None:
-    tx = gt.sgd(gt.from_flax(nn.Dense(2), X), LOSS, 0.1, axis_name="data")
-    params = nn.Dense(2).init(jax.random.key(0), X)["params"]
-    mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,))
-    specs = (P(), P(), P("data"))
-    jax.shard_map(gt.make_update(tx), mesh=mesh, in_specs=specs, out_specs=(P(), P()))(
-        params, tx.init(params), (X, Y)
-    )
-
-
 KEY = jax.random.key(0)
 SYNCHRONIZED = nn.Sequential([nn.Dense(2), nn.BatchNorm(False, axis_name="batch")])
 NORMED = nn.Sequential([nn.Dense(3), nn.LayerNorm()])
@@ -197,6 +187,15 @@ def in_shard_map() -> None:
     jax.shard_map(gt.make_update(tx), mesh=mesh, in_specs=specs, out_specs=(P(), P()))(
         PARAMS, tx.init(PARAMS), (X, Y)
     )
+
+
+def rate_in_closure() -> None:
+    """One device suffices here too."""
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        rate = jax.device_put(0.1, P())
+        tx = gt.gtddp(NET, LOSS, gt.curvature.FromOptax(optax.sgd(rate)))
+        jax.eval_shape(gt.make_update(tx), PARAMS, tx.init(PARAMS), (X, Y))
 
 
 PROVOKED: dict[str, Callable[[], Any]] = {
@@ -250,7 +249,6 @@ PROVOKED: dict[str, Callable[[], Any]] = {
     "inputs must have the samples": lambda: flax_net(nn.Dense(2), (X, X[:2])),
     "does not have the samples": lambda: flax_net(Mean()),
     "samples are compared": lambda: flax_net(Pairs()),
-    "needs check_vma=False": flax_in_shard_map,
     "has no Kronecker form": lambda: gt.kfac(flax_net(NORMED), LOSS, 0.1).init(
         flax_net(NORMED).init(jax.random.key(0), X)
     ),
@@ -289,6 +287,7 @@ PROVOKED: dict[str, Callable[[], Any]] = {
     "nothing is downloaded": lambda: data.load_dataset("cifar10", Path("nowhere")),
     "a folder with the four": lambda: official.read_original_files("mnist", Path("nowhere")),
     "batch_size must be": lambda: Placement(FOUR_DEVICES).check_batch(6),  # type: ignore[arg-type]
+    "closes over an array": rate_in_closure,
     "go together": lambda: ProcessCoordinates("host:1234", num_processes=2),
 }
 """Inputs that provoke the message of the page with these words."""

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from typing_extensions import override
 
+from gtddp_jax.core.explicit_sharding import explicit_mesh, replicate, reshard_like
 from gtddp_jax.core.types import PerSample, Scalar
 from gtddp_jax.implicit.weighting.base import (
     Prediction,
@@ -67,7 +68,7 @@ class WeightSystem:
 
     def sample_dot(self, a: PerSample, b: PerSample) -> Scalar:
         """The inner product over all samples, other devices' included."""
-        return self._losses.samples.sum_over_devices(a @ b)
+        return self._losses.samples.sum_over_devices((a * b).sum())
 
     def loss_shift(self, w: PerSample) -> PerSample:
         """s(w) [B]."""
@@ -150,10 +151,13 @@ class Newton(SampleWeighting[tuple[()]]):
         """One damped Newton iteration."""
         r, second_derivative, apply_m = system.linearize_at(w)
         if self.form == "gram":
-            # Column j is M applied to the j-th unit vector.
+            # Column j is M applied to the j-th unit vector. One after the other with axes of type
+            # Explicit, because JAX cannot batch a convolution of spread samples.
             identity = jnp.eye(w.size, dtype=w.dtype)
-            matrix = jax.vmap(apply_m, out_axes=1)(identity)
-            delta = jnp.linalg.solve(identity + second_derivative[:, None] * matrix, -r)
+            apply_to_rows = jax.vmap(apply_m) if explicit_mesh(w) is None else _one_by_one(apply_m)
+            matrix = apply_to_rows(identity).T
+            system_matrix = identity + second_derivative[:, None] * matrix
+            delta = reshard_like(jnp.linalg.solve(replicate(system_matrix), -replicate(r)), r)
         else:
             delta = -_solve_symmetric(
                 second_derivative, apply_m, r, system.sample_dot, self.solver_steps
@@ -175,6 +179,11 @@ class Newton(SampleWeighting[tuple[()]]):
         full_length = jnp.ones((), w.dtype)
         length, _ = jax.lax.while_loop(is_too_long, halve_length, (full_length, jnp.zeros((), int)))
         return w + length * delta
+
+
+def _one_by_one(apply: SampleMap) -> SampleMap:
+    """The rows of a matrix, mapped in turn."""
+    return lambda rows: jax.lax.map(apply, rows)
 
 
 def _solve_symmetric(

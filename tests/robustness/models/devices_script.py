@@ -33,6 +33,25 @@ class Normed(nn.Module):
         return nn.Dense(3, param_dtype=float)(nn.tanh(norm(x)))
 
 
+class Operations(nn.Module):
+    """Loops, branches, functions with their own derivative, constants: each is traced by itself."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        dense = nn.Dense(3, param_dtype=float, name="first")
+        x = nn.relu(nn.remat(nn.LayerNorm)(param_dtype=float)(dense(x)))
+        layers = nn.scan(
+            lambda layer, carry: (jnp.sin(layer(carry)), None),
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            length=2,
+        )
+        x, _ = layers(nn.Dense(3, param_dtype=float, name="scanned"), x)
+        scale = self.param("scale", nn.initializers.ones, (3,), float)
+        x = jnp.sort(x * scale[None] + jnp.arange(3.0)[None])
+        return jax.lax.cond(jnp.asarray(True), lambda y: y, lambda y: 0 * y, x)
+
+
 class NormedNnx(nnx.Module):
     """The same as an nnx module."""
 
@@ -56,6 +75,12 @@ def linen_case(axis_name: str | None) -> tuple[Any, Tree]:
     options: Any = {"axis_name": axis_name, "batch_stats": variables["batch_stats"]}
     options["rollout"] = "nonlinear"
     return gt.sgd(net, LOSS, 0.1, 0.9, **options), variables["params"]
+
+
+def operations_case(axis_name: str | None) -> tuple[Any, Tree]:
+    """A sequential optimizer on a model with many kinds of operations."""
+    net = gt.from_flax(Operations(), X)
+    return gt.sgd(net, LOSS, 0.1, axis_name=axis_name), net.init(jax.random.key(0), X)
 
 
 def nnx_case(axis_name: str | None) -> tuple[Any, Tree]:
@@ -85,6 +110,7 @@ def implicit_case(axis_name: str | None) -> tuple[Any, Tree]:
 CASES: dict[str, Callable[[str | None], tuple[Any, Tree]]] = {
     "linen": linen_case,
     "nnx": nnx_case,
+    "operations": operations_case,
     "implicit": implicit_case,
 }
 
@@ -97,7 +123,8 @@ def as_float64(tree: Tree) -> Tree:
 def distance(first: Tree, second: Tree) -> float:
     """The largest difference between the leaves of two trees."""
     pairs = zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
-    return max(float(np.abs(np.asarray(a, float) - np.asarray(b, float)).max()) for a, b in pairs)
+    errors = (np.abs(np.asarray(a, float) - np.asarray(b, float)).max() for a, b in pairs)
+    return max(map(float, errors), default=0.0)
 
 
 def step_of(tx: Any) -> Callable[[Tree, Tree, Tree], tuple[Tree, Tree]]:
@@ -132,13 +159,7 @@ def by_pmap(tx: Any, params: Tree) -> tuple[Tree, Tree]:
 def by_shard_map(tx: Any, params: Tree) -> tuple[Tree, Tree]:
     mesh = jax.make_mesh((DEVICES,), (AXIS,), axis_types=(AxisType.Auto,))
     whole, shards = PartitionSpec(), PartitionSpec(AXIS)
-    mapped = jax.shard_map(
-        step_of(tx),
-        mesh=mesh,
-        in_specs=(whole, whole, shards),
-        out_specs=whole,
-        check_vma=False,
-    )
+    mapped = jax.shard_map(step_of(tx), mesh=mesh, in_specs=(whole, whole, shards), out_specs=whole)
     return run(jax.jit(mapped), params, tx.init(params), (X, LABELS))
 
 

@@ -17,7 +17,7 @@ Tree = Any
 @pytest.mark.slow
 def test_synchronized_normalization_on_four_devices(run_python: RunPython) -> None:
     result = run_python(
-        "-W", "error", "-m", "tests.robustness.models.devices_script", devices=4, timeout=300
+        "-W", "error", "-m", "tests.robustness.models.devices_script", devices=4, timeout=400
     )
     assert result.returncode == 0, result.stderr
     want = [f"{way}, {case}: equal" for case in CASES for way in ("by_pmap", "by_shard_map")]
