@@ -41,6 +41,12 @@ AugmentationName = Annotated[
     str, _one_of(table_names("gtddp_lab.data.augmentation", "AUGMENTATIONS"))
 ]
 OptimizerName = Annotated[str, _one_of(table_names("gtddp_lab.training.methods", "OPTIMIZERS"))]
+NO_RIVAL = "none"
+"""The choice of ``--rival`` that leaves the rival out."""
+
+RivalName = Annotated[
+    str, _one_of((NO_RIVAL, *table_names("gtddp_lab.training.methods", "OPTIMIZERS")))
+]
 GameName = Annotated[str, _one_of(GAMES)]
 WeightingName = Annotated[str, _one_of(table_names("gtddp_jax.implicit.weighting", "WEIGHTINGS"))]
 RolloutName = Annotated[str, _one_of(table_names("gtddp_jax.sequential.rollout", "ROLLOUTS"))]
@@ -65,12 +71,12 @@ DataDir = Annotated[Path | None, _described("gtddp/data in the user's cache", "D
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """Train a residual network with a base optimizer and with its GT-DDP forms, for comparison.
+    """Train a residual network with a base optimizer, a rival and GT-DDP games, for comparison.
 
     All methods start from the same parameters and see the same batches. The run ends with a table
-    of results; curves, scores of every epoch (JSON), logs and checkpoints are written to a new
-    folder, named in the last line. Ctrl-C stops after the current steps and saves; --resume
-    continues the run.
+    of results and a sentence that says what they show; curves, scores of every epoch (JSON), logs
+    and checkpoints are written to a new folder, named in the last line. Ctrl-C stops after the
+    current steps and saves; --resume continues the run.
     """
 
     config: Annotated[Path | None, _described("none", "FILE")] = None
@@ -95,25 +101,29 @@ class TrainOptions:
     """Random changes of the training images: none, shifts by up to 4 pixels, or shifts and
     mirroring."""
 
-    optimizer: OptimizerName = "adam"
-    """Base optimizer, from optax; KFAC and EKFAC exist for the sequential game only. SGD, KFAC and
-    EKFAC use momentum 0.9, KFAC and EKFAC damping 0.03."""
+    optimizer: OptimizerName = "nesterov"
+    """Base optimizer, from optax; KFAC and EKFAC exist for the sequential game only. SGD, Nesterov,
+    KFAC and EKFAC use momentum 0.9, KFAC and EKFAC damping 0.03."""
 
     game: Annotated[tuple[GameName, ...], tyro.conf.arg(metavar=f"{{{','.join(GAMES)}}} [...]")] = (
-        "sequential",
+        "implicit",
     )
     """How the layers act together: one after the other (sequential) or all at once (implicit). With
     several games, each one is run."""
 
-    base_only: bool = False
-    """Train with the base optimizer only."""
-
-    learning_rate: Annotated[
-        float | None, _described("0.001, for sgd, kfac and ekfac 0.01", "FLOAT")
+    rival: Annotated[
+        RivalName | None, _described("the base with, or without, look-ahead, if there is one")
     ] = None
+    """Another base optimizer, run alone at the same learning rate. Nesterov's look-ahead does part
+    of what a game does for free, so by default sgd and nesterov are rivals, and adam and nadam."""
+
+    base_only: bool = False
+    """Train with the base optimizer only, without game and rival."""
+
+    learning_rate: Annotated[float | None, _described("by optimizer and data set", "FLOAT")] = None
     """Learning rate of all methods."""
 
-    schedule: ScheduleName = "constant"
+    schedule: ScheduleName = "cosine"
     """Learning rate schedule: constant; down to 0 along half a cosine; divided by 10 after 1/2 and
     again after 3/4 of the steps."""
 
@@ -127,7 +137,7 @@ class TrainOptions:
     batch_size: Annotated[int | None, _described("by data set", "INT")] = None
     """Images per batch."""
 
-    seeds: int = 1
+    seeds: int = 3
     """Number of seeds (0, 1, ...); every method is trained once per seed."""
 
     seed_list: Annotated[tuple[int, ...], _described("as --seeds says", "[INT [INT ...]]")] = ()
@@ -152,9 +162,10 @@ class TrainOptions:
     """Sequential game: let a stage also respond to its own step. More stable at high learning
     rates, but more expensive."""
 
-    weighting: WeightingName = "tail"
-    """Implicit game: how sample weights are computed. For a base without momentum (rmsprop), tail
-    equals the base."""
+    weighting: WeightingName = "product"
+    """Implicit game: how sample weights are computed, with a prediction by the whole network
+    (product) or by its last layers (tail, the default of the library). For a base without momentum
+    (rmsprop), tail equals the base."""
 
     checkpoint_every: Annotated[int | None, _described("every epoch", "STEPS")] = None
     """Steps between two checkpoints."""
@@ -215,7 +226,7 @@ class EvalOptions:
 
 @dataclass(frozen=True)
 class PlotOptions:
-    """Draw one or more runs: loss, accuracy, sample weights, feedback, differences.
+    """Draw one or more runs: loss over epochs and over time, accuracy, differences, sample weights.
 
     The difference between a game and its base is paired by seed; its band is the 95 % confidence
     interval of the mean.

@@ -17,6 +17,7 @@ from gtddp_lab.report.page import render_report
 from gtddp_lab.report.series import MethodSeries, method_series
 from gtddp_lab.report.sources import ReportError
 from gtddp_lab.training.run_folder import RunFolder
+from gtddp_lab.training.verdict import describe_findings
 
 BAR_BLOCKS = "▁▂▃▄▅▆▇█"
 
@@ -59,6 +60,9 @@ def print_summary(console: Console, runs: Sequence[ReportedRun]) -> None:
         name = f"{run.short}  {run.name}" if run.short else run.name
         console.print(Text(f"{name}: {run.experiment.title}, {run.status}", style="bold"))
     console.print(_result_table(series))
+    for run in runs:
+        for sentence in describe_findings(run.experiment, run.records):
+            console.print(Text(f"{run.short}: {sentence}" if run.short else sentence))
     for line in [*_feedback_lines(series), *_weight_lines(series), *_time_lines(series)]:
         console.print(Text(line))
     for run in runs:

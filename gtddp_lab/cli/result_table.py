@@ -1,5 +1,7 @@
 """The table at the end of a comparison."""
 
+import math
+
 from rich import box
 from rich.table import Table
 
@@ -10,21 +12,33 @@ from gtddp_lab.training.run_summary import MethodSummary
 def summary_table(experiment: Experiment, summaries: list[MethodSummary]) -> Table:
     """Lays out one row per method: means over the seeds, ± standard error."""
     labels = {method.name: method.label for method in experiment.methods()}
-    table = Table(title=experiment.title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(
+        title=experiment.title,
+        caption=_caption(labels[summaries[0].method]) if summaries else None,
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
     table.add_column("method", no_wrap=True)
-    for heading in ("seeds", "epochs", "train loss", "run average", "validation %", "sec"):
+    for heading in ("epochs", "train loss", "equal time", "validation %", "sec"):
         table.add_column(heading, justify="right", no_wrap=True)
     for summary in summaries:
         table.add_row(
             labels[summary.method],
-            str(summary.seeds),
-            str(summary.epochs),
-            f"{summary.final_loss:.4f}",
-            f"{summary.average_loss:.4f}",
-            _format_accuracy(summary),
+            f"{summary.seeds} × {summary.epochs}",
+            _with_error(summary.final_loss, summary.loss_error, 4),
+            "-" if math.isnan(summary.equal_time_loss) else f"{summary.equal_time_loss:.4f}",
+            _with_error(summary.validation_accuracy, summary.validation_error, 2, scale=100),
             f"{summary.seconds:.1f}",
         )
     return table
+
+
+def _caption(base: str) -> str:
+    return (
+        f"epochs: seeds × epochs; loss and accuracy: mean over seeds ± standard error; "
+        f"equal time: training loss at the time at which {base} had finished"
+    )
 
 
 def skipped_step_warnings(experiment: Experiment, summaries: list[MethodSummary]) -> list[str]:
@@ -37,8 +51,6 @@ def skipped_step_warnings(experiment: Experiment, summaries: list[MethodSummary]
     ]
 
 
-def _format_accuracy(summary: MethodSummary) -> str:
-    percent = f"{100 * summary.validation_accuracy:.2f}"
-    if summary.validation_error is not None:
-        percent += f" ± {100 * summary.validation_error:.2f}"
-    return percent
+def _with_error(value: float, error: float | None, digits: int, scale: int = 1) -> str:
+    text = f"{scale * value:.{digits}f}"
+    return text if error is None else f"{text} ± {scale * error:.{digits}f}"

@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 from gtddp_lab import data
 from gtddp_lab.cli.cli_errors import UsageError
-from gtddp_lab.cli.options import BASE_GAME, TrainOptions
+from gtddp_lab.cli.options import BASE_GAME, NO_RIVAL, TrainOptions
 from gtddp_lab.core.bounds import check_integer
 from gtddp_lab.training.checkpoints import check_keep_counts
 from gtddp_lab.training.experiment import Experiment, build_trainers, default_learning_rate
+from gtddp_lab.training.methods import RIVALS
 from gtddp_lab.training.placement import ONE_DEVICE, Placement
 from gtddp_lab.training.recipes import recipe_for
 from gtddp_lab.training.runner import RunPlan
@@ -76,8 +77,15 @@ def fill_in_defaults(options: TrainOptions) -> TrainOptions:
         epochs=recipe.epochs if options.epochs is None else options.epochs,
         batch_size=recipe.batch_size if options.batch_size is None else options.batch_size,
         augmentation=options.augmentation or recipe.augmentation,
-        learning_rate=default_learning_rate(options.optimizer) if rate is None else rate,
+        learning_rate=(
+            default_learning_rate(options.dataset, options.optimizer) if rate is None else rate
+        ),
+        rival=options.rival or _default_rival(options),
     )
+
+
+def _default_rival(options: TrainOptions) -> str:
+    return NO_RIVAL if options.base_only else RIVALS.get(options.optimizer, NO_RIVAL)
 
 
 def build_experiment(options: TrainOptions) -> Experiment:
@@ -111,6 +119,7 @@ def build_experiment(options: TrainOptions) -> Experiment:
         augmentation=options.augmentation,
         normalise=recipe_for(options.dataset).normalise,
         vmap_seeds=options.vmap_seeds,
+        rival=None if options.rival == NO_RIVAL else options.rival,
     )
 
 
@@ -129,6 +138,8 @@ def _choose_games(options: TrainOptions) -> tuple[str, ...]:
     games = () if options.base_only else options.game
     if options.base_only and options.game != TrainOptions.game:
         raise UsageError("--base-only and --game exclude each other.")
+    if options.base_only and options.rival != NO_RIVAL:
+        raise UsageError("--base-only and --rival exclude each other.")
     if not options.base_only and (not games or len(set(games)) < len(games)):
         raise UsageError(f"--game needs one or more different names of {', '.join(GAME_OPTIONS)}.")
     for game, names in GAME_OPTIONS.items():

@@ -33,6 +33,7 @@ from gtddp_lab.training.provenance import collect_provenance
 from gtddp_lab.training.records import EpochRecord, TrainingUnit, UnitResumed
 from gtddp_lab.training.run_folder import RunFolder, RunFolderError, existing_folder, new_folder
 from gtddp_lab.training.run_summary import summarize_records
+from gtddp_lab.training.verdict import describe_findings
 
 
 class TrainOutcome(NamedTuple):
@@ -100,7 +101,7 @@ def _run_follower(setup: TrainSetup, processes: ProcessGroup) -> TrainOutcome:
 
 def _total_epochs(experiment: Experiment) -> int:
     """The number of epochs of all units together."""
-    return len(experiment.games) * len(experiment.seeds) * experiment.epochs
+    return len(experiment.methods()) * len(experiment.seeds) * experiment.epochs
 
 
 def _checkpoint_opener(
@@ -220,6 +221,8 @@ class _TrainRun:
         experiment = self._setup.experiment
         summaries = summarize_records(self._records)
         self._console.print(summary_table(experiment, summaries))
+        for sentence in describe_findings(experiment, self._records):
+            self._console.print(sentence, highlight=False, soft_wrap=True)
         for warning in skipped_step_warnings(experiment, summaries):
             print(warning)
         if stopped:

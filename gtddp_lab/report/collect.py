@@ -181,7 +181,7 @@ def _optional_part(missing: list[str], name: str, read: Callable[[], Content]) -
 def _unfinished_note(
     experiment: Experiment, records: Sequence[EpochRecord], status: str
 ) -> tuple[str, ...]:
-    planned = len(experiment.games) * len(experiment.seeds) * experiment.epochs
+    planned = len(experiment.methods()) * len(experiment.seeds) * experiment.epochs
     if len(records) == planned:
         return ()
     return (f"The run is {printable_text(status)}: it has {len(records)} of {planned} epochs.",)

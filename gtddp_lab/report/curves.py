@@ -19,7 +19,7 @@ from gtddp_lab.training.run_summary import MethodSummary, summarize_records
 
 SEEDS_NOTE = "Line: mean over seeds. Band: smallest to largest value of a seed."
 PAIRED_NOTE = (
-    "Mean over seeds of game minus base, paired by seed. Band: 95 % confidence interval "
+    "Mean over seeds of method minus base, paired by seed. Band: 95 % confidence interval "
     "(Student's t), for two seeds or more."
 )
 
@@ -71,7 +71,7 @@ EPOCH_METRICS = (
 
 
 def draw_charts(series: Sequence[MethodSeries]) -> list[Chart]:
-    """Draw every metric over the epochs, and the games minus their base."""
+    """Draw every metric over the epochs, and the other methods minus the base."""
     found = [
         draw_chart(
             metric.key,
@@ -82,8 +82,8 @@ def draw_charts(series: Sequence[MethodSeries]) -> list[Chart]:
         )
         for metric in EPOCH_METRICS
     ]
-    # A base optimizer has no base to be compared with.
-    games = [entry for entry in series if entry.base]
+    # The base has no base to be compared with.
+    compared = [entry for entry in series if entry.base]
     for key, title, value in (
         ("loss-difference", "Log training loss, minus the base's", log_train_loss),
         ("accuracy-difference", "Validation accuracy, minus the base's (points)", accuracy_percent),
@@ -93,7 +93,7 @@ def draw_charts(series: Sequence[MethodSeries]) -> list[Chart]:
                 key,
                 title,
                 PAIRED_NOTE,
-                [(entry, difference_to_base(entry, value)) for entry in games],
+                [(entry, difference_to_base(entry, value)) for entry in compared],
             )
         )
     return [entry for entry in found if entry is not None]

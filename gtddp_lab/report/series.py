@@ -14,7 +14,7 @@ from gtddp_lab.training.plots import values_by_seed
 from gtddp_lab.training.records import EpochRecord
 
 SERIES_COLOURS = 7
-"""Number of colours of the page for games; base optimizers are drawn in the colour of the text."""
+"""Number of colours of the page; the base of a comparison is drawn in the colour of the text."""
 
 SERIES_DASHES = 4
 """Number of line styles of the page, one for each run."""
@@ -41,7 +41,7 @@ class MethodSeries:
         label: Display name.
         run: The run.
         method: The method.
-        colour: Number of its colour; None for a base optimizer.
+        colour: Number of its colour; None for the base of the comparison.
         dash: Number of its line style.
         records: Records of its epochs.
         base: Records of the base optimizer of the comparison; empty for the base itself.
@@ -65,14 +65,14 @@ class MethodSeries:
 def method_series(runs: Sequence[ReportedRun]) -> list[MethodSeries]:
     """Return one series for each method of each run that has a record, in order."""
     all_series: list[MethodSeries] = []
-    games = 0
+    coloured = 0
     for number, run in enumerate(runs):
         base, *_ = methods = run.experiment.methods()
         for method in methods:
             colour = None
-            # Base optimizers take the colour of the text, so only games are counted.
-            if method.has_sample_weights:
-                colour, games = games % SERIES_COLOURS, games + 1
+            # The base takes the colour of the text, so only the other methods are counted.
+            if method is not base:
+                colour, coloured = coloured % SERIES_COLOURS, coloured + 1
             records = run.records_of(method.name)
             if records:
                 all_series.append(

@@ -96,7 +96,7 @@ class Cell:
 
 
 def default_cell(dataset: str, base: str, **changes: Any) -> Cell:
-    """Return the cell that `gtddp train` would run by default, with changes.
+    """Return a cell with the defaults of its data set and base, with changes.
 
     Args:
         dataset: Key in ``data.DATASETS``.

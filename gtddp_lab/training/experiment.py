@@ -12,6 +12,7 @@ from gtddp_lab.training.checkpoints import Checkpoints
 from gtddp_lab.training.clock import RunClock
 from gtddp_lab.training.methods import OPTIMIZERS, TrainingMethod, build_method
 from gtddp_lab.training.placement import ONE_DEVICE, Placement
+from gtddp_lab.training.recipes import recipe_for
 from gtddp_lab.training.records import RunEvent, TrainingUnit
 from gtddp_lab.training.runner import OpenTrace, RunPlan, run_unit
 from gtddp_lab.training.settings import (
@@ -40,6 +41,8 @@ class Experiment:
         augmentation: Key in ``data.AUGMENTATIONS``.
         normalise: Whether every channel is shifted and scaled to mean 0 and standard deviation 1.
         vmap_seeds: Whether all seeds of a method are trained at once, by ``jax.vmap``.
+        rival: Key in ``methods.OPTIMIZERS`` of another optimizer, run alone after the first of
+            ``games``; None for no other.
     """
 
     dataset: str
@@ -53,6 +56,7 @@ class Experiment:
     augmentation: str = "none"
     normalise: bool = False
     vmap_seeds: bool = False
+    rival: str | None = None
 
     def __post_init__(self) -> None:
         """Checks names and numbers, except for the upper limit of the batch size.
@@ -63,7 +67,9 @@ class Experiment:
         look_up(data.DATASETS, self.dataset, "dataset")
         look_up(networks.NETWORKS, self.network, "network")
         look_up(data.AUGMENTATIONS, self.augmentation, "augmentation")
-        self.methods()  # checks the optimizer and the games
+        self.methods()  # checks the optimizer, the games and the rival
+        if self.rival == self.optimizer:
+            raise ValueError(f"rival must be another optimizer than {self.optimizer}.")
         if len(set(self.games)) < len(self.games):
             raise ValueError(f"games must be different, got {', '.join(self.games)}.")
         check_integer("epochs", self.epochs, 1, MOST_EPOCHS)
@@ -82,6 +88,8 @@ class Experiment:
         """What all methods have in common, in a few words."""
         rate = self.settings.learning_rate
         text = f"{self.dataset}, batch size {self.batch_size}, learning rate {rate:g}"
+        if self.settings.schedule != "constant":
+            text += f" ({self.settings.schedule})"
         if "implicit" not in self.games:
             return text
         return f"{text}, weighting {self.settings.weighting}"
@@ -93,16 +101,19 @@ class Experiment:
 
     def methods(self) -> tuple[TrainingMethod, ...]:
         """The methods, in the order in which they run."""
-        return tuple(build_method(self.optimizer, game) for game in self.games)
+        base, *games = (build_method(self.optimizer, game) for game in self.games)
+        rivals = () if self.rival is None else (build_method(self.rival, "none"),)
+        return (base, *rivals, *games)
 
 
-def default_learning_rate(optimizer: str) -> float:
-    """The default learning rate of a base optimizer and its games.
+def default_learning_rate(dataset: str, optimizer: str) -> float:
+    """The default learning rate of a base optimizer and its games on a data set.
 
     Raises:
-        ValueError: If ``optimizer`` is not in ``OPTIMIZERS``.
+        ValueError: If ``dataset`` is not in ``RECIPES`` or ``optimizer`` not in ``OPTIMIZERS``.
     """
-    return look_up(OPTIMIZERS, optimizer, "optimizer").learning_rate
+    default = look_up(OPTIMIZERS, optimizer, "optimizer").learning_rate
+    return recipe_for(dataset).learning_rates.get(optimizer, default)
 
 
 def build_trainers(

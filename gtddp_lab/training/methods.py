@@ -1,6 +1,6 @@
 """Training methods: every base optimizer, alone and in a game.
 
-A method combines one entry of ``OPTIMIZERS`` (SGD, RMSprop, Adam, KFAC, EKFAC ...) with one entry
+A method combines one entry of ``OPTIMIZERS`` (SGD, Nesterov, Adam, KFAC ...) with one entry
 of ``GAMES`` (none, sequential, implicit). A new game is one more entry and then works with every
 optimizer, provided that the optimizer has an optax form where the game needs one.
 """
@@ -56,13 +56,26 @@ OPTIMIZERS: dict[str, OptimizerEntry] = {
     "sgd": OptimizerEntry(
         "SGD", 0.01, partial(optax.sgd, momentum=0.9), partial(gt.sgd, momentum=0.9)
     ),
+    "nesterov": OptimizerEntry(
+        "Nesterov",
+        0.01,
+        partial(optax.sgd, momentum=0.9, nesterov=True),
+        partial(gt.sgd, momentum=0.9, nesterov=True),
+    ),
     "plain_sgd": OptimizerEntry("SGD without momentum", 0.1, optax.sgd, gt.sgd),
     "rmsprop": OptimizerEntry("RMSprop", 0.001, optax.rmsprop, gt.rmsprop),
     "adam": OptimizerEntry("Adam", 0.001, optax.adam, gt.adam),
+    "nadam": OptimizerEntry("NAdam", 0.001, optax.nadam, partial(gt.adam, nesterov=True)),
     "kfac": OptimizerEntry("KFAC", 0.01, None, partial(gt.kfac, **KRONECKER_DEFAULTS)),
     "ekfac": OptimizerEntry("EKFAC", 0.01, None, partial(gt.ekfac, **KRONECKER_DEFAULTS)),
 }
 """Base optimizers by name."""
+
+RIVALS = {"sgd": "nesterov", "nesterov": "sgd", "adam": "nadam", "nadam": "adam"}
+"""For a base with momentum, the same optimizer with, or without, Nesterov's look-ahead.
+
+Looking ahead does for free part of what a game does: it anticipates the momentum step.
+"""
 
 
 @dataclass(frozen=True)

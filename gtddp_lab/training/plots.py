@@ -17,6 +17,16 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
 """The palette of Okabe and Ito, distinguishable without colour vision."""
 
+BANDS_NOTE = (
+    "Lines: means over seeds. Bands: smallest to largest seed; of differences, the 95 % confidence "
+    "interval of the mean; of sample weights, smallest to largest weight. Time: of steps only, "
+    "without compilation and scoring."
+)
+"""What the lines and bands of the panels are."""
+
+EPOCH_AXIS = "epoch"
+TIME_AXIS = "time (s)"
+
 Metric = Callable[[EpochRecord], float]
 """A number of one epoch."""
 
@@ -36,11 +46,10 @@ class MethodCurves(NamedTuple):
 
 
 def draw_curves(path: Path, title: str, curves: Sequence[MethodCurves]) -> None:
-    """Draws loss, accuracy, sample weights, feedback and differences over the epochs.
+    """Draws loss over epochs and over time, accuracy, differences to the base, sample weights.
 
-    Thin lines show single seeds, a thick line their mean over the epochs that all seeds have. The
-    band of the weights spans the smallest and the largest weight of the epoch; the band of a
-    difference is the 95 % confidence interval of its mean over at least two seeds.
+    Lines are means over the seeds, for the epochs that all seeds have. `BANDS_NOTE`, below the
+    panels, says what the bands are.
 
     Args:
         path: The file to write; its suffix, .png or .svg, determines the format.
@@ -58,6 +67,7 @@ def draw_curves(path: Path, title: str, curves: Sequence[MethodCurves]) -> None:
     figure = Figure(figsize=(15, 8), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)  # draws without pyplot, which would need a display
     figure.suptitle(literal_label(title))
+    figure.supxlabel(BANDS_NOTE, fontsize="small")
     all_axes = figure.subplots(2, 3).ravel()
     for number, given in enumerate(curves):
         curve = given._replace(label=literal_label(given.label))
@@ -66,13 +76,15 @@ def draw_curves(path: Path, title: str, curves: Sequence[MethodCurves]) -> None:
             panel.draw_method(axes, curve, colour)
     for axes, panel in zip(all_axes, PANELS, strict=True):
         axes.set_ylabel(panel.title)
-        axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel(panel.horizontal)
+        if panel.horizontal == EPOCH_AXIS:
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         if panel.log_scale and any(curve.records for curve in curves):
             axes.set_yscale("log")  # an empty logarithmic axis has no limits to draw
         if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize="small")
+            # A long name must not squeeze the panels.
+            axes.legend(fontsize="small").set_in_layout(False)
     figure.savefig(path, format=path.suffix[1:])
 
 
@@ -109,27 +121,30 @@ def values_by_seed(records: Sequence[EpochRecord], metric: Metric) -> dict[int, 
     return values
 
 
-def _mean_curve(values: dict[int, list[float]]) -> np.ndarray:
-    """The mean over seeds, for the epochs that all seeds have."""
+def _seed_table(values: dict[int, list[float]]) -> np.ndarray:
+    """The values [seeds, epochs] of the epochs that all seeds have."""
     epochs = min(map(len, values.values()))
-    return np.mean([curve[:epochs] for curve in values.values()], axis=0)
+    return np.array([curve[:epochs] for curve in values.values()], np.float64)
 
 
 DrawMethod = Callable[["Axes", MethodCurves, str], None]
 """Draws one method in a panel, in the given colour."""
 
 
-def _draw_metric(metric: Metric) -> DrawMethod:
+def _draw_metric(metric: Metric, over_time: bool = False) -> DrawMethod:
     def draw_method(axes: "Axes", curve: MethodCurves, colour: str) -> None:
-        values = values_by_seed(curve.records, metric)
-        if not values:
+        if not curve.records:
             return
-        style: dict[str, Any] = {"color": colour, "marker": "."}
-        for seed_curve in values.values():
-            epochs = range(1, len(seed_curve) + 1)
-            axes.plot(epochs, seed_curve, linewidth=0.7, alpha=0.5, **style)
-        mean = _mean_curve(values)
-        axes.plot(range(1, len(mean) + 1), mean, linewidth=2, label=curve.label, **style)
+        table = _seed_table(values_by_seed(curve.records, metric))
+        places = np.arange(1, table.shape[1] + 1)
+        if over_time:
+            seconds = _seed_table(values_by_seed(curve.records, lambda record: record.seconds))
+            places = seconds.cumsum(axis=1).mean(axis=0)
+        if len(table) > 1:
+            band = (table.min(axis=0), table.max(axis=0))
+            axes.fill_between(places, *band, color=colour, alpha=0.2, linewidth=0)
+        style: dict[str, Any] = {"color": colour, "marker": ".", "linewidth": 2}
+        axes.plot(places, table.mean(axis=0), label=curve.label, **style)
 
     return draw_method
 
@@ -140,7 +155,8 @@ def _draw_weights(axes: "Axes", curve: MethodCurves, colour: str) -> None:
         return
 
     def mean_of(name: str) -> np.ndarray:
-        return _mean_curve(values_by_seed(reported, lambda record: _mean_entry(record, name)))
+        values = values_by_seed(reported, lambda record: _mean_entry(record, name))
+        return _seed_table(values).mean(axis=0)
 
     mean = mean_of("sample_weight_mean")
     epochs = range(1, len(mean) + 1)
@@ -152,12 +168,6 @@ def _draw_weights(axes: "Axes", curve: MethodCurves, colour: str) -> None:
 def _mean_entry(record: EpochRecord, name: str) -> float:
     """A diagnostic of an epoch, averaged over the stages if it has one number per stage."""
     return float(np.mean(record.report[name]))
-
-
-def _draw_feedback(axes: "Axes", curve: MethodCurves, colour: str) -> None:
-    reported = [record for record in curve.records if record.report.get("feedback_ratio")]
-    draw_method = _draw_metric(lambda record: _mean_entry(record, "feedback_ratio"))
-    draw_method(axes, curve._replace(records=reported), colour)
 
 
 def _draw_difference(metric: Metric) -> DrawMethod:
@@ -180,11 +190,12 @@ def _draw_difference(metric: Metric) -> DrawMethod:
 
 
 class PlotPanel(NamedTuple):
-    """A panel: its vertical axis, whether that is logarithmic, and how a method is drawn."""
+    """A panel: its vertical axis, whether that is logarithmic, how a method is drawn over what."""
 
     title: str
     log_scale: bool
     draw_method: DrawMethod
+    horizontal: str = EPOCH_AXIS
 
 
 PANELS = (
@@ -192,17 +203,22 @@ PANELS = (
         "training loss after the epoch", True, _draw_metric(lambda record: record.train_loss)
     ),
     PlotPanel(
+        "training loss after the epoch",
+        True,
+        _draw_metric(lambda record: record.train_loss, over_time=True),
+        TIME_AXIS,
+    ),
+    PlotPanel(
         "validation accuracy (%)",
         False,
         _draw_metric(lambda record: 100 * record.validation_accuracy),
     ),
-    PlotPanel("sample weights: smallest, mean, largest", False, _draw_weights),
-    PlotPanel("feedback / open-loop gain, mean of stages", False, _draw_feedback),
     PlotPanel(
         "log training loss, minus base's",
         False,
         _draw_difference(lambda record: float(np.log(max(record.train_loss, 1e-12)))),
     ),
+    PlotPanel("sample weights: smallest, mean, largest", False, _draw_weights),
     PlotPanel(
         "validation accuracy (points), minus base's",
         False,

@@ -102,15 +102,19 @@ def test_the_table_fits_a_narrow_terminal(
     text = screen.getvalue()
     assert "GT-DDP-RMSprop" in text
     assert "97.50 ± 0.00" in text
+    assert "0.2500 ± 0.0000" in text
+    assert "2 × 1" in text
+    assert "mean over seeds ± standard error" in " ".join(text.split())
     assert "…" not in text
 
 
 def test_the_longest_label_fits_too(experiment: Experiment, records: list[EpochRecord]) -> None:
-    experiment = replace(experiment, games=("none", "implicit"))
-    rows = [replace(r, method=r.method.replace("gtddp", "implicit")) for r in records]
+    experiment = replace(experiment, optimizer="nesterov", games=("none", "implicit"))
+    names = {"rmsprop": "nesterov", "gtddp-rmsprop": "implicit-nesterov"}
+    rows = [replace(r, method=names[r.method]) for r in records]
     screen = io.StringIO()
     Console(file=screen, width=80).print(summary_table(experiment, summarize_records(rows)))
-    assert "Implicit-RMSprop" in screen.getvalue()
+    assert "Implicit-Nesterov" in screen.getvalue()
     assert "…" not in screen.getvalue()
 
 

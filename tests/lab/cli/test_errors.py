@@ -23,7 +23,7 @@ from gtddp_lab.cli.main import main
             "learning_rate must be a number from 1e-30",
         ),
         (
-            ["train", "--max-shift", "-1"],
+            ["train", "--game", "sequential", "--max-shift", "-1"],
             "max_shift must be a number from 1e-30 to",
         ),
         (["train", "--devices", "99"], "devices must be from 1 to "),
@@ -53,13 +53,16 @@ from gtddp_lab.cli.main import main
         (["train", "--game", "cubic"], "invalid choice 'cubic' for argument"),
         (["train", "--game"], "--game needs one or more different names of sequential, implicit."),
         (["train", "--game", "implicit", "implicit"], "--game needs one or more different names"),
-        (["train", "--game", "implicit", "--base-only"], "--base-only and --game exclude each"),
+        (["train", "--game", "sequential", "--base-only"], "--base-only and --game exclude each"),
+        (["train", "--rival", "nesterov"], "rival must be another optimizer than nesterov."),
+        (["train", "--rival", "adagrad"], "invalid choice 'adagrad' for argument"),
+        (["train", "--base-only", "--rival", "sgd"], "--base-only and --rival exclude each other."),
         (
             ["train", "--game", "implicit", "--weighting", "all"],
             "invalid choice 'all' for argument",
         ),
         (
-            ["train", "--weighting", "product"],
+            ["train", "--game", "sequential", "--weighting", "newton"],
             "--weighting belongs to --game implicit, which is not",
         ),
         (

@@ -12,7 +12,7 @@ from gtddp_lab.cli.choices import table_names
 from gtddp_lab.cli.main import main
 from gtddp_lab.cli.options import BASE_GAME, TrainOptions
 from gtddp_lab.cli.parse import COMMAND_OPTIONS, box_to_sentence, parse_command_line
-from gtddp_lab.cli.setup import GAME_OPTIONS
+from gtddp_lab.cli.setup import GAME_OPTIONS, build_experiment, fill_in_defaults
 from gtddp_lab.studies import studies
 from gtddp_lab.training import methods, recipes, settings
 from tests.conftest import RunPython
@@ -66,9 +66,11 @@ def test_a_table_that_is_not_there_is_named() -> None:
 
 def test_every_data_set_has_a_recipe() -> None:
     assert tuple(recipes.RECIPES) == tuple(data.DATASETS)
+    assert set(methods.RIVALS) | set(methods.RIVALS.values()) <= set(methods.OPTIMIZERS)
     for recipe in recipes.RECIPES.values():
         assert recipe.network in networks.NETWORKS
         assert recipe.augmentation in data.AUGMENTATIONS
+        assert set(recipe.learning_rates) <= set(methods.OPTIMIZERS)
 
 
 def test_games_are_those_of_the_table() -> None:
@@ -78,6 +80,42 @@ def test_games_are_those_of_the_table() -> None:
 
 def test_defaults() -> None:
     assert parse_command_line(["train"]) == TrainOptions()
+
+
+@pytest.mark.parametrize(
+    ("line", "names"),
+    [
+        ("train", ["nesterov", "sgd", "implicit-nesterov"]),
+        ("train --optimizer sgd", ["sgd", "nesterov", "implicit-sgd"]),
+        ("train --optimizer adam", ["adam", "nadam", "implicit-adam"]),
+        ("train --optimizer rmsprop --rival adam", ["rmsprop", "adam", "implicit-rmsprop"]),
+        ("train --optimizer rmsprop", ["rmsprop", "implicit-rmsprop"]),
+        ("train --rival none --game sequential", ["nesterov", "gtddp-nesterov"]),
+        ("train --base-only", ["nesterov"]),
+    ],
+)
+def test_a_run_has_a_base_a_rival_and_games(line: str, names: list[str]) -> None:
+    parsed = parse_command_line(line.split())
+    assert isinstance(parsed, TrainOptions)
+    experiment = build_experiment(fill_in_defaults(parsed))
+    assert [method.name for method in experiment.methods()] == names
+    assert experiment.seeds == (0, 1, 2)
+
+
+def test_rates_of_a_data_set_precede_those_of_the_optimizer() -> None:
+    rates = {
+        (dataset, optimizer): fill_in_defaults(
+            TrainOptions(dataset=dataset, optimizer=optimizer)
+        ).learning_rate
+        for dataset in ("digits", "mnist")
+        for optimizer in ("nesterov", "adam")
+    }
+    assert rates == {
+        ("digits", "nesterov"): 0.05,
+        ("digits", "adam"): 0.001,
+        ("mnist", "nesterov"): 0.01,
+        ("mnist", "adam"): 0.001,
+    }
 
 
 def test_options_are_parsed() -> None:

@@ -22,6 +22,10 @@ OPTIONS = [
     "residual-mlp",
     "--batch-size",
     "64",
+    "--seeds",
+    "1",
+    "--rival",
+    "none",
 ]
 CLOCK = {"seconds", "images_per_second", "time", "stamp"}
 """Fields that hold times, which differ between runs."""

@@ -43,7 +43,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     out = tmp_path_factory.mktemp("runs")
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        options = ["--game", "implicit", "--epochs", "1", "--batch-size", "32"]
+        options = ["--optimizer", "adam", "--schedule", "constant", "--weighting", "tail"]
+        options += ["--seeds", "1", "--rival", "none", "--epochs", "1", "--batch-size", "32"]
         assert main(["train", *options, "--out", str(out)]) == 0
     return _only_folder(out), printed.getvalue().splitlines()
 
@@ -146,15 +147,17 @@ def test_a_disk_that_is_full_ends_the_run(
 @pytest.mark.slow
 def test_several_games_in_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--game", "implicit", "sequential", "--weighting", "product", "--optimizer", "sgd"]
-    sizes = ["--epochs", "1", "--batch-size", "64", "--watch", "0", "--out", str(tmp_path)]
+    sizes = ["--epochs", "1", "--batch-size", "64", "--seeds", "1", "--watch", "0"]
+    options += ["--rival", "none", "--out", str(tmp_path)]
     assert main(["train", *options, *sizes]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("SGD, Implicit-SGD and GT-DDP-SGD on digits, batch size 64")
     assert "weighting product" in lines[0]
     labels = ["SGD", "Implicit-SGD", "GT-DDP-SGD"]
     assert [line.split()[0] for line in lines[1:4]] == labels
-    table = [line.split()[0] for line in lines[4:-1] if line.strip()]
-    assert table[-3:] == labels
+    assert [line.split()[0] for line in lines if "1 × 1" in line] == labels
+    ended = [line.split(" ended with ")[0] for line in lines if " ended with " in line]
+    assert ended == labels[1:]
     read = json.loads((_only_folder(tmp_path) / "results.json").read_text())
     assert [epoch["method"] for epoch in read["epochs"]] == ["sgd", "implicit-sgd", "gtddp-sgd"]
     assert read["experiment"]["games"] == ["none", "implicit", "sequential"]
@@ -168,6 +171,7 @@ def test_several_games_in_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[
 def endless_run(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """A run that does not end by itself; it is killed after the test in any case."""
     options = ["--optimizer", "sgd", "--base-only", "--epochs", "1000000", "--batch-size", "128"]
+    options += ["--seeds", "1"]
     process = subprocess.Popen(
         [sys.executable, "-m", "gtddp_lab", "train", *options, "--out", str(tmp_path)],
         env=child_environment(),

@@ -119,7 +119,7 @@ def test_a_disk_that_is_full(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(train_command._TrainRun, "run", full)
-    assert main(["train", "--epochs", "1", "--out", str(tmp_path)]) == 1
+    assert main(["train", "--base-only", "--epochs", "1", "--out", str(tmp_path)]) == 1
     error = capsys.readouterr().err
     assert error.startswith(f"gtddp: cannot write to {tmp_path}/")
     assert error.endswith(": No space left on device.\n")

@@ -132,7 +132,8 @@ def test_names_and_labels() -> None:
 
 def test_unknown_names_list_the_known_ones() -> None:
     with pytest.raises(
-        ValueError, match=r"Invalid optimizer: 'x'\. Supported: sgd, plain_sgd, rmsprop, adam, kfac"
+        ValueError,
+        match=r"Invalid optimizer: 'x'\. Supported: sgd, nesterov, plain_sgd, rmsprop, adam",
     ):
         build_method("x", "none")
     with pytest.raises(

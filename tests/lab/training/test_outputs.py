@@ -9,7 +9,15 @@ import pytest
 
 from gtddp_lab.training import results
 from gtddp_lab.training.experiment import Experiment
-from gtddp_lab.training.plots import curves_of, draw_curves
+from gtddp_lab.training.plots import (
+    BANDS_NOTE,
+    EPOCH_AXIS,
+    PANELS,
+    TIME_AXIS,
+    MethodCurves,
+    curves_of,
+    draw_curves,
+)
 from gtddp_lab.training.records import EpochRecord
 from gtddp_lab.training.run_summary import summarize_records
 from tests.default_run import quick_cases
@@ -113,4 +121,24 @@ def test_curves_are_drawn_as_svg(
 ) -> None:
     path = tmp_path / "curves.svg"
     draw_curves(path, "title", curves_of(experiment, records))
-    assert "<svg" in path.read_text()
+    text = path.read_text()
+    assert "<svg" in text
+    for shown in (BANDS_NOTE, EPOCH_AXIS, TIME_AXIS):
+        assert f"<!-- {shown} -->" in text
+
+
+def test_a_band_spans_the_seeds_over_the_time_of_their_steps(records: list[EpochRecord]) -> None:
+    from matplotlib.figure import Figure
+
+    slower = [replace(r, seconds=r.seconds * (1 + r.seed), train_loss=r.seed) for r in records[:2]]
+    slower += [
+        replace(r, seconds=r.seconds * (1 + r.seed), train_loss=r.seed) for r in records[4:6]
+    ]
+    axes = Figure().subplots()
+    (panel,) = (panel for panel in PANELS if panel.horizontal == TIME_AXIS)
+    panel.draw_method(axes, MethodCurves("Adam", slower), "black")
+    (line,), (band,) = axes.lines, axes.collections
+    np.testing.assert_allclose(np.asarray(line.get_xdata()), [2.5, 5.0])  # 0.5 s times (4 + 6) / 2
+    np.testing.assert_allclose(np.asarray(line.get_ydata()), [4.0, 4.0])
+    extent = band.get_datalim(axes.transData).extents
+    np.testing.assert_allclose(extent, [2.5, 3.0, 5.0, 5.0])
