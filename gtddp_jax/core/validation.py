@@ -190,7 +190,7 @@ def check_losses_argument(name: str, params: object, batch: object, losses: obje
             for argument, value in (("params", params), ("losses", losses))
             if value is None
         )
-        raise ValueError(f"{name}: update is missing {missing}. Call {call}.")
+        raise ValueError(f"{name}: update was called without {missing}. Call {call}.")
     if not callable(losses):
         raise ValueError(
             f"{name}: losses must be a function of the parameters, got {type(losses).__name__}. "

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Shaped
 from gtddp_jax.core.outputs import is_differentiable_leaf
 from gtddp_jax.core.samples import SampleReductions
 from gtddp_jax.core.trees import upcast
-from gtddp_jax.core.types import Outputs, Scalar, Tree
+from gtddp_jax.core.types import AxisName, Outputs, Scalar, Tree
 from gtddp_jax.losses.losses import Losses
 
 Values = Float[Array, "B"] | Float[Array, "B T"]
@@ -90,9 +90,10 @@ def keep_masked_constant(outputs: Outputs, mask: jax.Array | None) -> Outputs:
         return outputs
 
     def keep(leaf: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
-        if not is_differentiable_leaf(leaf):
-            return leaf
         inside = jnp.asarray(mask) != 0
+        # Other shapes are reported once the losses are known.
+        if not is_differentiable_leaf(leaf) or jnp.shape(leaf)[: inside.ndim] != inside.shape:
+            return leaf
         axes = tuple(range(inside.ndim, jnp.ndim(leaf)))
         return jnp.where(jnp.expand_dims(inside, axes), leaf, jax.lax.stop_gradient(leaf))
 
@@ -108,9 +109,19 @@ def scale_values(values: Values, scale: jax.Array | None) -> Values:
     return jnp.where(factors > 0, values, 0) * factors
 
 
+def masked_values(losses: Losses, outputs: Outputs, axis_name: AxisName = None) -> Values:
+    """The losses at outputs, checked, with the factors by which a mean takes the mask into account.
+
+    Args:
+        losses: the losses.
+        outputs: like `Losses.outputs`.
+        axis_name: the mapped axis over devices, or None.
+    """
+    values = jnp.asarray(losses.per_sample(keep_masked_constant(outputs, losses.mask)))
+    check_values(losses, values)
+    return scale_values(values, sample_scale(losses.mask, SampleReductions(values.size, axis_name)))
+
+
 def evaluate(losses: Losses) -> tuple[Scalar, Tree | None]:
     """The mean loss plus the regularizer, and aux."""
-    values = jnp.asarray(losses.per_sample(keep_masked_constant(losses.outputs, losses.mask)))
-    check_values(losses, values)
-    scale = sample_scale(losses.mask, SampleReductions(values.size))
-    return scale_values(values, scale).mean() + losses.regularizer, losses.aux
+    return masked_values(losses, losses.outputs).mean() + losses.regularizer, losses.aux

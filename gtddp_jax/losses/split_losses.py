@@ -14,9 +14,7 @@ from gtddp_jax.losses.losses import Losses, call_losses
 from gtddp_jax.losses.per_sample import (
     check_rows,
     check_values,
-    keep_masked_constant,
-    sample_scale,
-    scale_values,
+    masked_values,
 )
 
 HIDDEN_PARAMS = (
@@ -70,8 +68,7 @@ class SplitLosses:
 
     def loss(self, outputs: Outputs) -> PerSample:
         """The losses of the samples, of which those in the mask have the mean of the batch."""
-        if self._first is None:
-            raise RuntimeError("SplitLosses.loss was called before forward.")
+        assert self._first is not None, "forward has not been called yet"
         return self._values(self._first, self._divide_rows(outputs))
 
     def per_sample(self, params: Tree) -> PerSample:
@@ -93,9 +90,7 @@ class SplitLosses:
         return samples.mean(value[None]), samples.mean_of_sums(gradient)
 
     def _values(self, losses: Losses, outputs: Outputs) -> PerSample:
-        values = jnp.asarray(losses.per_sample(keep_masked_constant(outputs, losses.mask)))
-        scale = sample_scale(losses.mask, SampleReductions(values.size, self._axis_name))
-        return scale_values(values, scale).reshape(-1)
+        return masked_values(losses, outputs, self._axis_name).reshape(-1)
 
     def _merge_rows(self, outputs: Outputs) -> Outputs:
         axes = len(self._rows)

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.interpreters.partial_eval import dce_jaxpr
 from typing_extensions import override
 
@@ -14,12 +13,7 @@ from gtddp_jax.core.loss_pairing import check_captured_pairing, check_loss_pairi
 from gtddp_jax.core.samples import SampleReductions
 from gtddp_jax.core.types import AxisName, Loss, Outputs, PerSample, Scalar, Tree
 from gtddp_jax.losses.losses import Losses, call_losses
-from gtddp_jax.losses.per_sample import (
-    check_values,
-    keep_masked_constant,
-    sample_scale,
-    scale_values,
-)
+from gtddp_jax.losses.per_sample import masked_values
 from gtddp_jax.losses.split_losses import HIDDEN_PARAMS
 from gtddp_jax.network.intercepted_calls import NetworkCall, intercept_calls
 from gtddp_jax.network.protocol import NetworkPass, StagedNetwork
@@ -159,10 +153,7 @@ class LossesFunction(StepLosses):
 
     def _values(self, params: Tree, outputs: Outputs, batch_stats: Tree) -> PerSample:
         losses = self._call(params, outputs, batch_stats)
-        values = jnp.asarray(losses.per_sample(keep_masked_constant(losses.outputs, losses.mask)))
-        check_values(losses, values)
-        scale = sample_scale(losses.mask, SampleReductions(values.size, self._axis_name))
-        scaled = scale_values(values, scale)
+        scaled = masked_values(losses, losses.outputs, self._axis_name)
         return scaled if scaled.ndim == 1 else scaled.mean(1)
 
     @override

@@ -60,7 +60,7 @@ def test_equals_the_short_form(make: Any) -> None:
     tx = gt.sgd(net, None, RATE)
     step = gt.make_step(tx, losses, donate=False)
     new_params, _, output = step(params, tx.init(params), batch_stats)
-    short = gt.sgd(net, cross_entropy, RATE, batch_stats=batch_stats)
+    short: Any = gt.sgd(net, cross_entropy, RATE, batch_stats=batch_stats)
 
     @jax.jit
     def update(params: Tree) -> tuple[Tree, Any]:

@@ -54,6 +54,16 @@ def test_the_arrays_alone_name_the_mesh(name: str) -> None:
     assert weights.shape[-1] == len(X)
 
 
+def test_a_function_of_losses_is_refused_in_the_sequential_game() -> None:
+    """Its batch cannot be moved to another mode."""
+    _, params, batch = CASES["sgd"]()
+    bare: Any = gt.sgd(network(), None, 0.1)
+    with jax.set_mesh(explicit_mesh_of(data=1)):
+        state = bare.init(params)
+        with pytest.raises(ValueError, match="a function of losses closes over its batch"):
+            bare.update(None, state, params, losses=lambda params: batch)
+
+
 def test_a_rate_in_a_closure_is_refused() -> None:
     """A function of optax that closes over an array cannot be moved to another mode."""
     net = network()
