@@ -15,7 +15,7 @@ import gtddp_jax as gt
 from gtddp_lab.training import model_call
 from gtddp_lab.training.methods import OPTIMIZERS, TrainingMethod
 from gtddp_lab.training.settings import LearningRate, TrainSettings
-from gtddp_lab.training.state import BatchStats, Params, TrainState
+from gtddp_lab.training.state import BatchStats, Params, RunState
 from gtddp_lab.training.steps import (
     Batch,
     ObserveWeights,
@@ -40,7 +40,7 @@ BuildOptimizer: TypeAlias = Callable[[LearningRate], optax.GradientTransformatio
 class TakeStep(Protocol):
     """Makes a step, given an optimizer, a state and the gradient of the batch's mean loss."""
 
-    def __call__(self, tx: Any, state: TrainState, gradient: LossGradient) -> StepOutcome:
+    def __call__(self, tx: Any, state: RunState, gradient: LossGradient) -> StepOutcome:
         """Return parameters, optimizer state, loss and batch statistics after the step."""
         ...
 
@@ -55,7 +55,7 @@ def _competitor(
         weight_decay: float = 0.0,
     ) -> TrainStep:
         def step(
-            state: TrainState,
+            state: RunState,
             batch: Batch,
             key: jax.Array,
             observe: ObserveWeights | None = None,
@@ -109,7 +109,7 @@ def _optax_base(name: str) -> BuildOptimizer:
 def extragradient_method(base: str) -> TrainingMethod:
     """Averaged extragradient: the mean of the gradients here and after a trial step."""
 
-    def take_step(tx: Any, state: TrainState, gradient: LossGradient) -> StepOutcome:
+    def take_step(tx: Any, state: RunState, gradient: LossGradient) -> StepOutcome:
         (value, batch_stats), first = gradient(state.params)
         # The state of the trial step is dropped: only its gradient is used.
         trial, _ = tx.update(first, state.opt_state, state.params)
@@ -129,7 +129,7 @@ def sam_method(base: str) -> TrainingMethod:
         adversary = optax.chain(contrib.normalize(), optax.sgd(SAM_RADIUS))
         return contrib.sam(_optax_base(base)(rate), adversary, opaque_mode=True)
 
-    def take_step(tx: Any, state: TrainState, gradient: LossGradient) -> StepOutcome:
+    def take_step(tx: Any, state: RunState, gradient: LossGradient) -> StepOutcome:
         (value, batch_stats), first = gradient(state.params)
         updates, opt_state = tx.update(
             first, state.opt_state, state.params, grad_fn=lambda params, _: gradient(params)[1]
@@ -139,7 +139,7 @@ def sam_method(base: str) -> TrainingMethod:
     return _competitor(f"sam-{base}", OPTIMIZERS[base].label, build, take_step)
 
 
-def _plain_step(tx: Any, state: TrainState, gradient: LossGradient) -> StepOutcome:
+def _plain_step(tx: Any, state: RunState, gradient: LossGradient) -> StepOutcome:
     (value, batch_stats), first = gradient(state.params)
     updates, opt_state = tx.update(first, state.opt_state, state.params, value=value)
     return _updated_params(state.params, updates), opt_state, value, batch_stats
@@ -172,7 +172,7 @@ def schedule_free_method(base: str) -> TrainingMethod:
         tx = contrib.schedule_free_adamw(schedule)
         return optax.GradientTransformation(lambda params: (tx.init(params), params), tx.update)
 
-    def take_step(tx: Any, state: TrainState, gradient: LossGradient) -> StepOutcome:
+    def take_step(tx: Any, state: RunState, gradient: LossGradient) -> StepOutcome:
         # Gradients are taken at the point y, scores at the average x.
         tx_state, point = state.opt_state
         (value, batch_stats), first = gradient(point)

@@ -25,7 +25,7 @@ from gtddp_lab.core.json_types import check_type, dataclass_from_json
 from gtddp_lab.core.peers import is_lost_peer
 from gtddp_lab.training.records import EpochRecord
 from gtddp_lab.training.settings import MOST_STEPS
-from gtddp_lab.training.state import TrainState
+from gtddp_lab.training.state import RunState
 
 ACCURACY_METRIC = "validation_accuracy"
 
@@ -67,7 +67,7 @@ class SavedRun(NamedTuple):
         seconds: Wall time of the running epoch's steps so far.
     """
 
-    state: TrainState
+    state: RunState
     step: int
     records: tuple[EpochRecord, ...]
     seconds: float
@@ -152,7 +152,7 @@ class Checkpoints:
 
     def save(
         self,
-        state: TrainState,
+        state: RunState,
         step: int,
         records: list[EpochRecord],
         seconds: float = 0.0,
@@ -189,7 +189,7 @@ class Checkpoints:
                 metrics=None if accuracy is None else {ACCURACY_METRIC: accuracy},
             )
 
-    def restore(self, like: TrainState, step: int | None = None) -> SavedRun | None:
+    def restore(self, like: RunState, step: int | None = None) -> SavedRun | None:
         """Reads a checkpoint.
 
         Args:
@@ -290,7 +290,7 @@ def _read_records(meta: dict[str, Any]) -> tuple[EpochRecord, ...]:
     return tuple(dataclass_from_json(EpochRecord, json.loads(record)) for record in meta["records"])
 
 
-def _arrays_by_path(state: TrainState) -> dict[str, jax.Array]:
+def _arrays_by_path(state: RunState) -> dict[str, jax.Array]:
     """All arrays by their paths, in the order of the tree."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="."): leaf
@@ -298,19 +298,19 @@ def _arrays_by_path(state: TrainState) -> dict[str, jax.Array]:
     }
 
 
-def _stored_arrays(state: TrainState) -> dict[str, jax.Array]:
+def _stored_arrays(state: RunState) -> dict[str, jax.Array]:
     """The arrays that are written: all but empty ones, which orbax does not accept."""
     return {path: leaf for path, leaf in _arrays_by_path(state).items() if leaf.size}
 
 
-def state_layout(state: TrainState) -> dict[str, str]:
+def state_layout(state: RunState) -> dict[str, str]:
     """Dtype and shape of every array, by its path."""
     return {
         path: f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in _arrays_by_path(state).items()
     }
 
 
-def state_checksums(state: TrainState) -> dict[str, int]:
+def state_checksums(state: RunState) -> dict[str, int]:
     """The CRC-32 of every array, by its path.
 
     Neither orbax nor its file format detects a flipped bit. The call waits for the arrays and

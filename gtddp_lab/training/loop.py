@@ -19,18 +19,18 @@ import gtddp_jax as gt
 from gtddp_lab.core.look_up import look_up
 from gtddp_lab.data import DataSplit
 from gtddp_lab.training.placement import ONE_DEVICE, Placement
-from gtddp_lab.training.state import BatchStats, Params, TrainState
+from gtddp_lab.training.state import BatchStats, Params, RunState
 from gtddp_lab.training.steps import SampleLoss
 
 EVALUATION_CHUNK = 2048
 """Samples evaluated at a time; bounds the memory on large data sets."""
 
-RowStep = Callable[[TrainState, DataSplit, Any], TrainState]
+RowStep = Callable[[RunState, DataSplit, Any], RunState]
 """Maps (state, training part, indices [batch] of the batch's samples) to the next state."""
 
 
 def _scan_steps(step: RowStep) -> RowStep:
-    def scanned(state: TrainState, part: DataSplit, rows: Any) -> TrainState:
+    def scanned(state: RunState, part: DataSplit, rows: Any) -> RunState:
         return jax.lax.scan(lambda state, row: (step(state, part, row), None), state, rows)[0]
 
     return scanned
@@ -96,10 +96,10 @@ class CompiledSteps:
             donate_argnums=0,
             out_shardings=placement.state_sharding,
         )
-        self._compiled: dict[tuple[int, ...], Callable[..., TrainState]] = {}
+        self._compiled: dict[tuple[int, ...], Callable[..., RunState]] = {}
         self.compile_seconds: float = 0.0
 
-    def compile(self, state: TrainState, part: DataSplit, rows: np.ndarray) -> None:
+    def compile(self, state: RunState, part: DataSplit, rows: np.ndarray) -> None:
         """Compiles what `__call__` with the same arguments will need."""
         # All calls of a chunk have the same shape; the last chunk of an epoch may be shorter.
         call_rows = self._dispatch.split_rows(rows)[0]
@@ -110,7 +110,7 @@ class CompiledSteps:
             ).compile()
             self.compile_seconds += time.perf_counter() - start
 
-    def __call__(self, state: TrainState, part: DataSplit, rows: np.ndarray) -> TrainState:
+    def __call__(self, state: RunState, part: DataSplit, rows: np.ndarray) -> RunState:
         """Takes one step for each row and waits until the device has finished.
 
         Args:
@@ -170,7 +170,7 @@ def unchanged_images(images: jax.Array) -> jax.Array:
 def score_network(
     net: gt.Network,
     loss: SampleLoss,
-    state: TrainState,
+    state: RunState,
     images: jax.Array,
     labels: jax.Array,
     prepare: PrepareImages = unchanged_images,

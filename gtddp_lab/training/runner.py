@@ -19,7 +19,7 @@ from gtddp_lab.training.records import (
     UnitResumed,
 )
 from gtddp_lab.training.settings import MOST_EPOCHS, MOST_STEPS
-from gtddp_lab.training.state import TrainState
+from gtddp_lab.training.state import RunState
 from gtddp_lab.training.trainer import Trainer
 
 
@@ -165,14 +165,14 @@ def run_unit(
             return
 
 
-def _timed_steps(trainer: Trainer, state: TrainState, rows: np.ndarray) -> tuple[TrainState, float]:
+def _timed_steps(trainer: Trainer, state: RunState, rows: np.ndarray) -> tuple[RunState, float]:
     start = time.perf_counter()
     state = trainer.train(state, rows)  # returns when the device has finished
     return state, time.perf_counter() - start
 
 
 def _score_epoch(
-    trainer: Trainer, state: TrainState, progress: TrainProgress, seconds: float
+    trainer: Trainer, state: RunState, progress: TrainProgress, seconds: float
 ) -> list[EpochRecord]:
     """The records of an epoch, one per seed."""
     seeds = progress.unit.seeds
@@ -200,7 +200,7 @@ def _score_epoch(
 
 
 def _with_weights(
-    trainer: Trainer, state: TrainState, images: int, records: list[EpochRecord]
+    trainer: Trainer, state: RunState, images: int, records: list[EpochRecord]
 ) -> list[EpochRecord]:
     """The records, completed by the weights of the watched images."""
     digests = trainer.digest_weights(state, images)

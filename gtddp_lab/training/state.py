@@ -15,7 +15,7 @@ BatchStats = Mapping[str, Mapping[str, jax.Array]]
 """Running statistics of batch normalizations, by layer; empty without any."""
 
 
-class TrainState(NamedTuple):
+class RunState(NamedTuple):
     """A run between two steps; with several seeds at once, every array has them as leading axis.
 
     Attributes:
@@ -43,7 +43,7 @@ Keys of single samples fold in the sample's position in the batch, which is neve
 """
 
 
-def step_key(state: TrainState) -> jax.Array:
+def step_key(state: RunState) -> jax.Array:
     """The random key of the next step, for everything that all samples share (dropout)."""
     key_of_step = jax.random.fold_in(jax.random.key(state.seed), state.step)
     return jax.random.fold_in(key_of_step, OUTSIDE_ANY_BATCH)

@@ -9,7 +9,7 @@ import optax
 
 import gtddp_jax as gt
 from gtddp_lab.training import model_call, totals
-from gtddp_lab.training.state import BatchStats, Params, TrainState, step_key
+from gtddp_lab.training.state import BatchStats, Params, RunState, step_key
 
 SampleLoss = Callable[[jax.Array, jax.Array], jax.Array]
 """Maps outputs [batch, ...] and targets [batch, ...] to the loss of each sample, [batch]."""
@@ -44,7 +44,7 @@ class TrainStep(Protocol):
 
     def __call__(
         self,
-        state: TrainState,
+        state: RunState,
         batch: Batch,
         key: jax.Array,
         observe: ObserveWeights | None = None,
@@ -66,7 +66,7 @@ def make_gradient_step(
     """Makes the ordinary step: ``optimizer`` receives the gradient of the batch's mean loss."""
 
     def gradient_step(
-        state: TrainState,
+        state: RunState,
         batch: Batch,
         key: jax.Array,
         observe: ObserveWeights | None = None,
@@ -102,7 +102,7 @@ def make_sequential_step(
     update: Any = optax.with_extra_args_support(optimizer).update
 
     def sequential_step(
-        state: TrainState,
+        state: RunState,
         batch: Batch,
         key: jax.Array,
         observe: ObserveWeights | None = None,
@@ -138,7 +138,7 @@ def make_implicit_step(
     stateless = model_call.is_stateless(net)
 
     def implicit_step(
-        state: TrainState,
+        state: RunState,
         batch: Batch,
         key: jax.Array,
         observe: ObserveWeights | None = None,
@@ -190,16 +190,16 @@ def running_cost_gradient(weight_decay: float, params: Params) -> Params | None:
     return jax.tree.map(lambda param: weight_decay * param, params)
 
 
-AdvanceState = Callable[[TrainState, Batch], TrainState]
+AdvanceState = Callable[[RunState, Batch], RunState]
 """Maps a state and a batch to the next state."""
 
 
 def advance_state(step: TrainStep) -> AdvanceState:
     """Extends a step to the whole state, including position and totals."""
 
-    def next_state(state: TrainState, batch: Batch) -> TrainState:
+    def next_state(state: RunState, batch: Batch) -> RunState:
         result = step(state, batch, step_key(state))
-        return TrainState(
+        return RunState(
             params=result.params,
             opt_state=result.opt_state,
             batch_stats=result.batch_stats,

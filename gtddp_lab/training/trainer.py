@@ -15,7 +15,7 @@ from gtddp_lab.training import loop, totals
 from gtddp_lab.training.methods import TrainingMethod
 from gtddp_lab.training.placement import ONE_DEVICE, Placement
 from gtddp_lab.training.settings import MOST_STEPS, TrainSettings
-from gtddp_lab.training.state import BatchStats, Params, TrainState, step_key
+from gtddp_lab.training.state import BatchStats, Params, RunState, step_key
 from gtddp_lab.training.steps import SampleLoss, advance_state
 from gtddp_lab.training.watch import WeightWatch, watched_pictures, watched_rows
 
@@ -124,7 +124,7 @@ class Trainer:
         built = [self.__dict__.get(name) for name in ("_one_seed_steps", "_many_seed_steps")]
         return sum(steps.compile_seconds for steps in built if steps is not None)
 
-    def start(self, seeds: tuple[int, ...]) -> TrainState:
+    def start(self, seeds: tuple[int, ...]) -> RunState:
         """The state before the first step; with several seeds, stacked along a leading axis."""
         states = [
             self._initial_state(initial_variables(self._net, self._feed, seed), seed)
@@ -135,13 +135,13 @@ class Trainer:
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
         return self._placement.place_state(stacked)
 
-    def _initial_state(self, variables: InitialVariables, seed: int) -> TrainState:
+    def _initial_state(self, variables: InitialVariables, seed: int) -> RunState:
         opt_state: Any = self._optimizer.init(variables["params"])
         # Batch statistics are stored once, beside the parameters: see the steps.
         for field in ("batch_stats", "aux"):
             if hasattr(opt_state, field) and getattr(opt_state, field) is not None:
                 opt_state = opt_state._replace(**{field: {}})
-        state = TrainState(
+        state = RunState(
             params=variables["params"],
             opt_state=opt_state,
             batch_stats=variables["batch_stats"],
@@ -162,7 +162,7 @@ class Trainer:
 
         return jax.eval_shape(first_step, self._feed.train).report
 
-    def _row_step(self, state: TrainState, part: DataSplit, row: Any) -> TrainState:
+    def _row_step(self, state: RunState, part: DataSplit, row: Any) -> RunState:
         batch = self._feed.batch(part, row, state.step, seed=state.seed)
         return self._advance_state(state, batch)
 
@@ -176,7 +176,7 @@ class Trainer:
         seeds_step = jax.vmap(self._row_step, in_axes=(0, None, 0))
         return loop.CompiledSteps(seeds_step, self._dispatch, self._placement)
 
-    def _steps_for(self, state: TrainState) -> loop.CompiledSteps:
+    def _steps_for(self, state: RunState) -> loop.CompiledSteps:
         return self._many_seed_steps if state.step.ndim else self._one_seed_steps
 
     def _draw_epoch_rows(self, seeds: tuple[int, ...], epoch: int) -> np.ndarray:
@@ -199,15 +199,15 @@ class Trainer:
         epoch, first = data_position(step, self._feed.samples, self.batch_size)
         return self._epoch_rows(seeds, epoch)[first : first + count]
 
-    def compile(self, state: TrainState, rows: np.ndarray) -> None:
+    def compile(self, state: RunState, rows: np.ndarray) -> None:
         """Compiles what `train` with the same arguments will need."""
         self._steps_for(state).compile(state, self._feed.train, rows)
 
-    def train(self, state: TrainState, rows: np.ndarray) -> TrainState:
+    def train(self, state: RunState, rows: np.ndarray) -> RunState:
         """Takes one step for each row of ``rows``; the state passed in is donated."""
         return self._steps_for(state)(state, self._feed.train, rows)
 
-    def new_epoch(self, state: TrainState) -> TrainState:
+    def new_epoch(self, state: RunState) -> RunState:
         """Returns the state with empty totals."""
         empty, seeds = totals.empty_totals(self._report_shapes), state.step.shape
         # Copies, because broadcast views would alias and could not be donated.
@@ -216,7 +216,7 @@ class Trainer:
         )
         return state._replace(totals=self._placement.place_state(for_all_seeds))
 
-    def figures(self, state: TrainState) -> tuple[totals.EpochFigures, ...]:
+    def figures(self, state: RunState) -> tuple[totals.EpochFigures, ...]:
         """Means over the running epoch's steps so far, one entry per seed."""
         on_host = jax.device_get(state.totals)
         if not state.step.ndim:
@@ -238,15 +238,15 @@ class Trainer:
         indices = np.linspace(0, samples - 1, SCORED_TRAINING_IMAGES).astype(np.int32)
         return DataSplit(train.images[indices], train.labels[indices])
 
-    def score_train(self, state: TrainState) -> list[loop.EvaluationScore]:
+    def score_train(self, state: RunState) -> list[loop.EvaluationScore]:
         """Scores on ``SCORED_TRAINING_IMAGES`` of the training part, one per seed."""
         return self._score_part(state, self._scored_part)
 
-    def score_validation(self, state: TrainState) -> list[loop.EvaluationScore]:
+    def score_validation(self, state: RunState) -> list[loop.EvaluationScore]:
         """Scores on the validation part, one per seed."""
         return self._score_part(state, self._feed.validation)
 
-    def _score_part(self, state: TrainState, part: DataSplit) -> list[loop.EvaluationScore]:
+    def _score_part(self, state: RunState, part: DataSplit) -> list[loop.EvaluationScore]:
         images, labels = part
         return loop.score_network(
             self._net, SAMPLE_LOSS, state, images, labels, self._feed.normalise
@@ -256,7 +256,7 @@ class Trainer:
         """Indices [batches, batch] of about ``images`` watched images, see `watch.watched_rows`."""
         return watched_rows(self._feed.samples, self.batch_size, images)
 
-    def digest_weights(self, state: TrainState, images: int) -> list[dict[str, Any]]:
+    def digest_weights(self, state: RunState, images: int) -> list[dict[str, Any]]:
         """Digests of the weights of about ``images`` watched images, one per seed.
 
         See `watch.weight_digest`.

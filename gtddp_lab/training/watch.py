@@ -16,7 +16,7 @@ import numpy as np
 
 from gtddp_lab.data import DataSplit, Feed
 from gtddp_lab.training.placement import Placement
-from gtddp_lab.training.state import TrainState, step_key
+from gtddp_lab.training.state import RunState, step_key
 from gtddp_lab.training.steps import TrainStep
 
 QUANTILE_LEVELS = tuple(np.linspace(0, 1, 41).tolist())
@@ -122,7 +122,7 @@ class WeightWatch:
     def _compile(self, function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
         return jax.jit(function, out_shardings=self._placement.state_sharding)
 
-    def _batch_weights(self, state: TrainState, split: DataSplit, row: jax.Array) -> jax.Array:
+    def _batch_weights(self, state: RunState, split: DataSplit, row: jax.Array) -> jax.Array:
         """The weights [stages, batch] that the next step would give to the watched batch."""
         observed: list[jax.Array] = []
         row = jnp.asarray(row)
@@ -132,7 +132,7 @@ class WeightWatch:
         (weights,) = observed
         return weights
 
-    def __call__(self, state: TrainState) -> list[dict[str, Any]]:
+    def __call__(self, state: RunState) -> list[dict[str, Any]]:
         """Digests of the weights, one per seed."""
         compute = self._weights_of_seeds if state.step.ndim else self._weights_of_seed
         batches: list[jax.Array] = []

@@ -21,7 +21,7 @@ from gtddp_lab.training.methods import GAMES, build_method
 from gtddp_lab.training.records import EpochRecord, UnitResumed
 from gtddp_lab.training.runner import RunPlan, run_unit
 from gtddp_lab.training.settings import TrainSettings
-from gtddp_lab.training.state import TrainState
+from gtddp_lab.training.state import RunState
 from gtddp_lab.training.trainer import Trainer
 
 SAMPLES, BATCH, SIZE, CLASSES = 13, 4, 6, 3
@@ -93,7 +93,7 @@ def linear_trainer(game: str = "none", rate: float = RATE, dispatch: str = "loop
     return Trainer(method, net, feed, TrainSettings(rate), BATCH, EPOCHS, dispatch=dispatch)
 
 
-def dense_params(state: TrainState, place: Any = ...) -> dict[str, np.ndarray]:
+def dense_params(state: RunState, place: Any = ...) -> dict[str, np.ndarray]:
     dense: Any = state.params["Dense_0"]
     # A copy: the state is donated to the next step.
     return {name: np.array(leaf)[place] for name, leaf in dense.items()}

@@ -19,7 +19,7 @@ from gtddp_lab.training.methods import build_method
 from gtddp_lab.training.records import EpochRecord, RunEvent, TrainProgress, UnitResumed
 from gtddp_lab.training.runner import RunPlan, run_unit
 from gtddp_lab.training.settings import TrainSettings
-from gtddp_lab.training.state import TrainState
+from gtddp_lab.training.state import RunState
 from gtddp_lab.training.trainer import Trainer
 
 PLAN = RunPlan(epochs=2, log_every=4, checkpoint_every=5)
@@ -33,7 +33,7 @@ def trainer(tiny_net: gt.Network, tiny_feed: Feed) -> Trainer:
     )
 
 
-def final(trainer: Trainer, folder: Path, seeds: tuple[int, ...] = (0,)) -> TrainState:
+def final(trainer: Trainer, folder: Path, seeds: tuple[int, ...] = (0,)) -> RunState:
     with Checkpoints(folder) as kept:
         saved = kept.restore(trainer.start(seeds))
     assert saved is not None

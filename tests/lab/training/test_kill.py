@@ -12,7 +12,7 @@ import chex
 import pytest
 
 from gtddp_lab.training.checkpoints import Checkpoints
-from gtddp_lab.training.state import TrainState
+from gtddp_lab.training.state import RunState
 from tests.conftest import child_environment
 from tests.lab.training.killed_run import STEPS_PER_EPOCH, build
 
@@ -62,7 +62,7 @@ def complete(folder: Path) -> list[int]:
     return sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdigit())
 
 
-def final(folder: Path, game: str, epochs: int) -> TrainState:
+def final(folder: Path, game: str, epochs: int) -> RunState:
     with Checkpoints(folder) as kept:
         saved = kept.restore(build(game).start((0,)))
     assert saved is not None

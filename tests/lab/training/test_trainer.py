@@ -21,13 +21,13 @@ from gtddp_lab.training.methods import GAMES, build_method
 from gtddp_lab.training.records import TrainProgress
 from gtddp_lab.training.runner import RunPlan, run_unit
 from gtddp_lab.training.settings import TrainSettings
-from gtddp_lab.training.state import TrainState, step_key
+from gtddp_lab.training.state import RunState, step_key
 from gtddp_lab.training.trainer import SAMPLE_LOSS, Trainer, initial_variables
 
 STEPS = 3
 
 
-def stepped(trainer: Trainer, seeds: tuple[int, ...] = (0,), steps: int = STEPS) -> TrainState:
+def stepped(trainer: Trainer, seeds: tuple[int, ...] = (0,), steps: int = STEPS) -> RunState:
     return trainer.train(trainer.start(seeds), trainer.rows(seeds, 0, steps))
 
 
