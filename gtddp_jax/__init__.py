@@ -1,6 +1,10 @@
 """GT-DDP, the game-theoretic differential dynamic programming optimizer, in optax style."""
 
-from gtddp_jax import curvature, reference, terminal
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from gtddp_jax import curvature, linen, reference, terminal
 from gtddp_jax.core.game_warning import GameWarning
 from gtddp_jax.core.report import Report
 from gtddp_jax.explain import explain
@@ -13,6 +17,9 @@ from gtddp_jax.sequential.alias import adam, adamw, ekfac, kfac, rmsprop, scale_
 from gtddp_jax.sequential.optimizer import gtddp, make_update
 from gtddp_jax.sequential.step import GTDDPState
 from gtddp_jax.tracing.traced_network import TracedNetwork
+
+if TYPE_CHECKING:
+    from gtddp_jax import nnx
 
 __version__ = "0.1.0"
 
@@ -40,8 +47,10 @@ __all__ = [
     "implicit",
     "implicit_weights",
     "kfac",
+    "linen",
     "make_step",
     "make_update",
+    "nnx",
     "reference",
     "rmsprop",
     "scale_by_gt_ekfac",
@@ -52,3 +61,10 @@ __all__ = [
     "verify",
     "weighting",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Imports `gtddp_jax.nnx` when it is first used: `flax.nnx` takes half a second to import."""
+    if name == "nnx":
+        return importlib.import_module("gtddp_jax.nnx")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

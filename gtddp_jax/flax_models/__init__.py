@@ -1,4 +1,4 @@
-"""Existing Flax models (linen and nnx modules) as networks for the sequential game."""
+"""Flax's linen and nnx: their models as networks for the sequential game, and training steps."""
 
 from gtddp_jax.flax_models.from_flax import from_flax
 

@@ -19,6 +19,8 @@ PUBLIC: dict[str, ModuleType] = {
     "gtddp_jax.terminal": gt.terminal,
     "gtddp_jax.weighting": gt.weighting,
     "gtddp_jax.reference": gt.reference,
+    "gtddp_jax.linen": gt.linen,
+    "gtddp_jax.nnx": gt.nnx,
 }
 ENTRIES: dict[str, Any] = {
     f"{path}.{name}": getattr(module, name)
@@ -49,7 +51,9 @@ def public_methods(cls: type) -> dict[str, Any]:
     return {
         name: value
         for name, value in attributes.items()
-        if inspect.isfunction(value) or isinstance(value, (property, functools.cached_property))
+        if isinstance(value, (property, functools.cached_property))
+        # `replace` of Flax's dataclasses is documented there.
+        or (inspect.isfunction(value) and not value.__module__.startswith("flax."))
     }
 
 

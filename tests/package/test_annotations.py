@@ -20,6 +20,9 @@ ANYTHING = {
 }
 """Where `Any` stands in a public signature, and why."""
 
+FROM_FLAX = ("TrainState.__init__", "TrainState.replace")
+"""Made by Flax, of its own fields."""
+
 
 def functions() -> Iterator[tuple[str, Callable[..., Any]]]:
     """Public functions, constructors and methods by name."""
@@ -32,7 +35,8 @@ def functions() -> Iterator[tuple[str, Callable[..., Any]]]:
                 for key, member in vars(entry).items():
                     public = not key.startswith("_") or key == "__init__"
                     member = member.fget if isinstance(member, property) else member
-                    if public and inspect.isfunction(member):
+                    made_here = f"{name}.{key}" not in FROM_FLAX
+                    if public and made_here and inspect.isfunction(member):
                         yield f"{name}.{key}", member
 
 

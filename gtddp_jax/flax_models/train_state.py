@@ -1,0 +1,77 @@
+"""`TrainState`: Flax's train state for linen models, with a step by a function of losses."""
+
+from collections.abc import Mapping
+from typing import Self, cast
+
+import optax
+from flax.linen.fp8_ops import OVERWRITE_WITH_GRADIENT
+from flax.training import train_state
+
+from gtddp_jax.losses.losses import LossesFn
+from gtddp_jax.losses.training_step import StepOutput, value_and_update
+
+
+class TrainState(train_state.TrainState):
+    """`flax.training.train_state.TrainState` that steps by a function of losses.
+
+    Everything else is as in Flax: `create`, `replace`, `apply_gradients` for an optimizer without a
+    game, and subclasses with more fields.
+
+    Attributes:
+        step: the number of steps made; an integer or an array [].
+        apply_fn: usually `model.apply`; not used by the step.
+        params: the parameters.
+        tx: a game, an `optax.chain` with a game, or any optax optimizer.
+        opt_state: the state of `tx`.
+
+    Example:
+        >>> import flax.linen as nn, jax, jax.numpy as jnp, optax
+        >>> import gtddp_jax as gt
+        >>> cross_entropy = optax.softmax_cross_entropy_with_integer_labels
+        >>> model, x, y = nn.Dense(2), jnp.ones((4, 3)), jnp.array([0, 1, 1, 0])
+        >>> state = gt.linen.TrainState.create(
+        ...     apply_fn=model.apply,
+        ...     params=model.init(jax.random.key(0), x)["params"],
+        ...     tx=gt.implicit(optax.adam(1e-3)),
+        ... )
+        >>> @jax.jit
+        ... def train_step(state, x, y):
+        ...     def losses(params):
+        ...         logits = state.apply_fn({"params": params}, x)
+        ...         return gt.Losses(logits, lambda logits: cross_entropy(logits, y))
+        ...     return state.apply_losses(losses)
+        >>> state, output = train_step(state, x, y)
+        >>> int(state.step), output.loss.shape
+        (1, ())
+    """
+
+    def apply_losses(
+        self, losses: LossesFn, *args: object, **kwargs: object
+    ) -> tuple[Self, StepOutput]:
+        """Make a step; use under `jax.jit`.
+
+        Args:
+            losses: `losses(params, *args, **kwargs) -> gtddp_jax.Losses`.
+            args: passed on to `losses`.
+            kwargs: passed on to `losses`.
+
+        Returns:
+            The state with new `step`, `params` and `opt_state`, and the loss, aux and report of the
+            step. Other fields, such as batch statistics, come from aux:
+            `state.replace(batch_stats=output.aux["batch_stats"])`.
+
+        Raises:
+            ValueError: the parameters contain a collection that gradients overwrite (fp8).
+        """
+        if isinstance(self.params, Mapping) and OVERWRITE_WITH_GRADIENT in self.params:
+            raise ValueError(
+                f"TrainState.apply_losses: the parameters contain {OVERWRITE_WITH_GRADIENT!r}, "
+                "the scales of fp8 layers, which gradients replace instead of changing. Use an "
+                "optimizer without a game and state.apply_gradients(grads=...)."
+            )
+        output, updates, opt_state = value_and_update(self.tx, losses)(
+            self.params, self.opt_state, *args, **kwargs
+        )
+        params = optax.apply_updates(self.params, updates)
+        state = self.replace(step=self.step + 1, params=params, opt_state=opt_state)
+        return cast(Self, state), output
