@@ -19,7 +19,7 @@ SampleWeightObserver: TypeAlias = Callable[[Float[Array, "stages B"]], None]
 """Called with the sample weights [stages, B] of a step while the step is traced."""
 
 
-class StepResult(NamedTuple):
+class LossAndAux(NamedTuple):
     """What a step tells its caller beside the update and the state; nothing of it is kept.
 
     Attributes:
@@ -31,7 +31,7 @@ class StepResult(NamedTuple):
     aux: Tree | None
 
 
-StepObserver: TypeAlias = Callable[[StepResult], None]
+StepObserver: TypeAlias = Callable[[LossAndAux], None]
 """Called with the result of a step while the step is traced."""
 
 

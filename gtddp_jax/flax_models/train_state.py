@@ -1,7 +1,7 @@
 """`TrainState`: Flax's train state for linen models, with a step by a function of losses."""
 
 from collections.abc import Mapping
-from typing import Self, cast
+from typing import TypeVar, cast
 
 import optax
 from flax.linen.fp8_ops import OVERWRITE_WITH_GRADIENT
@@ -9,6 +9,8 @@ from flax.training import train_state
 
 from gtddp_jax.losses.losses import LossesFn
 from gtddp_jax.losses.training_step import StepOutput, value_and_update
+
+State = TypeVar("State", bound="TrainState")
 
 
 class TrainState(train_state.TrainState):
@@ -46,8 +48,8 @@ class TrainState(train_state.TrainState):
     """
 
     def apply_losses(
-        self, losses: LossesFn, *args: object, **kwargs: object
-    ) -> tuple[Self, StepOutput]:
+        self: State, losses: LossesFn, *args: object, **kwargs: object
+    ) -> tuple[State, StepOutput]:
         """Make a step; use under `jax.jit`.
 
         Args:
@@ -74,4 +76,4 @@ class TrainState(train_state.TrainState):
         )
         params = optax.apply_updates(self.params, updates)
         state = self.replace(step=self.step + 1, params=params, opt_state=opt_state)
-        return cast(Self, state), output
+        return cast(State, state), output

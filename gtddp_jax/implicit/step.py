@@ -12,10 +12,10 @@ from gtddp_jax.core import validation
 from gtddp_jax.core.one_line import short_text
 from gtddp_jax.core.optax_base import OptaxBase
 from gtddp_jax.core.report import (
+    LossAndAux,
     Report,
     SampleWeightObserver,
     StepObserver,
-    StepResult,
     empty_report,
     report_line,
     shared_report_fields,
@@ -127,7 +127,7 @@ class ImplicitGame:
         running_gradient, regularizer = self._running_cost(updates, step_losses, losses, params)
         loss = losses.samples.mean(exact_loss.value) + regularizer
         if observe_step is not None:
-            observe_step(StepResult(loss, step_losses.user_aux(losses.aux)))
+            observe_step(LossAndAux(loss, step_losses.user_aux(losses.aux)))
         # Without `has_aux` both are None, which JAX takes for an empty tree.
         aux: Any = None
         state_aux: Any = state.aux

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gtddp_jax.core.report import Report, StepResult
+from gtddp_jax.core.report import LossAndAux, Report
 from gtddp_jax.core.types import Scalar, Tree
 from gtddp_jax.losses.losses import LossesFn
 from gtddp_jax.losses.value_and_grad import mean_loss, value_and_grad
@@ -91,7 +91,7 @@ def value_and_update(
             )
             return StepOutput(loss, aux, None), updates, opt_state
 
-        results: list[StepResult] = []
+        results: list[LossAndAux] = []
         updates, opt_state = full.update(
             # Members of a chain before the game expect an array per parameter, not None.
             jax.tree.map(jnp.zeros_like, params),

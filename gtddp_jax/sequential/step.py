@@ -17,10 +17,10 @@ from gtddp_jax.core.call_context import (
 from gtddp_jax.core.counted_samples import CountedSamples, samples_with_gradient
 from gtddp_jax.core.outputs import join_outputs, split_outputs
 from gtddp_jax.core.report import (
+    LossAndAux,
     Report,
     SampleWeightObserver,
     StepObserver,
-    StepResult,
     empty_report,
     report_line,
 )
@@ -41,7 +41,7 @@ from gtddp_jax.sequential.rollout import (
     closed_loop_rollout,
     open_loop_rollout,
 )
-from gtddp_jax.sequential.step_losses import LossesFunction, LossOfBatch, StepLosses
+from gtddp_jax.sequential.step_losses import LossesThroughNetwork, LossOnBatch, NetworkLosses
 from gtddp_jax.sequential.step_report import first_order_changes, step_report
 from gtddp_jax.terminal import TerminalExpansion, TerminalModel
 from gtddp_jax.terminal.coupling import expand_terminal
@@ -168,7 +168,7 @@ class SequentialGame:
         )
         loss = samples.mean(terminal.exact_loss.value) + regularizer
         if observe_step is not None:
-            observe_step(StepResult(loss, step_losses.aux(network_pass)))
+            observe_step(LossAndAux(loss, step_losses.aux(network_pass)))
         counted = samples_with_gradient(samples, terminal.exact_loss.has_gradient)
         terminal = terminal.with_gradient_share(counted.share)
         try:
@@ -253,14 +253,18 @@ class SequentialGame:
 
     def _step_losses(
         self, state: GTDDPState, params: Tree, batch: Any, losses: Any, rngs: Any
-    ) -> StepLosses:
+    ) -> NetworkLosses:
         """Where the losses of a step come from."""
         if self.loss is None:
-            return LossesFunction(self.net, losses, params, self.axis_name)
-        return LossOfBatch(self.loss, batch, state.batch_stats, rngs)
+            return LossesThroughNetwork(self.net, losses, params, self.axis_name)
+        return LossOnBatch(self.loss, batch, state.batch_stats, rngs)
 
     def _running_cost(
-        self, updates: Tree | None, step_losses: StepLosses, network_pass: NetworkPass, params: Tree
+        self,
+        updates: Tree | None,
+        step_losses: NetworkLosses,
+        network_pass: NetworkPass,
+        params: Tree,
     ) -> tuple[PlayerTrees, Number]:
         """The gradient of all that does not depend on samples, and the regularizer's value."""
         gradient = jax.tree.map(jnp.zeros_like, params) if updates is None else updates

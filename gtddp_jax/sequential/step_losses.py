@@ -24,7 +24,7 @@ APPLY_CALL = (
 )
 
 
-class StepLosses(abc.ABC):
+class NetworkLosses(abc.ABC):
     """The batch of one step, and the losses of the network's outputs.
 
     Attributes:
@@ -61,7 +61,7 @@ class StepLosses(abc.ABC):
         return None
 
 
-class LossOfBatch(StepLosses):
+class LossOnBatch(NetworkLosses):
     """`loss(outputs, targets)` and `batch=(inputs, targets)`."""
 
     def __init__(self, loss: Loss, batch: object, batch_stats: Tree, rngs: Any) -> None:
@@ -83,7 +83,7 @@ class LossOfBatch(StepLosses):
         check_loss_pairing(self._loss, network_pass.outputs, self._targets)
 
 
-class LossesFunction(StepLosses):
+class LossesThroughNetwork(NetworkLosses):
     """`losses(params) -> Losses`, which runs the network by `net.apply`.
 
     The network is run by the game; `net.apply` is answered with the game's outputs. The losses of a

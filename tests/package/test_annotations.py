@@ -15,6 +15,7 @@ ANYTHING = {
     "from_flax.model": "a linen or an nnx module; nnx is imported only when one comes",
     "from_flax.apply_kwargs": "values are the model's own",
     "from_flax.eval_kwargs": "values are the model's own",
+    "Losses.__init__.per_sample": "its argument has the type of the outputs",
     "implicit.weighting": "the state of a weighting is its own",
     "implicit_weights.options": "the further arguments of implicit, which checks them",
 }

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import gtddp_jax as gt
 from tests.conftest import RunPython
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,3 +59,10 @@ def test_the_library_imports_what_it_declares_and_declares_what_it_imports() -> 
 @pytest.mark.parametrize("extra", ["data", "train", "test", "docs", "dev"])
 def test_extras_are_declared_once(extra: str) -> None:
     assert not declared(extra) & declared()
+
+
+def test_unknown_names_are_attribute_errors() -> None:
+    """Although `gt.nnx` is imported when it is first used."""
+    assert gt.nnx.make_step is not None
+    with pytest.raises(AttributeError, match="module 'gtddp_jax' has no attribute 'nothing'"):
+        _ = gt.nothing
