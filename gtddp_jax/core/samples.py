@@ -18,7 +18,7 @@ from gtddp_jax.core.types import AxisName, Flag, Number, PerSample, Scalar, Tree
 Summed = TypeVar("Summed")
 
 
-def varying_axes(x: jax.Array) -> frozenset[str]:
+def varying_axes(x: jax.Array | jax.ShapeDtypeStruct) -> frozenset[str]:
     """The mapped axes over which `x` is known to vary; empty outside of `shard_map`."""
     # The attribute depends on the version of JAX.
     array_type: Any = jax.typeof(x)

@@ -4,8 +4,9 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Shaped
 
 from gtddp_jax.core.types import Number, Outputs, PerSample, Tree
 
@@ -49,7 +50,7 @@ class Losses:
 
     outputs: Outputs
     per_sample: Callable[[Any], PerSample]
-    mask: jax.Array | None = None
+    mask: Shaped[Array, "..."] | Shaped[np.ndarray, "..."] | None = None
     regularizer: Number = 0.0
     aux: Tree | None = None
 

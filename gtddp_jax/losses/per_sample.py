@@ -6,6 +6,8 @@
 | [B, T]          | a token, where the game weights samples; else a row, its tokens added up |
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
@@ -63,7 +65,7 @@ def check_rows(outputs: Outputs, values: ShapedValue) -> None:
         )
 
 
-def sample_scale(mask: jax.Array | None, samples: SampleReductions) -> jax.Array | None:
+def sample_scale(mask: Any, samples: SampleReductions) -> jax.Array | None:
     """The factors that turn the mean over all samples into the mean over those in the mask.
 
     Args:
@@ -81,7 +83,7 @@ def sample_scale(mask: jax.Array | None, samples: SampleReductions) -> jax.Array
     return weights * (samples.count / jnp.where(total > 0, total, 1.0))
 
 
-def keep_masked_constant(outputs: Outputs, mask: jax.Array | None) -> Outputs:
+def keep_masked_constant(outputs: Outputs, mask: Any) -> Outputs:
     """The outputs, of which those of samples outside of the mask are constants.
 
     The derivative of a masked loss may be infinite, and stays NaN when it is multiplied by zero.
