@@ -10,8 +10,8 @@ from tests.conftest import RunPython
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = "```"
-TESTED_TYPES = ("python", "console", "yaml")
-"""Types of code: run here, run by `test_consoles.py`, and read there as a configuration."""
+TESTED_TYPES = ("python", "console", "yaml", "text")
+"""Types of code: run here, run by `test_consoles.py`, read there as a configuration, and output."""
 
 
 FIRST_LINE = 'import os; os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"'

@@ -31,7 +31,17 @@ def test_the_flag_form_trains_in_two_processes(tmp_path: Path) -> None:
     """Their run equals that of one process, and one process can resume it."""
     paths = [str(Path(sys.executable).parent), os.environ["PATH"]]
     environment = {**child_environment(), "PATH": os.pathsep.join(paths)}
-    options = ["--base-only", "--epochs", "1", "--batch-size", "64", "--seeds", "1"]
+    options = [
+        "--base-only",
+        "--optimizer",
+        "adam",
+        "--epochs",
+        "1",
+        "--batch-size",
+        "64",
+        "--seeds",
+        "1",
+    ]
     options += ["--schedule", "constant"]  # so that the epochs may be raised
 
     def gtddp(*command: str) -> str:
@@ -64,7 +74,17 @@ def test_the_flag_form_trains_in_two_processes(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_ctrl_c_in_one_process_stops_all(tmp_path: Path) -> None:
     where = ["--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", "2"]
-    options = ["--base-only", "--epochs", "200", "--batch-size", "64", "--seeds", "1"]
+    options = [
+        "--base-only",
+        "--optimizer",
+        "adam",
+        "--epochs",
+        "200",
+        "--batch-size",
+        "64",
+        "--seeds",
+        "1",
+    ]
     options += ["--out", str(tmp_path)]
     children = [
         subprocess.Popen(
