@@ -18,7 +18,7 @@ from gtddp_jax.core.types import AxisName, Flag, Number, PerSample, Scalar, Tree
 Summed = TypeVar("Summed")
 
 
-def varying_axes(x: jax.Array | jax.ShapeDtypeStruct) -> frozenset[str]:
+def varying_axes(x: Any) -> frozenset[str]:
     """The mapped axes over which `x` is known to vary; empty outside of `shard_map`."""
     # The attribute depends on the version of JAX.
     array_type: Any = jax.typeof(x)
@@ -34,7 +34,7 @@ def to_varying(x: jax.Array, axes: Iterable[str]) -> jax.Array:
     return jax.lax.pcast(x, missing, to="varying") if missing else x
 
 
-def shape_like(x: Any, shape: tuple[int, ...] | None = None) -> jax.ShapeDtypeStruct:
+def shape_like(x: Any, shape: tuple[int, ...] | None = None) -> Any:
     """The shape of `x`, or another one, with the dtype of `x` and its varying axes."""
     struct = jax.ShapeDtypeStruct(jnp.shape(x) if shape is None else shape, jnp.result_type(x))
     # How a shape names the axes depends on the version of JAX; `eval_shape` knows.

@@ -10,7 +10,7 @@ from gtddp_jax.core.eager_steps import note_step
 from gtddp_jax.core.one_line import call_line
 
 
-class GameTransformation(optax.GradientTransformationExtraArgs):
+class _GameTransformation(optax.GradientTransformationExtraArgs):
     """An optax transformation that says what it is.
 
     Attributes:
@@ -26,7 +26,7 @@ class GameTransformation(optax.GradientTransformationExtraArgs):
 
 def game_transformation(
     name: str, init: Any, update: Any, *arguments: object, **options: object
-) -> GameTransformation:
+) -> optax.GradientTransformationExtraArgs:
     """A game as an optax transformation.
 
     Args:
@@ -43,6 +43,6 @@ def game_transformation(
         note_step(name, state, next_state)
         return step, next_state
 
-    transformation = GameTransformation(init, noted_update)
+    transformation = _GameTransformation(init, noted_update)
     transformation.describe = lambda: call_line(name, *arguments, **options)
     return transformation

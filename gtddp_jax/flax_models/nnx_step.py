@@ -19,7 +19,11 @@ ModuleStepFn: TypeAlias = Callable[..., StepOutput]
 
 
 def update_module(
-    model: nnx.Module, optimizer: nnx.Optimizer, losses: LossesFn, *args: object, **kwargs: object
+    model: nnx.Module,
+    optimizer: "nnx.Optimizer[Any]",
+    losses: LossesFn,
+    *args: object,
+    **kwargs: object,
 ) -> StepOutput:
     """Update a module and its `nnx.Optimizer` in place by a function of losses.
 
@@ -82,7 +86,7 @@ def update_module(
 
 
 def make_module_step(
-    model: nnx.Module, tx: optax.GradientTransformation | nnx.Optimizer, losses: LossesFn
+    model: nnx.Module, tx: "optax.GradientTransformation | nnx.Optimizer[Any]", losses: LossesFn
 ) -> ModuleStepFn:
     """One jitted training step that updates a module in place.
 

@@ -6,7 +6,7 @@
 | [B, T]          | a token, where the game weights samples; else a row, its tokens added up |
 """
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from gtddp_jax.core.types import AxisName, Outputs, Scalar, Tree
 from gtddp_jax.losses.losses import Losses
 
 Values = Float[Array, "B"] | Float[Array, "B T"]
-ShapedValue = jax.Array | jax.ShapeDtypeStruct
+ShapedValue: TypeAlias = Any
 """Losses, or their shape and dtype."""
 
 

@@ -59,7 +59,7 @@ class Network(StagedNetwork):
     def __init__(self, layers: Sequence[Layer]) -> None:
         self.layers: tuple[Layer, ...] = as_layers(layers)
         # The shape of the last batch that `init` got, for `explain` alone.
-        self.example_inputs: jax.ShapeDtypeStruct | None = None
+        self.example_inputs: InputsLike | None = None
         self._stages = lower_layers(self.layers)
 
     @property
@@ -166,7 +166,7 @@ class Network(StagedNetwork):
         return jax.jit(self._initialize)(keys, jnp.zeros((1, *x.shape[1:]), x.dtype))
 
     def param_shapes(self, x: InputsLike) -> dict[str, Tree]:
-        """What `init` would return, as `jax.ShapeDtypeStruct`s; nothing is computed or checked.
+        """What `init` would return, with shapes for arrays; nothing is computed or checked.
 
         Args:
             x: an input batch [B, ...], or its shape and dtype.

@@ -11,7 +11,7 @@ from typing_extensions import override
 from gtddp_jax.core import validation
 from gtddp_jax.core.loss_pairing import check_captured_pairing, check_loss_pairing
 from gtddp_jax.core.samples import SampleReductions
-from gtddp_jax.core.types import AxisName, Loss, Outputs, PerSample, Scalar, Tree
+from gtddp_jax.core.types import AxisName, Batch, Loss, Outputs, PerSample, Scalar, Tree
 from gtddp_jax.losses.losses import Losses, call_losses
 from gtddp_jax.losses.per_sample import masked_values
 from gtddp_jax.losses.split_losses import HIDDEN_PARAMS
@@ -66,8 +66,10 @@ class LossOnBatch(NetworkLosses):
 
     def __init__(self, loss: Loss, batch: object, batch_stats: Tree, rngs: Any) -> None:
         self._loss = loss
-        self.inputs, self._targets = validation.split_batch("gtddp", batch)
-        self.batch_stats = batch_stats
+        inputs, targets = validation.split_batch("gtddp", batch)
+        self.inputs: Any = inputs
+        self._targets: Batch = targets
+        self.batch_stats: Tree = batch_stats
         self.rngs: Any = rngs
 
     @override
@@ -102,9 +104,9 @@ class LossesThroughNetwork(NetworkLosses):
         self._params = params
         self._axis_name = axis_name
         call = self._recorded_call()
-        self.inputs = call.inputs
+        self.inputs: Any = call.inputs
         self.batch_stats: Tree = net.initial_batch_stats(call.batch_stats, axis_name)
-        self.rngs = call.rngs
+        self.rngs: Any = call.rngs
 
     def _recorded_call(self) -> NetworkCall:
         """What the user's function calls the network with."""
