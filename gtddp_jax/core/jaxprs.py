@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 from jax.extend import core
+from jax.interpreters.partial_eval import dce_jaxpr
 
 AbstractValue = TypeVar("AbstractValue")
 
@@ -140,3 +141,10 @@ def is_elementwise(function: Callable[..., Any], *args: Any) -> bool:
         NON_ELEMENTWISE.fullmatch(equation.primitive.name)
         for equation in all_equations(closed.jaxpr)
     )
+
+
+def reads_argument(function: Callable[[Any], Any], argument: Any) -> bool:
+    """Whether a result of a function depends on its argument, as far as its program tells."""
+    program = jax.make_jaxpr(function)(argument).jaxpr
+    _, used = dce_jaxpr(program, [True] * len(program.outvars))
+    return any(used)

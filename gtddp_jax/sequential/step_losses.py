@@ -5,10 +5,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.interpreters.partial_eval import dce_jaxpr
 from typing_extensions import override
 
 from gtddp_jax.core import validation
+from gtddp_jax.core.jaxprs import reads_argument
 from gtddp_jax.core.loss_pairing import check_captured_pairing, check_loss_pairing
 from gtddp_jax.core.samples import SampleReductions
 from gtddp_jax.core.types import AxisName, Batch, Loss, Outputs, PerSample, Scalar, Tree
@@ -168,9 +168,9 @@ class LossesThroughNetwork(NetworkLosses):
 
         losses = self._call(self._params, network_pass.outputs, network_pass.batch_stats)
         check_captured_pairing(losses.per_sample, losses.outputs)
-        if _reads_arguments(from_params, self._params):
+        if reads_argument(from_params, self._params):
             raise ValueError(HIDDEN_PARAMS.format(part="outputs or per_sample"))
-        if _reads_arguments(regularizer, network_pass.outputs):
+        if reads_argument(regularizer, network_pass.outputs):
             raise ValueError(
                 "gtddp: the regularizer of gtddp_jax.Losses depends on the outputs of the network. "
                 "In the sequential game it must be a cost of the parameters alone; add what "
@@ -199,10 +199,3 @@ class _CallKnown(Exception):
     def __init__(self, call: NetworkCall) -> None:
         super().__init__()
         self.call = call
-
-
-def _reads_arguments(function: Callable[[Tree], Any], argument: Tree) -> bool:
-    """Whether a result of a function depends on its argument."""
-    program = jax.make_jaxpr(function)(argument).jaxpr
-    _, used = dce_jaxpr(program, [True] * len(program.outvars))
-    return any(used)

@@ -4,9 +4,9 @@ import warnings
 
 import jax
 import jax.numpy as jnp
-from jax.interpreters.partial_eval import dce_jaxpr
 
 from gtddp_jax.core.game_warning import GameWarning
+from gtddp_jax.core.jaxprs import reads_argument
 from gtddp_jax.core.types import Outputs
 from gtddp_jax.terminal.base import LossAlongGradient, PerSampleLoss
 
@@ -34,6 +34,4 @@ def _has_constant_gradient(loss: PerSampleLoss, outputs: Outputs) -> bool:
         return pullback(jnp.ones_like(value))[0]
 
     # Kinks (abs, hinge) read the outputs to choose a side, so they count as nonlinear.
-    program = jax.make_jaxpr(gradient)(outputs).jaxpr
-    _, used = dce_jaxpr(program, [True] * len(program.outvars))
-    return not any(used)
+    return not reads_argument(gradient, outputs)
