@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from gtddp_jax.core.counted_samples import CountedSamples
 from gtddp_jax.core.one_line import concrete_numbers, short_text, unwrap_array
 from gtddp_jax.core.trees import upcast
-from gtddp_jax.core.types import Count, Flag, Number, PerSample, Scalar, Tree
+from gtddp_jax.core.types import Count, Flag, Number, Scalar, Tree
 
 SampleWeightObserver: TypeAlias = Callable[[Float[Array, "stages B"]], None]
 """Called with the sample weights [stages, B] of a step while the step is traced."""
@@ -210,7 +210,7 @@ def is_duplicate_gradient(gradient: Tree, running_gradient: Tree) -> Flag:
 def shared_report_fields(
     last_report: Report,
     counted: CountedSamples,
-    losses: PerSample,
+    loss: Scalar,
     sample_weights: Float[Array, "stages B"],
     *,
     predicted: Scalar,
@@ -218,21 +218,19 @@ def shared_report_fields(
     gradient: Tree,
     running_gradient: Tree,
     samples_coupled: Flag | bool,
-    regularizer: Number = 0.0,
 ) -> Report:
     """The report of a step, with the fields of one game only as they were in `last_report`.
 
     Args:
         last_report: the report of the previous step.
         counted: the samples that have a gradient.
-        losses: the loss of each sample, [B].
+        loss: see `Report.loss`.
         sample_weights: w, [stages, B].
         predicted: see `Report.predicted_change`.
         skipped: whether the step is skipped.
         gradient: the gradient of the mean loss by some of the parameters.
         running_gradient: the gradient of the running cost by the same parameters.
         samples_coupled: see `Report.samples_coupled`.
-        regularizer: a cost that does not depend on the samples, part of the reported loss.
     """
     # Two passes, mean and then variance, because weights close to 1 would cancel in one.
     means = jax.vmap(counted.mean)(sample_weights)
@@ -242,7 +240,7 @@ def shared_report_fields(
         return jnp.where(counted.any, weight, 1.0)
 
     fields = {
-        "loss": counted.samples.mean(losses) + regularizer,
+        "loss": loss,
         "sample_weight_min": one_without_gradients(counted.min(sample_weights)),
         "sample_weight_mean": one_without_gradients(means.mean()),
         "sample_weight_max": one_without_gradients(counted.max(sample_weights)),

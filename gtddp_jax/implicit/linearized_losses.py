@@ -47,7 +47,7 @@ class LinearizedLosses(abc.ABC):
     outputs: Tree
     expansion: TerminalExpansion
     samples: SampleReductions
-    aux: Any
+    aux: Tree | None
 
     @property
     def uniform_weights(self) -> PerSample:
@@ -90,7 +90,7 @@ class AutodiffLosses(LinearizedLosses):
 
     def __init__(
         self,
-        forward: Callable[[Tree], tuple[Outputs, Any]],
+        forward: Callable[[Tree], tuple[Outputs, Tree | None]],
         loss: Callable[[Outputs], PerSample],
         params: Tree,
         terminal: TerminalModel,
@@ -108,7 +108,7 @@ class AutodiffLosses(LinearizedLosses):
         outputs, self._pull_outputs, (constants, aux) = jax.vjp(
             differentiable_outputs, self._params, has_aux=True
         )
-        self.aux: Any = aux
+        self.aux: Tree | None = aux
         self.outputs: Tree = join_outputs(outputs, constants)
 
         def loss_of_differentiable(outputs: Outputs) -> PerSample:

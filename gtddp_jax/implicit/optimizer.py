@@ -49,8 +49,9 @@ def implicit(
     receives the weighted gradient. For any base this approximates an implicit step on the true
     losses; docs/implicit.md explains the game and its options.
 
-    The transformation computes the gradient of the loss itself: `update` takes the batch, and its
-    first argument is the gradient of the running cost (a regularizer), zeros or None without one.
+    The transformation computes the gradient of the loss itself: `update` takes the batch, or a
+    function of losses (see `Losses`), and its first argument is the gradient of the running cost (a
+    regularizer), zeros or None without one.
 
     Args:
         base: an optax transformation, chain or `optax.MultiSteps`. Its state advances once per
@@ -58,7 +59,8 @@ def implicit(
             and others that a game cannot predict are refused by name.
         model: `apply_fn(params, inputs) -> outputs`, an array [B, ...] or a tree of such, or a
             `gtddp_jax.Network` itself. With a network, all sums over samples share one backward
-            pass where the weighting needs them (all but "tail").
+            pass where the weighting needs them (all but "tail"). None, with `loss`, if every update
+            receives `losses=...`.
         loss: `loss(outputs, targets) -> [B]`, twice differentiable, one number per sample. A loss
             that is linear in the outputs leaves all weights at 1, of which a warning tells; one
             that couples samples is played with weights of 1 (`Report.samples_coupled`).
@@ -81,10 +83,10 @@ def implicit(
             needed under `jit` with a sharded batch.
 
     Returns:
-        An `optax.GradientTransformationExtraArgs` whose `update` needs `params` and
-        `batch=(inputs, targets)`. Its state has a `report` and a `prediction`. To inspect the
-        weights of single samples pass `update` a function, `observe=seen.append`: it receives
-        them, an array [1, B], while `update` is traced.
+        An `optax.GradientTransformationExtraArgs` whose `update` needs `params`, and
+        `batch=(inputs, targets)` or `losses=lambda params: ...`. Its state has a `report` and a
+        `prediction`. To inspect the weights of single samples pass `update` a function,
+        `observe=seen.append`: it receives them, an array [1, B], while `update` is traced.
 
     Raises:
         ValueError: an argument has the wrong type or is out of range.

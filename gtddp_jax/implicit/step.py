@@ -20,8 +20,9 @@ from gtddp_jax.core.report import (
     report_line,
     shared_report_fields,
 )
+from gtddp_jax.core.running_cost import total_running_gradient
 from gtddp_jax.core.safety import all_finite, guarded_vdot, tree_where, zeros_unless
-from gtddp_jax.core.types import AxisName, Count, Loss, Number, PerSample, Tree
+from gtddp_jax.core.types import AxisName, Count, Loss, PerSample, Tree
 from gtddp_jax.implicit.base_optimizer import BaseOptimizer
 from gtddp_jax.implicit.linearized_losses import LinearizedLosses
 from gtddp_jax.implicit.step_losses import Model, StepLosses, check_model
@@ -124,10 +125,10 @@ class ImplicitGame:
             share_adjoints=self.weighting.needs_all_players and not self.is_base_alone,
         )
         exact_loss = losses.expansion.exact_loss
-        running_gradient, regularizer = self._running_cost(updates, step_losses, losses, params)
+        regularizer, regularizer_gradient = step_losses.regularizer_and_grad(params)
         loss = losses.samples.mean(exact_loss.value) + regularizer
         if observe_step is not None:
-            observe_step(LossAndAux(loss, step_losses.user_aux(losses.aux)))
+            observe_step(LossAndAux(loss, losses.aux))
         # Without `has_aux` both are None, which JAX takes for an empty tree.
         aux: Any = None
         state_aux: Any = state.aux
@@ -139,7 +140,7 @@ class ImplicitGame:
             self.base,
             state.base,
             params,
-            running_gradient,
+            total_running_gradient(updates, regularizer_gradient, params),
             loss,
             extra_args,
             self.predict_momentum,
@@ -168,13 +169,12 @@ class ImplicitGame:
         report = shared_report_fields(
             state.report,
             losses.counted,
-            exact_loss.value,
+            loss,
             w[None],
             predicted=predicted_change,
             skipped=~ok,
             gradient=q,
-            running_gradient=jax.tree.map(jnp.zeros_like, q) if updates is None else updates,
-            regularizer=regularizer,
+            running_gradient=total_running_gradient(updates, None, params),
             samples_coupled=losses.expansion.samples_coupled,
         )
         return zeros_unless(ok, base_step), ImplicitState(
@@ -185,17 +185,6 @@ class ImplicitGame:
             prediction=prediction,
             report=report,
         )
-
-    def _running_cost(
-        self, updates: Tree | None, step_losses: StepLosses, losses: LinearizedLosses, params: Tree
-    ) -> tuple[Tree, Number]:
-        """The gradient of all that is not weighted, and the value of the regularizer."""
-        gradient = jax.tree.map(jnp.zeros_like, params) if updates is None else updates
-        differentiated = step_losses.regularizer_and_grad(params)
-        if differentiated is None:
-            return gradient, step_losses.regularizer(losses.aux)
-        value, regularizer_gradient = differentiated
-        return jax.tree.map(jnp.add, gradient, regularizer_gradient), value
 
     def _weighting_context(
         self,

@@ -10,7 +10,7 @@ from typing_extensions import override
 from gtddp_jax.core import validation
 from gtddp_jax.core.explicit_sharding import explicit_mesh
 from gtddp_jax.core.loss_pairing import check_loss_pairing
-from gtddp_jax.core.types import AxisName, Batch, Loss, Number, Outputs, PerSample, Scalar, Tree
+from gtddp_jax.core.types import AxisName, Batch, Loss, Number, Outputs, PerSample, Tree
 from gtddp_jax.implicit.linearized_losses import AutodiffLosses, LinearizedLosses, PlayerLosses
 from gtddp_jax.losses.losses import Losses
 from gtddp_jax.losses.split_losses import SplitLosses
@@ -63,19 +63,10 @@ class StepLosses(abc.ABC):
     def per_sample(self, params: Tree) -> PerSample:
         """The losses as a function of the parameters, for reading its program."""
 
-    def regularizer_and_grad(self, params: Tree) -> tuple[Scalar, Tree] | None:
-        """The value and the gradient of a regularizer; None without one."""
+    def regularizer_and_grad(self, params: Tree) -> tuple[Number, Tree | None]:
+        """The value and the gradient of a regularizer; no gradient without one."""
         del params
-        return None
-
-    def regularizer(self, aux: Any) -> Number:
-        """A constant regularizer, from what the model returned beside the outputs."""
-        del aux
-        return 0.0
-
-    @abc.abstractmethod
-    def user_aux(self, aux: Any) -> Tree | None:
-        """What the user wants back, from what the model returned beside the outputs."""
+        return 0.0, None
 
 
 @dataclasses.dataclass
@@ -102,16 +93,8 @@ class LossesFunction(StepLosses):
         return self._split.per_sample(params)
 
     @override
-    def regularizer_and_grad(self, params: Tree) -> tuple[Scalar, Tree] | None:
+    def regularizer_and_grad(self, params: Tree) -> tuple[Number, Tree | None]:
         return self._split.regularizer_and_grad(params)
-
-    @override
-    def regularizer(self, aux: Any) -> Number:
-        return aux.regularizer
-
-    @override
-    def user_aux(self, aux: Any) -> Tree | None:
-        return aux.aux
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,10 +127,6 @@ class ModelAndLoss(StepLosses):
     @override
     def per_sample(self, params: Tree) -> PerSample:
         return self.loss(self._apply_model(params)[0], self.targets)
-
-    @override
-    def user_aux(self, aux: Any) -> Tree | None:
-        return aux
 
     def _loss_of_outputs(self, outputs: Outputs) -> PerSample:
         advice = "" if self.has_aux else FORGOTTEN_AUX

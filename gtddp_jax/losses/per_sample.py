@@ -3,7 +3,7 @@
 | losses of shape | a sample is                                                              |
 |-----------------|--------------------------------------------------------------------------|
 | [B]             | a row of the batch                                                       |
-| [B, T]          | a token, where the game weights samples; else a row, its tokens added up |
+| [B, T]          | a token, where the game weights samples; else a row, its tokens averaged |
 """
 
 from typing import Any, TypeAlias

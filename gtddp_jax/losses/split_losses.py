@@ -1,7 +1,8 @@
 """`SplitLosses`: a function of losses as a model and a loss, which is how games see it."""
 
+import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,18 +27,6 @@ HIDDEN_PARAMS = (
 )
 
 
-class Extras(NamedTuple):
-    """What a call gives beside the outputs.
-
-    Attributes:
-        aux: `Losses.aux`.
-        regularizer: `Losses.regularizer`.
-    """
-
-    aux: Tree | None
-    regularizer: Number
-
-
 class SplitLosses:
     """One batch: the model, `forward`, and the loss of its outputs, `loss`.
 
@@ -55,8 +44,8 @@ class SplitLosses:
         self._first: Losses | None = None
         self._rows: tuple[int, ...] = ()
 
-    def forward(self, params: Tree) -> tuple[Outputs, Extras]:
-        """The outputs, with one row per sample, and what else the call returns."""
+    def forward(self, params: Tree) -> tuple[Outputs, Tree | None]:
+        """The outputs, with one row per sample, and aux."""
         losses = call_losses(self._losses_fn, params)
         if self._first is None:
             # Later calls may be made inside a conditional, from which no value may escape.
@@ -64,22 +53,24 @@ class SplitLosses:
             check_rows(losses.outputs, values)
             check_captured_pairing(losses.per_sample, losses.outputs)
             self._first, self._rows = losses, values.shape
-        return self._merge_rows(losses.outputs), Extras(losses.aux, losses.regularizer)
+        merged = (math.prod(self._rows),)
+        return _with_leading_axes(losses.outputs, len(self._rows), merged), losses.aux
 
     def loss(self, outputs: Outputs) -> PerSample:
         """The losses of the samples, of which those in the mask have the mean of the batch."""
         assert self._first is not None, "forward has not been called yet"
-        return self._values(self._first, self._divide_rows(outputs))
+        return self._values(self._first, _with_leading_axes(outputs, 1, self._rows))
 
     def per_sample(self, params: Tree) -> PerSample:
         """The losses of the samples as a function of the parameters alone."""
         losses = call_losses(self._losses_fn, params)
         return self._values(losses, losses.outputs)
 
-    def regularizer_and_grad(self, params: Tree) -> tuple[Scalar, Tree] | None:
-        """The regularizer and its gradient, means over devices; None for a Python number."""
-        if self._first is None or isinstance(self._first.regularizer, (int, float)):
-            return None
+    def regularizer_and_grad(self, params: Tree) -> tuple[Number, Tree | None]:
+        """The regularizer and its gradient, means over devices; None for that of a constant."""
+        assert self._first is not None, "forward has not been called yet"
+        if isinstance(self._first.regularizer, (int, float)):
+            return self._first.regularizer, None
         samples = SampleReductions(1, self._axis_name)
 
         def regularizer(params: Tree) -> Scalar:
@@ -92,23 +83,15 @@ class SplitLosses:
     def _values(self, losses: Losses, outputs: Outputs) -> PerSample:
         return masked_values(losses, outputs, self._axis_name).reshape(-1)
 
-    def _merge_rows(self, outputs: Outputs) -> Outputs:
-        axes = len(self._rows)
 
-        def merge(leaf: Any) -> Any:
-            if axes == 1 or not is_differentiable_leaf(leaf):
-                return leaf
-            return leaf.reshape(-1, *leaf.shape[axes:])
-
-        return jax.tree.map(merge, outputs)
-
-    def _divide_rows(self, outputs: Outputs) -> Outputs:
-        def divide(leaf: Any) -> Any:
-            if len(self._rows) == 1 or not is_differentiable_leaf(leaf):
-                return leaf
-            return leaf.reshape(*self._rows, *leaf.shape[1:])
-
-        return jax.tree.map(divide, outputs)
+def _with_leading_axes(outputs: Outputs, count: int, shape: tuple[int, ...]) -> Outputs:
+    """The outputs with other leading axes: `shape` in place of the first `count`."""
+    return jax.tree.map(
+        lambda leaf: (
+            leaf.reshape(*shape, *leaf.shape[count:]) if is_differentiable_leaf(leaf) else leaf
+        ),
+        outputs,
+    )
 
 
 def _checked_values(losses: Losses, params: Tree) -> jax.ShapeDtypeStruct:

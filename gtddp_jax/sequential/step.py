@@ -24,9 +24,10 @@ from gtddp_jax.core.report import (
     empty_report,
     report_line,
 )
+from gtddp_jax.core.running_cost import total_running_gradient
 from gtddp_jax.core.safety import all_finite, tree_where, zeros_unless
 from gtddp_jax.core.samples import SampleReductions
-from gtddp_jax.core.types import AxisName, Flag, Loss, Number, Outputs, PerSample, PlayerTrees, Tree
+from gtddp_jax.core.types import AxisName, Flag, Loss, Outputs, PerSample, PlayerTrees, Tree
 from gtddp_jax.curvature.base import Curvature, CurvatureState
 from gtddp_jax.network.protocol import (
     NetworkPass,
@@ -128,14 +129,8 @@ class SequentialGame:
         extra_args: Mapping[str, object] = MappingProxyType({}),
     ) -> tuple[Tree, GTDDPState]:
         """One step: the changes of the parameters and the next state."""
-        self._check_arguments(params, batch, losses, rngs)
-        self._check_params(params)
-        validation.check_state("gtddp", state, GTDDPState)
-        validation.check_updates("gtddp", updates, params)
-        refuse_lost_updates("gtddp", updates)
-        # Without feedback nothing is predicted.
-        if self.feedback:
-            refuse_later_members("gtddp", INSIDE)
+        self._check_sources(params, batch, losses, rngs)
+        self._check_arguments(updates, state, params)
         step_losses = self._step_losses(state, params, batch, losses, rngs)
         player_params: Any = self.net.split(params)
         batch_size = self.net.batch_size(step_losses.inputs)
@@ -163,9 +158,8 @@ class SequentialGame:
         terminal = expand_terminal(model, losses_of_differentiable, outputs, samples)
         # The shape of the losses is valid here; outputs and targets may still broadcast wrongly.
         step_losses.check(network_pass)
-        running_gradient, regularizer = self._running_cost(
-            updates, step_losses, network_pass, params
-        )
+        regularizer, regularizer_gradient = step_losses.regularizer_and_grad(network_pass)
+        running_gradient = total_running_gradient(updates, regularizer_gradient, params)
         loss = samples.mean(terminal.exact_loss.value) + regularizer
         if observe_step is not None:
             observe_step(LossAndAux(loss, step_losses.aux(network_pass)))
@@ -176,7 +170,7 @@ class SequentialGame:
                 network_pass,
                 terminal,
                 player_params,
-                running_gradient,
+                self.net.split(running_gradient),
                 state,
                 counted,
                 {"value": loss, **extra_args},
@@ -191,9 +185,15 @@ class SequentialGame:
         # One decision for all devices, so that their parameters stay equal.
         is_finite = samples.all(_is_finite_step(player_params, terminal, rollout, network_pass))
         report = step_report(
-            plans, rollout, terminal, step_losses.per_sample, counted, state.report, ~is_finite
+            plans,
+            rollout,
+            terminal,
+            step_losses.per_sample,
+            loss,
+            counted,
+            state.report,
+            ~is_finite,
         )
-        report = report._replace(loss=report.loss + regularizer)
         # The report keeps the numbers of a skipped step, so that users see what went wrong.
         next_states: Any = rollout.states
         last_states: Any = state.curvature
@@ -234,7 +234,16 @@ class SequentialGame:
         observer = ROLLOUTS[self.rollout](network_pass, params)
         return plans, closed_loop_rollout(plans, params, terminal, counted.samples, observer)
 
-    def _check_arguments(self, params: Tree, batch: Any, losses: Any, rngs: Any) -> None:
+    def _check_arguments(self, updates: Tree | None, state: GTDDPState, params: Tree) -> None:
+        self._check_params(params)
+        validation.check_state("gtddp", state, GTDDPState)
+        validation.check_updates("gtddp", updates, params)
+        refuse_lost_updates("gtddp", updates)
+        # Without feedback nothing is predicted.
+        if self.feedback:
+            refuse_later_members("gtddp", INSIDE)
+
+    def _check_sources(self, params: Tree, batch: Any, losses: Any, rngs: Any) -> None:
         if self.loss is None:
             validation.check_losses_argument("gtddp", params, batch, losses)
             if rngs is not None:
@@ -258,22 +267,6 @@ class SequentialGame:
         if self.loss is None:
             return LossesThroughNetwork(self.net, losses, params, self.axis_name)
         return LossOnBatch(self.loss, batch, state.batch_stats, rngs)
-
-    def _running_cost(
-        self,
-        updates: Tree | None,
-        step_losses: NetworkLosses,
-        network_pass: NetworkPass,
-        params: Tree,
-    ) -> tuple[PlayerTrees, Number]:
-        """The gradient of all that does not depend on samples, and the regularizer's value."""
-        gradient = jax.tree.map(jnp.zeros_like, params) if updates is None else updates
-        differentiated = step_losses.regularizer_and_grad(network_pass)
-        if differentiated is None:
-            return self.net.split(gradient), 0.0
-        value, regularizer_gradient = differentiated
-        total: Any = jax.tree.map(jnp.add, gradient, regularizer_gradient)
-        return self.net.split(total), value
 
     def _check_params(self, params: Tree) -> None:
         refuse_wrappers("gtddp", INSIDE, predicts=self.feedback)

@@ -11,7 +11,7 @@ from gtddp_jax.core import validation
 from gtddp_jax.core.jaxprs import reads_argument
 from gtddp_jax.core.loss_pairing import check_captured_pairing, check_loss_pairing
 from gtddp_jax.core.samples import SampleReductions
-from gtddp_jax.core.types import AxisName, Batch, Loss, Outputs, PerSample, Scalar, Tree
+from gtddp_jax.core.types import AxisName, Batch, Loss, Number, Outputs, PerSample, Tree
 from gtddp_jax.losses.losses import Losses, call_losses
 from gtddp_jax.losses.per_sample import masked_values
 from gtddp_jax.losses.split_losses import HIDDEN_PARAMS
@@ -50,10 +50,10 @@ class NetworkLosses(abc.ABC):
     def check(self, network_pass: NetworkPass) -> None:
         """Raises if the losses cannot be played, where their shapes are valid."""
 
-    def regularizer_and_grad(self, network_pass: NetworkPass) -> tuple[Scalar, Tree] | None:
-        """The value and the gradient of a cost of the parameters; None without one."""
+    def regularizer_and_grad(self, network_pass: NetworkPass) -> tuple[Number, Tree | None]:
+        """The value and the gradient of a cost of the parameters; no gradient without one."""
         del network_pass
-        return None
+        return 0.0, None
 
     def aux(self, network_pass: NetworkPass) -> Tree | None:
         """What the user wants back."""
@@ -89,7 +89,7 @@ class LossesThroughNetwork(NetworkLosses):
     """`losses(params) -> Losses`, which runs the network by `net.apply`.
 
     The network is run by the game; `net.apply` is answered with the game's outputs. The losses of a
-    row [B, T] are added up, so that a sample is a row of the batch.
+    row [B, T] are averaged, so that a sample is a row of the batch.
     """
 
     def __init__(
@@ -103,6 +103,7 @@ class LossesThroughNetwork(NetworkLosses):
         self._losses_fn = losses_fn
         self._params = params
         self._axis_name = axis_name
+        self._played: Losses | None = None
         call = self._recorded_call()
         self.inputs: Any = call.inputs
         self.batch_stats: Tree = net.initial_batch_stats(call.batch_stats, axis_name)
@@ -166,11 +167,11 @@ class LossesThroughNetwork(NetworkLosses):
         def regularizer(outputs: Outputs) -> Any:
             return self._call(self._params, outputs, network_pass.batch_stats).regularizer
 
-        losses = self._call(self._params, network_pass.outputs, network_pass.batch_stats)
+        losses = self._losses_of(network_pass)
         check_captured_pairing(losses.per_sample, losses.outputs)
         if reads_argument(from_params, self._params):
             raise ValueError(HIDDEN_PARAMS.format(part="outputs or per_sample"))
-        if reads_argument(regularizer, network_pass.outputs):
+        if not _is_constant(losses) and reads_argument(regularizer, network_pass.outputs):
             raise ValueError(
                 "gtddp: the regularizer of gtddp_jax.Losses depends on the outputs of the network. "
                 "In the sequential game it must be a cost of the parameters alone; add what "
@@ -178,19 +179,30 @@ class LossesThroughNetwork(NetworkLosses):
             )
 
     @override
-    def regularizer_and_grad(self, network_pass: NetworkPass) -> tuple[Scalar, Tree] | None:
-        outputs = jax.lax.stop_gradient(network_pass.outputs)
-
+    def regularizer_and_grad(self, network_pass: NetworkPass) -> tuple[Number, Tree | None]:
         def regularizer(params: Tree) -> Any:
-            return self._call(params, outputs, network_pass.batch_stats).regularizer
+            outputs, batch_stats = network_pass.outputs, network_pass.batch_stats
+            return self._call(params, outputs, batch_stats).regularizer
 
-        if isinstance(regularizer(self._params), (int, float)):
-            return None
+        losses = self._losses_of(network_pass)
+        if _is_constant(losses):
+            return losses.regularizer, None
         return jax.value_and_grad(regularizer)(self._params)
 
     @override
     def aux(self, network_pass: NetworkPass) -> Tree | None:
-        return self._call(self._params, network_pass.outputs, network_pass.batch_stats).aux
+        return self._losses_of(network_pass).aux
+
+    def _losses_of(self, network_pass: NetworkPass) -> Losses:
+        """The losses of the game's own pass, from one call of the user's function."""
+        if self._played is None:
+            self._played = self._call(self._params, network_pass.outputs, network_pass.batch_stats)
+        return self._played
+
+
+def _is_constant(losses: Losses) -> bool:
+    """Whether the regularizer is a Python number, which has no gradient."""
+    return isinstance(losses.regularizer, (int, float))
 
 
 class _CallKnown(Exception):

@@ -36,7 +36,8 @@ def step_report(
     plans: Sequence[StagePlan],
     rollout: RolloutResult,
     terminal: TerminalExpansion,
-    loss: PerSampleLoss,
+    per_sample: PerSampleLoss,
+    loss: Scalar,
     counted: CountedSamples,
     last_report: Report,
     skipped: Flag,
@@ -47,7 +48,8 @@ def step_report(
         plans: the result of the backward pass.
         rollout: the result of the rollout.
         terminal: the terminal model, expanded at the outputs.
-        loss: maps outputs to losses [B].
+        per_sample: maps outputs to losses [B].
+        loss: see `Report.loss`.
         counted: the samples that have a gradient.
         last_report: the report of the previous step.
         skipped: whether the step is skipped.
@@ -65,14 +67,15 @@ def step_report(
         last_stage.open_gradient,
         last_stage.running_gradient,
     )
-    value = terminal.exact_loss.value
     actual_change = jnp.zeros(())
     if rollout.new_outputs is not None:
-        actual_change = counted.samples.mean(loss(rollout.new_outputs) - value)
+        actual_change = counted.samples.mean(
+            per_sample(rollout.new_outputs) - terminal.exact_loss.value
+        )
     report = shared_report_fields(
         last_report,
         counted,
-        value,
+        loss,
         rollout.sample_weights,
         predicted=predicted_change,
         skipped=skipped,

@@ -1,4 +1,4 @@
-"""A training loop without `jax.jit` is told once how to compile its step; nothing else is."""
+"""A training loop without `jax.jit` gets one warning, with the compiled step; nothing else does."""
 
 import warnings
 from collections.abc import Callable, Iterator

@@ -1,5 +1,6 @@
 """A function of losses gives the step of the short form, and that of optax without a game."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -230,6 +231,21 @@ def test_batch_without_a_counted_sample() -> None:
         expected = jax.tree.map(lambda param: (1 - RATE * 0.02) * param, params)
         chex.assert_trees_all_close(new_params, expected, rtol=1e-12)
         assert abs(output.loss - problems.l2(params)) < TINY
+
+
+def test_a_constant_regularizer_is_reported() -> None:
+    """It changes the loss alone, in every game and without one."""
+    params = problems.net_params()
+    plain = problems.losses_of(problems.apply_net, regularized=False)
+
+    def shifted(params: Tree, batch: Batch) -> gt.Losses:
+        return dataclasses.replace(plain(params, batch), regularizer=2.0)
+
+    for tx in (optax.sgd(RATE), gt.implicit(optax.sgd(RATE)), gt.sgd(NET, None, RATE)):
+        new_params, output = problems.after_step(tx, shifted, params, ROWS)
+        expected, without = problems.after_step(tx, plain, params, ROWS)
+        chex.assert_trees_all_equal(new_params, expected)
+        assert abs(output.loss - without.loss - 2) < TINY
 
 
 def test_a_step_donates_and_keeps_no_aux() -> None:

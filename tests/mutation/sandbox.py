@@ -118,7 +118,7 @@ def _wait(child: int, timeout: float) -> int | None:
             time.sleep(0.1)
         return None
     finally:
-        # Also where this process is told to stop.
+        # Also where this process receives a signal to stop.
         if child:
             os.killpg(child, signal.SIGKILL)
             os.waitpid(child, 0)
