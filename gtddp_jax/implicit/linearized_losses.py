@@ -98,6 +98,7 @@ class AutodiffLosses(LinearizedLosses):
     ) -> None:
         # Replicated parameters would make shard_map sum every derivative over the devices.
         self._params = SampleReductions(0, axis_name).local_copy(params)
+        self._axis_name = axis_name
 
         def differentiable_outputs(params: Tree) -> tuple[Outputs, tuple[Tree, Tree | None]]:
             outputs, aux = forward(params)
@@ -105,9 +106,7 @@ class AutodiffLosses(LinearizedLosses):
             return differentiable, (constants, aux)
 
         self._forward = differentiable_outputs
-        outputs, self._pull_outputs, (constants, aux) = jax.vjp(
-            differentiable_outputs, self._params, has_aux=True
-        )
+        outputs, (constants, aux) = self._differentiate_model()
         self.aux: Tree | None = aux
         self.outputs: Tree = join_outputs(outputs, constants)
 
@@ -122,6 +121,11 @@ class AutodiffLosses(LinearizedLosses):
             terminal, loss_of_differentiable, outputs, self.samples
         )
         self.expansion = self.expansion.with_gradient_share(self.counted.share)
+
+    def _differentiate_model(self) -> tuple[Outputs, tuple[Tree, Tree | None]]:
+        """The outputs with derivatives, the others, and aux."""
+        outputs, self._pull_outputs, rest = jax.vjp(self._forward, self._params, has_aux=True)
+        return outputs, rest
 
     def _pull_back(self, cotangent: PerSample) -> Tree:
         """`sum_i cotangent_i G_i` over this device's samples."""

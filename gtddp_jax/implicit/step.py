@@ -123,6 +123,7 @@ class ImplicitGame:
             self.axis_name,
             # Sharing the adjoints only pays off for sums over the whole network.
             share_adjoints=self.weighting.needs_all_players and not self.is_base_alone,
+            reads_model=self.weighting.reads_model and not self.is_base_alone,
         )
         exact_loss = losses.expansion.exact_loss
         regularizer, regularizer_gradient = step_losses.regularizer_and_grad(params)

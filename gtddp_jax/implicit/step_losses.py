@@ -12,6 +12,7 @@ from gtddp_jax.core.explicit_sharding import explicit_mesh
 from gtddp_jax.core.loss_pairing import check_loss_pairing
 from gtddp_jax.core.types import AxisName, Batch, Loss, Number, Outputs, PerSample, Tree
 from gtddp_jax.implicit.linearized_losses import AutodiffLosses, LinearizedLosses, PlayerLosses
+from gtddp_jax.implicit.read_losses import ReadLosses
 from gtddp_jax.losses.losses import Losses
 from gtddp_jax.losses.split_losses import SplitLosses
 from gtddp_jax.network import Network
@@ -48,7 +49,13 @@ class StepLosses(abc.ABC):
 
     @abc.abstractmethod
     def linearize(
-        self, params: Tree, terminal: TerminalModel, axis_name: AxisName, *, share_adjoints: bool
+        self,
+        params: Tree,
+        terminal: TerminalModel,
+        axis_name: AxisName,
+        *,
+        share_adjoints: bool,
+        reads_model: bool,
     ) -> LinearizedLosses:
         """The losses at the parameters, checked.
 
@@ -57,6 +64,7 @@ class StepLosses(abc.ABC):
             terminal: the terminal model.
             axis_name: the mapped axis over devices.
             share_adjoints: whether more than one sum over samples and all parameters is needed.
+            reads_model: whether predictions are made from the adjoints of the model's reads.
         """
 
     @abc.abstractmethod
@@ -77,11 +85,19 @@ class LossesFunction(StepLosses):
 
     @override
     def linearize(
-        self, params: Tree, terminal: TerminalModel, axis_name: AxisName, *, share_adjoints: bool
+        self,
+        params: Tree,
+        terminal: TerminalModel,
+        axis_name: AxisName,
+        *,
+        share_adjoints: bool,
+        reads_model: bool,
     ) -> LinearizedLosses:
         del share_adjoints
         self._split = SplitLosses(self._call, axis_name)
-        return AutodiffLosses(self._split.forward, self._split.loss, params, terminal, axis_name)
+        return (ReadLosses if reads_model else AutodiffLosses)(
+            self._split.forward, self._split.loss, params, terminal, axis_name
+        )
 
     def _call(self, params: Tree) -> Losses:
         # Lets a network refuse a call that would silently train without dropout.
@@ -109,16 +125,22 @@ class ModelAndLoss(StepLosses):
 
     @override
     def linearize(
-        self, params: Tree, terminal: TerminalModel, axis_name: AxisName, *, share_adjoints: bool
+        self,
+        params: Tree,
+        terminal: TerminalModel,
+        axis_name: AxisName,
+        *,
+        share_adjoints: bool,
+        reads_model: bool,
     ) -> LinearizedLosses:
         # Sums over players do not say how they are spread over axes of type Explicit, JAX's do.
         share_adjoints &= not self.has_aux and explicit_mesh((params, self.inputs)) is None
-        if isinstance(self.model, Network) and share_adjoints:
+        if isinstance(self.model, Network) and share_adjoints and not reads_model:
             losses: LinearizedLosses = PlayerLosses(
                 self.model, self.inputs, self._loss_of_outputs, params, terminal, axis_name
             )
         else:
-            losses = AutodiffLosses(
+            losses = (ReadLosses if reads_model else AutodiffLosses)(
                 self._apply_model, self._loss_of_outputs, params, terminal, axis_name
             )
         check_loss_pairing(self.loss, losses.outputs, self.targets)

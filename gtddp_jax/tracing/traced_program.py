@@ -60,7 +60,11 @@ class TracedEquation:
 
     def __call__(self, *inputs: Any) -> tuple[Any, ...]:
         """Evaluates the equation; derivative rules apply as in the traced function."""
-        bind_params = self.source.primitive.get_bind_params(self.source.params)
+        return self.bind_with({}, *inputs)
+
+    def bind_with(self, changed: Mapping[str, Any], *inputs: Any) -> tuple[Any, ...]:
+        """Evaluates the equation with other values of some parameters of the primitive."""
+        bind_params = self.source.primitive.get_bind_params({**self.source.params, **changed})
         # The context holds settings of the trace, such as the matmul precision.
         with self.source.ctx.manager:
             outputs = self.source.primitive.bind(*inputs, **bind_params)

@@ -6,6 +6,7 @@ from typing import Any
 from gtddp_jax.implicit.weighting.base import Prediction, SampleWeighting, WeightingContext
 from gtddp_jax.implicit.weighting.newton import Newton
 from gtddp_jax.implicit.weighting.product import Product
+from gtddp_jax.implicit.weighting.sketch import Sketch
 from gtddp_jax.implicit.weighting.tail import Tail
 from gtddp_jax.terminal.scalar_equation import solve_sample_weights
 
@@ -13,6 +14,7 @@ WEIGHTINGS: dict[str, Callable[..., SampleWeighting[Any]]] = {
     "tail": Tail,
     "product": Product,
     "newton": Newton,
+    "sketch": Sketch,
 }
 """All sample weightings by name."""
 
@@ -22,6 +24,7 @@ __all__ = [
     "Prediction",
     "Product",
     "SampleWeighting",
+    "Sketch",
     "Tail",
     "WeightingContext",
     "solve_sample_weights",

@@ -87,6 +87,7 @@ class SampleWeighting(abc.ABC, Generic[WeightingState]):
     """
 
     needs_all_players: ClassVar[bool] = True
+    reads_model: ClassVar[bool] = False
 
     def init_state(self, params: Tree) -> WeightingState:
         """Return the state carried between steps; none by default."""

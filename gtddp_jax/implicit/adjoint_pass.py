@@ -1,0 +1,135 @@
+"""One pass of a read function: its outputs, the adjoints of its reads, and weighted gradients."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from gtddp_jax.core.samples import SampleReductions, to_varying
+from gtddp_jax.core.types import Outputs, PerSample
+from gtddp_jax.tracing.parameter_reads import ReadFunction
+from gtddp_jax.tracing.traced_program import ValueId, evaluate_equation, read_atom
+
+Leaves: TypeAlias = list[Any]
+
+Adjoints: TypeAlias = list[list[jax.Array]]
+"""For each read, the derivatives by its differentiable outputs."""
+
+
+class AdjointPass:
+    """A forward pass at the parameters, of which derivatives by reads and parameters follow.
+
+    With `read_fn.reuses_adjoints`, the adjoints of all samples' losses serve the weighted gradient
+    too: those of a sample are multiplied by its weight. Otherwise a second pass from the outputs
+    down computes it, because an adjoint may hold parts of other samples' losses.
+
+    Args:
+        read_fn: the function.
+        params: the leaves of the parameters.
+        samples: the samples.
+    """
+
+    def __init__(
+        self, read_fn: ReadFunction, params: Sequence[Any], samples: SampleReductions
+    ) -> None:
+        self.read_fn, self.params = read_fn, list(params)
+        program = read_fn.program
+
+        def zeros(value: ValueId) -> jax.Array:
+            shape = program.shapes[value]
+            axes: Any = samples.axes
+            return to_varying(jnp.zeros(shape.shape, shape.dtype), axes)
+
+        shifts: Adjoints = [
+            [zeros(program.equations[read.equation_index].outputs[i]) for i in read.outputs]
+            for read in read_fn.reads
+        ]
+        if read_fn.reuses_adjoints:
+            forward = lambda shifts: self._forward(self.params, shifts)  # noqa: E731
+            outputs, pull_back, rest = jax.vjp(forward, shifts, has_aux=True)
+            self._pull_shifts: Callable[[Any], Adjoints] = lambda g: pull_back(g)[0]
+        else:
+            outputs, pull_back, rest = jax.vjp(self._forward, self.params, shifts, has_aux=True)
+            self._pull_shifts = lambda g: pull_back(g)[1]
+            self._pull_params: Callable[[Any], Leaves] = lambda g: pull_back(g)[0]
+        self.outputs: Leaves = outputs
+        self.rest, self.recorded = rest
+        self.adjoints: Adjoints = []
+
+    def _forward(self, params: Leaves, shifts: Adjoints) -> tuple[Leaves, Any]:
+        """The leaves of the outputs; the leaves of the rest, and what the reads have read."""
+        program = self.read_fn.program
+        values = program.initial_values(params=params)
+        shift_at = dict(
+            zip((read.equation_index for read in self.read_fn.reads), shifts, strict=True)
+        )
+        reads = {read.equation_index: read for read in self.read_fn.reads}
+        for index, equation in enumerate(program.equations):
+            evaluate_equation(equation, values)
+            if index in reads:
+                for position, shift in zip(reads[index].outputs, shift_at[index], strict=True):
+                    value = equation.outputs[position]
+                    values[value] = values[value] + shift
+        leaves = [read_atom(values, atom) for atom in program.outputs]
+        count = self.read_fn.output_count
+        # Inputs of reads are kept as they were read: only values of activations are recorded.
+        recorded = {value: values[value] for value in self._recorded_values()}
+        return leaves[:count], (leaves[count:], recorded)
+
+    def _recorded_values(self) -> set[ValueId]:
+        """What reads and values of parameters are computed from besides parameters."""
+        program, sources = self.read_fn.program, self.read_fn.source_leaves
+        indices = [
+            *(read.equation_index for read in self.read_fn.reads),
+            *self.read_fn.parameter_equations,
+        ]
+        return {
+            value
+            for index in indices
+            for value in program.equations[index].value_inputs
+            if not sources[value]
+        }
+
+    def propagate(self, gradient: Outputs) -> None:
+        """Computes the adjoints of all samples' losses.
+
+        Args:
+            gradient: the gradient of each sample's loss by its outputs, a list like `outputs`.
+        """
+        self.adjoints = self._pull_shifts(gradient)
+
+    def weighted_gradient(self, gradient: Outputs, w: PerSample) -> Leaves:
+        """`sum_i w_i G_i` over the samples of this device.
+
+        Args:
+            gradient: the weighted gradient of the losses by the outputs; see `propagate`.
+            w: the weights.
+        """
+        if not self.read_fn.reuses_adjoints:
+            return self._pull_params(gradient)
+        program, samples = self.read_fn.program, self.read_fn.samples
+        weighted = [
+            [
+                samples.scale_samples(program.equations[read.equation_index].outputs[i], g, w)
+                for i, g in zip(read.outputs, of_read, strict=True)
+            ]
+            for read, of_read in zip(self.read_fn.reads, self.adjoints, strict=True)
+        ]
+        # Nothing of this forward pass but the derivative is used, so most of it is dead code.
+        _, pull_back = jax.vjp(self._read_outputs, self.params)
+        return pull_back(weighted)[0]
+
+    def _read_outputs(self, params: Leaves) -> Adjoints:
+        """The outputs of all reads as functions of the parameters, at recorded data."""
+        program = self.read_fn.program
+        values = {**program.constants, **self.recorded}
+        values |= dict(zip(program.groups["params"], params, strict=True))
+        for index in self.read_fn.parameter_equations:
+            evaluate_equation(program.equations[index], values)
+        outputs = []
+        for read in self.read_fn.reads:
+            equation = program.equations[read.equation_index]
+            results = equation(*(read_atom(values, atom) for atom in equation.inputs))
+            outputs.append([results[position] for position in read.outputs])
+        return outputs

@@ -1,0 +1,155 @@
+"""The influence of blocks of the parameters on each sample's loss, from adjoints at hand."""
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, UInt32
+
+from gtddp_jax.core.trees import upcast
+from gtddp_jax.core.types import PerSample
+from gtddp_jax.implicit.adjoint_pass import AdjointPass
+from gtddp_jax.tracing.leaf_blocks import Cut, LeafPlan, LeafRead, evaluate_read
+from gtddp_jax.tracing.traced_program import TracedEquation, ValueId, read_atom
+
+
+class LeafBlock(NamedTuple):
+    """The drawn block of one leaf.
+
+    Attributes:
+        plan: how the leaf takes part.
+        cut: the block.
+    """
+
+    plan: LeafPlan
+    cut: Cut
+
+
+def draw_blocks(plans: Sequence[LeafPlan], bits: UInt32[Array, " leaves"]) -> list[LeafBlock]:
+    """One block of each leaf.
+
+    Args:
+        plans: how the leaves take part.
+        bits: random bits, one number for each leaf.
+    """
+    return [
+        LeafBlock(plan, plan.cut((bits[i] % jnp.uint32(plan.block_count)).astype(jnp.int32)))
+        for i, plan in enumerate(plans)
+    ]
+
+
+class BlockInfluence:
+    """Gradients by a block of one leaf, and the influence of a change of the block.
+
+    Args:
+        adjoints: the pass that holds the adjoints.
+        block: the block.
+    """
+
+    def __init__(self, adjoints: AdjointPass, block: LeafBlock) -> None:
+        self._pass, self._block = adjoints, block
+        self._param: jax.Array = block.cut.part(adjoints.params[block.plan.leaf])
+        read_fn = adjoints.read_fn
+        positions = {read.equation_index: i for i, read in enumerate(read_fn.reads)}
+        self._adjoints = [
+            self._output_part(leaf_read).part(
+                adjoints.adjoints[positions[leaf_read.read.equation_index]][0]
+            )
+            for leaf_read in block.plan.reads
+        ]
+
+    def _output_part(self, leaf_read: Any) -> Cut:
+        cut = self._block.cut
+        return Cut(leaf_read.output_axis, cut.start, cut.size)
+
+    def _others(self, leaf_read: LeafRead) -> dict[int, jax.Array]:
+        """The inputs of a read beside the leaf."""
+        values = {**self._pass.read_fn.program.constants, **self._pass.recorded}
+        return {
+            position: read_atom(values, atom)
+            for position, atom in enumerate(self._equation(leaf_read).inputs)
+            if position != leaf_read.operand
+        }
+
+    def _equation(self, leaf_read: LeafRead) -> TracedEquation:
+        return self._pass.read_fn.program.equations[leaf_read.read.equation_index]
+
+    def _output(self, leaf_read: LeafRead, param: jax.Array) -> jax.Array:
+        """The output of a read, or the part of it that the block is read for."""
+        others = leaf_read.cut_inputs(self._others(leaf_read), self._block.cut)
+        return evaluate_read(self._equation(leaf_read), leaf_read, param, others, self._block.cut)
+
+    def gradient(self) -> jax.Array:
+        """`sum_i G_i` of the block over the samples of this device."""
+        reads = self._block.plan.reads
+        _, pull_back = jax.vjp(
+            lambda param: [self._output(leaf_read, param) for leaf_read in reads], self._param
+        )
+        return pull_back(self._adjoints)[0]
+
+    def directional_derivatives(self, changes: jax.Array) -> PerSample:
+        """The change of each loss by changes of the leaf, estimated from the block: [n, B].
+
+        Args:
+            changes: n changes of the block, [n, ...].
+        """
+        changes = self._scaled(changes).astype(self._param.dtype)
+        totals = [
+            jax.vmap(functools.partial(self._read_derivative, leaf_read, adjoint))(changes)
+            for leaf_read, adjoint in zip(self._block.plan.reads, self._adjoints, strict=True)
+        ]
+        return sum(totals[1:], totals[0])
+
+    def _read_derivative(
+        self, leaf_read: LeafRead, adjoint: jax.Array, change: jax.Array
+    ) -> PerSample:
+        """The change of each loss by a change of the block in one read, [B]."""
+        equation, samples = self._equation(leaf_read), self._pass.read_fn.samples
+        data_value = self._smaller_data(leaf_read)
+        if data_value is not None:
+            # g . (x K) = x . (g K^T), which takes the smaller of both products.
+            position = 1 - leaf_read.operand
+            data = leaf_read.cut_inputs(self._others(leaf_read), self._block.cut)[position]
+            _, pull_back = jax.vjp(
+                lambda x: evaluate_read(
+                    equation, leaf_read, change, {position: x}, self._block.cut
+                ),
+                data,
+            )
+            (product,) = pull_back(adjoint)
+            return samples.sum_by_sample(data_value, upcast(product) * upcast(data))
+        _, output = jax.jvp(lambda param: self._output(leaf_read, param), (self._param,), (change,))
+        return samples.sum_by_sample(equation.outputs[0], upcast(output) * upcast(adjoint))
+
+    def _smaller_data(self, leaf_read: LeafRead) -> ValueId | None:
+        """The data of a product, if they are smaller than its output; else None."""
+        equation, program = self._equation(leaf_read), self._pass.read_fn.program
+        if equation.name != "dot_general":
+            return None
+        data, (output,) = equation.inputs[1 - leaf_read.operand], equation.outputs
+        if not isinstance(data, int) or not self._pass.read_fn.samples.is_per_sample(data):
+            return None
+        data_size, output_size = (
+            math.prod(Cut(axis, 0, self._block.cut.size).shape(program.shapes[value].shape))
+            for value, axis in (
+                (data, leaf_read.input_axes[1 - leaf_read.operand]),
+                (output, leaf_read.output_axis),
+            )
+        )
+        return data if data_size < output_size else None
+
+    def _scaled(self, changes: jax.Array) -> jax.Array:
+        """Changes of the block over the share of blocks that each unit is in."""
+        plan, cut = self._block.plan, self._block.cut
+        if cut.axis is None:
+            return changes
+        inverse = plan.inverse_shares()
+        if len(set(inverse)) == 1:
+            return changes * inverse[0]
+        part = Cut(0, cut.start, cut.size).part(jnp.asarray(inverse, changes.dtype))
+        shape = [1] * changes.ndim
+        shape[cut.axis + 1] = cut.size
+        return changes * part.reshape(shape)

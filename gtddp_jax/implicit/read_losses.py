@@ -1,0 +1,58 @@
+"""Losses of a model whose reads of parameters are known: adjoints serve predictions."""
+
+from typing import Any
+
+import jax
+from typing_extensions import override
+
+from gtddp_jax.core.explicit_sharding import explicit_mesh, reshard_like
+from gtddp_jax.core.samples import SampleReductions
+from gtddp_jax.core.types import Outputs, PerSample, Tree
+from gtddp_jax.implicit.adjoint_pass import AdjointPass
+from gtddp_jax.implicit.linearized_losses import AutodiffLosses
+from gtddp_jax.tracing.parameter_reads import read_function
+
+
+class ReadLosses(AutodiffLosses):
+    """Like `AutodiffLosses`, by one adjoint pass where the reads of parameters allow it.
+
+    Attributes:
+        adjoint_pass: the pass; None if the model could not be read.
+    """
+
+    adjoint_pass: AdjointPass | None = None
+
+    @override
+    def _differentiate_model(self) -> tuple[Outputs, tuple[Tree, Tree | None]]:
+        # The function of losses is called once where values may escape from it.
+        outputs, rest = super()._differentiate_model()
+        # Zeros to differentiate by are not spread over axes of type Explicit.
+        is_explicit = explicit_mesh(self._params) is not None
+        read_fn = None if is_explicit else read_function(self._forward, self._params)
+        if read_fn is None:
+            return outputs, rest
+        structure = jax.tree.structure((outputs, rest))
+        leaves = jax.tree.leaves(self._params)
+        self.adjoint_pass = AdjointPass(read_fn, leaves, SampleReductions(0, self._axis_name))
+        return jax.tree.unflatten(structure, [*self.adjoint_pass.outputs, *self.adjoint_pass.rest])
+
+    def propagate(self) -> AdjointPass | None:
+        """The pass, with the adjoints of all samples' losses."""
+        if self.adjoint_pass is not None:
+            self.adjoint_pass.propagate(self._output_gradient(self.uniform_weights))
+        return self.adjoint_pass
+
+    def _output_gradient(self, cotangent: PerSample) -> list[Any]:
+        losses = self.expansion.exact_loss.value
+        (gradient,) = self._pull_loss(reshard_like(cotangent.astype(self._dtype), losses))
+        return jax.tree.leaves(gradient)
+
+    @override
+    def _pull_back(self, cotangent: PerSample) -> Tree:
+        if self.adjoint_pass is None:
+            return super()._pull_back(cotangent)
+        if self.adjoint_pass.read_fn.reuses_adjoints and not self.adjoint_pass.adjoints:
+            self.propagate()
+        gradient = self._output_gradient(cotangent)
+        leaves = self.adjoint_pass.weighted_gradient(gradient, cotangent)
+        return jax.tree.unflatten(jax.tree.structure(self._params), leaves)

@@ -1,0 +1,152 @@
+"""`Sketch`: the influence of the whole network, estimated from a random share of its units.
+
+The sums s0 and n of `Product` run over the units of every layer. Here each layer's sums are taken
+over a block of its units, drawn anew in every step, and divided by the share of blocks that a unit
+is in, so their mean over all draws is that of `Product`. One backward pass serves the prediction
+and, where samples do not influence each other, the weighted gradient too. Derived in
+docs/mathematics.md, "The implicit game".
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from typing_extensions import override
+
+from gtddp_jax.core.types import Count, PerSample
+from gtddp_jax.implicit.adjoint_pass import AdjointPass
+from gtddp_jax.implicit.base_on_blocks import cut_base, is_entrywise
+from gtddp_jax.implicit.base_optimizer import BaseOptimizer
+from gtddp_jax.implicit.block_influence import BlockInfluence, LeafBlock, draw_blocks
+from gtddp_jax.implicit.read_losses import ReadLosses
+from gtddp_jax.implicit.weighting.base import (
+    Prediction,
+    SampleWeighting,
+    WeightingContext,
+    whole_network_prediction,
+)
+from gtddp_jax.implicit.weighting.product import step_influence
+from gtddp_jax.terminal.gradient_flow import integrate_sample_weights
+from gtddp_jax.terminal.scalar_equation import solve_sample_weights
+from gtddp_jax.tracing.leaf_blocks import Cut, plan_leaves
+
+FACTORS = {"flow": integrate_sample_weights, "implicit": solve_sample_weights}
+"""How a weight follows from s0 and n, by name."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sketch(SampleWeighting[tuple[()]]):
+    """Predict with a random share of each layer's units.
+
+    Parameters take part whose every use is a product, a convolution, an embedding, a bias or a
+    scale; `state.prediction.fraction` is their share. The others are trained like all, and are left
+    out of the prediction alone. If none takes part, or the batch is a single sample, the whole
+    network predicts as in `Product`. Below an operation that couples samples, such as batch
+    normalization, the prediction is approximate: it books on a sample what its activations do to
+    the losses of others.
+
+    Args:
+        share: share of the units of a layer, in (0, 1]; 1 predicts with all of them. Small layers
+            are always taken as a whole.
+        factors: "flow", the mean of psi' along the gradient flow of a sample's loss, or "implicit",
+            psi' at the end of the step, as in `Product`.
+
+    Raises:
+        ValueError: an argument is out of range.
+
+    Example:
+        >>> import gtddp_jax as gt
+        >>> weighting = gt.weighting.Sketch(share=0.25)
+    """
+
+    reads_model: ClassVar[bool] = True
+    share: float = 0.125
+    factors: str = "flow"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1 or self.factors not in FACTORS:
+            raise ValueError(
+                f"weighting.{self}: share must be in (0, 1], and factors one of {tuple(FACTORS)}."
+            )
+
+    @override
+    def compute_weights(
+        self, context: WeightingContext, state: tuple[()]
+    ) -> tuple[PerSample, tuple[()], Prediction]:
+        influence = self._estimate(context)
+        prediction = whole_network_prediction()
+        if influence is None:
+            q, jvp_fn = context.losses.restrict(lambda tree: tree)
+            s0, n, _ = step_influence(context.base, q, jvp_fn, lambda tree: tree, 1.0)
+        else:
+            s0, n, fraction = influence
+            prediction = prediction._replace(fraction=jnp.full((), fraction, jnp.float32))
+        w = FACTORS[self.factors](context.losses.expansion, s0, n, context.bounds)
+        return w, state, prediction
+
+    def _estimate(self, context: WeightingContext) -> tuple[PerSample, PerSample, float] | None:
+        """Estimates of s0 and n, and the share of parameters that take part; None without any."""
+        losses, base = context.losses, context.base
+        if not isinstance(losses, ReadLosses):
+            return None
+        adjoints = losses.propagate()
+        plans = [] if adjoints is None else plan_leaves(adjoints.read_fn, self.share)
+        if adjoints is None or not plans:
+            return None
+        blocks = draw_blocks(plans, _random_bits(context.step, len(plans)))
+        s0, n = estimate_influence(losses, adjoints, base, blocks)
+        sizes = [jnp.size(leaf) for leaf in jax.tree.leaves(base.params)]
+        return s0, n, sum(sizes[plan.leaf] for plan in plans) / sum(sizes)
+
+
+def _random_bits(step: Count, count: int) -> jax.Array:
+    """The random numbers of a step: the same in every run and on every device."""
+    return jax.random.bits(jax.random.fold_in(jax.random.key(0), step), (count,))
+
+
+def estimate_influence(
+    losses: ReadLosses,
+    adjoints: AdjointPass,
+    base: BaseOptimizer,
+    blocks: Sequence[LeafBlock],
+) -> tuple[PerSample, PerSample]:
+    """s0 and n [B], as in `StepInfluence`, estimated from blocks of the parameters."""
+    influences = [BlockInfluence(adjoints, block) for block in blocks]
+    changes = _changes_of_blocks(losses, influences, blocks, base)
+    totals = [
+        influence.directional_derivatives(change)
+        for influence, change in zip(influences, changes, strict=True)
+    ]
+    s0, response = sum(totals[1:], totals[0])
+    return s0 if base.predict_momentum else jnp.zeros_like(s0), -response
+
+
+def _changes_of_blocks(
+    losses: ReadLosses,
+    influences: Sequence[BlockInfluence],
+    blocks: Sequence[LeafBlock],
+    base: BaseOptimizer,
+) -> list[jax.Array]:
+    """The momentum step and the gradient response of each block, [2, ...]."""
+    leaves, structure = jax.tree.flatten(base.params)
+    # A leaf that takes no part is as short as it can be.
+    cuts = [Cut(0, 0, 1) if jnp.ndim(leaf) else Cut(None) for leaf in leaves]
+    for block in blocks:
+        cuts[block.plan.leaf] = block.cut
+    base_on_blocks = cut_base(base, cuts) if is_entrywise(base) else None
+    if base_on_blocks is None:
+        split = base.split_update(losses.weighted_gradient(None))
+        parts = [
+            [cut.part(leaf) for cut, leaf in zip(cuts, jax.tree.leaves(tree), strict=True)]
+            for tree in split
+        ]
+    else:
+        gradients = [jnp.zeros_like(leaf) for leaf in jax.tree.leaves(base_on_blocks.params)]
+        for block, influence in zip(blocks, influences, strict=True):
+            total = losses.samples.sum_over_devices(influence.gradient())
+            gradients[block.plan.leaf] = total / losses.samples.count
+        split = base_on_blocks.split_update(jax.tree.unflatten(structure, gradients))
+        parts = [jax.tree.leaves(tree) for tree in split]
+    return [jnp.stack([part[block.plan.leaf] for part in parts]) for block in blocks]

@@ -1,0 +1,175 @@
+"""Where a traced function of the parameters reads them, and how far samples stay apart after that.
+
+| value         | depends on              | runs over samples | example                           |
+|---------------|-------------------------|-------------------|-----------------------------------|
+| of parameters | parameters              | no                | a cast, a transpose, `rsqrt(v) * s`|
+| an activation | parameters, or anything | yes               | the output of a layer             |
+
+A *read* is an equation that has values of parameters as inputs and writes activations. Every way
+from a parameter to the outputs leads through a read, so the derivative by the parameters is the sum
+over reads of the derivative by their outputs, the adjoints, times that of the read itself.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gtddp_jax.core.types import Tree
+from gtddp_jax.tracing.sample_labels import SampleLabels
+from gtddp_jax.tracing.traced_program import (
+    TracedProgram,
+    ValueId,
+    trace_program,
+)
+
+NO_LEAVES: frozenset[int] = frozenset()
+
+OPAQUE = frozenset({"scan", "while", "cond", "custom_vjp_call", "custom_jvp_call", "pallas_call"})
+"""Operations whose second evaluation would cost about as much as the first."""
+
+
+class ParameterRead(NamedTuple):
+    """An equation in which parameters meet data.
+
+    Attributes:
+        equation_index: position of the equation in the program.
+        operands: which of its inputs are values of parameters.
+        outputs: which of its outputs are differentiable activations.
+    """
+
+    equation_index: int
+    operands: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadFunction:
+    """A function of the parameters, traced and read.
+
+    Attributes:
+        program: its program; the group "params" holds the parameters.
+        output_count: how many leaves of the result are differentiable outputs; they come first.
+        samples: the samples.
+        reads: the reads, in the order of the program.
+        source_leaves: for each value of parameters, the leaves that it is computed from.
+        reuses_adjoints: whether the adjoints of the sum of all losses, each sample's times its
+            weight, are those of the weighted sum, and the reads are cheap to evaluate again.
+    """
+
+    program: TracedProgram
+    output_count: int
+    samples: SampleLabels
+    reads: tuple[ParameterRead, ...]
+    source_leaves: tuple[frozenset[int], ...]
+    reuses_adjoints: bool
+
+    @property
+    def parameter_equations(self) -> list[int]:
+        """The equations that compute values of parameters from others."""
+        equations = self.program.equations
+        return [
+            index
+            for index, equation in enumerate(equations)
+            if any(self.source_leaves[value] for value in equation.outputs)
+        ]
+
+
+def read_function(function: Callable[[Tree], tuple[Any, Any]], params: Tree) -> ReadFunction | None:
+    """Traces and reads `function(params) -> (outputs, rest)`.
+
+    Args:
+        function: the leaves of `outputs` are differentiable arrays with one row per sample.
+        params: the parameters.
+
+    Returns:
+        What was read; None if there is one sample only, or outputs that depend on no parameter.
+    """
+    counts: list[int] = []
+
+    def counted(params: Tree) -> tuple[Any, Any]:
+        outputs, rest = function(params)
+        counts.append(len(jax.tree.leaves(outputs)))
+        return outputs, rest
+
+    program = trace_program(counted, {}, params=params)
+    outputs = [atom for atom in program.outputs[: counts[0]] if isinstance(atom, int)]
+    if not outputs or len(outputs) < counts[0]:
+        return None
+    samples = SampleLabels(program, outputs)
+    if not samples.labels:
+        return None
+    needed = _values_before(program, outputs)
+    reads, source_leaves = _find_reads(program, samples, needed)
+    if not reads:
+        return None
+    coupled = _values_before_coupling(program, samples, needed)
+    reuses_adjoints = all(
+        program.equations[read.equation_index].name not in OPAQUE
+        and all(
+            samples.is_per_sample(value) and value not in coupled
+            for value in _output_values(program, read)
+        )
+        for read in reads
+    )
+    return ReadFunction(
+        program, counts[0], samples, tuple(reads), tuple(source_leaves), reuses_adjoints
+    )
+
+
+def _output_values(program: TracedProgram, read: ParameterRead) -> list[ValueId]:
+    return [program.equations[read.equation_index].outputs[position] for position in read.outputs]
+
+
+def _values_before(program: TracedProgram, outputs: Sequence[ValueId]) -> set[ValueId]:
+    """The values that the outputs depend on."""
+    needed = set(outputs)
+    for equation in reversed(program.equations):
+        if needed.intersection(equation.outputs):
+            needed.update(equation.value_inputs)
+    return needed
+
+
+def _values_before_coupling(
+    program: TracedProgram, samples: SampleLabels, needed: set[ValueId]
+) -> set[ValueId]:
+    """The values through which samples influence each other on the way to the outputs."""
+    coupled: set[ValueId] = set()
+    for index, equation in reversed(list(enumerate(program.equations))):
+        mixes = index in samples.coupling_equations and needed.intersection(equation.outputs)
+        if mixes or coupled.intersection(equation.outputs):
+            coupled.update(equation.value_inputs)
+    return coupled
+
+
+def _find_reads(
+    program: TracedProgram, samples: SampleLabels, needed: set[ValueId]
+) -> tuple[list[ParameterRead], list[frozenset[int]]]:
+    """The reads, and for each value of parameters the leaves that it is computed from."""
+    source_leaves = [NO_LEAVES] * len(program.shapes)
+    for leaf, value in enumerate(program.groups["params"]):
+        source_leaves[value] = frozenset({leaf})
+    reads: list[ParameterRead] = []
+    for index, equation in enumerate(program.equations):
+        operands = {
+            position: source_leaves[atom]
+            for position, atom in enumerate(equation.inputs)
+            if isinstance(atom, int) and source_leaves[atom]
+        }
+        if not operands:
+            continue
+        leaves = NO_LEAVES.union(*operands.values())
+        is_per_batch = not any(samples.has_samples(value) for value in equation.outputs)
+        outputs = tuple(
+            position
+            for position, value in enumerate(equation.outputs)
+            if value in needed and jnp.issubdtype(program.shapes[value].dtype, jnp.inexact)
+        )
+        if is_per_batch:
+            for value in equation.outputs:
+                source_leaves[value] = leaves
+        elif outputs:
+            reads.append(ParameterRead(index, tuple(operands), outputs))
+    return reads, source_leaves
