@@ -21,6 +21,7 @@ CASES: dict[str, tuple[Any, bool, dict[str, Any]]] = {
     "tail, players": (ADAM, True, {"weighting": HEAD}),
     "product, autodiff": (ADAM, False, {"weighting": "product"}),
     "product, players": (SGD, True, {"weighting": "product"}),
+    "sketch": (ADAM, False, {"weighting": gt.weighting.Sketch(share=0.3)}),
     "newton, autodiff": (ADAM, False, {"weighting": NEWTON}),
 }
 """Base, whether the network itself is passed, options."""

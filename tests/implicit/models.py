@@ -15,7 +15,7 @@ implicit: Any = gt.implicit
 implicit_weights: Any = gt.implicit_weights
 """Typed Any, because optax's types allow neither state attributes nor updates of None."""
 
-WEIGHTINGS = ("tail", "product", "newton")
+WEIGHTINGS = ("tail", "product", "sketch", "newton")
 """Sample weightings by name, as in `gtddp_jax.weighting.WEIGHTINGS`."""
 
 

@@ -18,6 +18,7 @@ Tree = Any
 WEIGHTINGS: dict[str, Any] = {
     "tail": gt.weighting.Tail("auto", response=1.0, cost_limit=0.9, good=0.1, poor=0.0),
     "product": "product",
+    "sketch": gt.weighting.Sketch(share=0.5),
     "newton": gt.weighting.Newton(steps=2),
     "newton, matrix-free": gt.weighting.Newton(steps=2, form="matrix_free", solver_steps=6),
 }

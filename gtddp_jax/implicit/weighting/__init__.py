@@ -8,6 +8,7 @@ from gtddp_jax.implicit.weighting.newton import Newton
 from gtddp_jax.implicit.weighting.product import Product
 from gtddp_jax.implicit.weighting.sketch import Sketch
 from gtddp_jax.implicit.weighting.tail import Tail
+from gtddp_jax.terminal.gradient_flow import integrate_sample_weights
 from gtddp_jax.terminal.scalar_equation import solve_sample_weights
 
 WEIGHTINGS: dict[str, Callable[..., SampleWeighting[Any]]] = {
@@ -27,5 +28,6 @@ __all__ = [
     "Sketch",
     "Tail",
     "WeightingContext",
+    "integrate_sample_weights",
     "solve_sample_weights",
 ]
