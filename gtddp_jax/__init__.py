@@ -10,7 +10,14 @@ from gtddp_jax.core.report import Report
 from gtddp_jax.explain import explain
 from gtddp_jax.flax_models import from_flax
 from gtddp_jax.implicit import ImplicitState, implicit, implicit_weights, weighting
-from gtddp_jax.losses import Losses, StepOutput, make_step, value_and_grad, value_and_update
+from gtddp_jax.losses import (
+    Losses,
+    StepOutput,
+    make_step,
+    mean_loss,
+    value_and_grad,
+    value_and_update,
+)
 from gtddp_jax.network import Cooperative, Network, NetworkError, Residual, Stage
 from gtddp_jax.reference.verify import Verification, verify
 from gtddp_jax.sequential.alias import adam, adamw, ekfac, kfac, rmsprop, scale_by_gt_ekfac, sgd
@@ -50,6 +57,7 @@ __all__ = [
     "linen",
     "make_step",
     "make_update",
+    "mean_loss",
     "nnx",
     "reference",
     "rmsprop",

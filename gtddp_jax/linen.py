@@ -1,5 +1,5 @@
 """Training of Flax linen models with a function of losses."""
 
-from gtddp_jax.flax_models.train_state import TrainState
+from gtddp_jax.flax_models.train_state import TrainState, apply_losses
 
-__all__ = ["TrainState"]
+__all__ = ["TrainState", "apply_losses"]

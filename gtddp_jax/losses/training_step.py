@@ -9,7 +9,8 @@ import optax
 
 from gtddp_jax.core.report import LossAndAux, Report
 from gtddp_jax.core.types import Scalar, Tree
-from gtddp_jax.losses.losses import LossesFn
+from gtddp_jax.losses.constant_leaves import split_constants
+from gtddp_jax.losses.losses import Losses, LossesFn
 from gtddp_jax.losses.value_and_grad import mean_loss, value_and_grad
 
 
@@ -57,7 +58,10 @@ def value_and_update(
     Returns:
         A function `(params, opt_state, *args, **kwargs) -> (output, updates, opt_state)` for use
         under `jax.jit`, where `output` has the loss, aux and the report, and `updates` go into
-        `optax.apply_updates`.
+        `optax.apply_updates`. `params` may be a model with leaves that are no arrays, as those of
+        Equinox under `equinox.filter_jit`: then `opt_state` is that of its floating-point arrays,
+        `tx.init(equinox.filter(model, equinox.is_inexact_array))`, and `updates` go into
+        `equinox.apply_updates`.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -78,16 +82,20 @@ def value_and_update(
     full: Any = optax.with_extra_args_support(transformation)
 
     def compute(params: Any, opt_state: Any, *args: Any, **kwargs: Any) -> Any:
+        params, put_constants_back = split_constants(params)
+
+        def losses_of(params: Any) -> Losses:
+            return losses(put_constants_back(params), *args, **kwargs)
+
         if not find_reports(opt_state):
-            (loss, aux), gradient = value_and_grad(losses)(params, *args, **kwargs)
-            value_fn = mean_loss(losses)
+            (loss, aux), gradient = value_and_grad(losses_of)(params)
             updates, opt_state = full.update(
                 gradient,
                 opt_state,
                 params,
                 value=loss,
                 grad=gradient,
-                value_fn=lambda params: value_fn(params, *args, **kwargs)[0],
+                value_fn=lambda params: mean_loss(losses_of)(params)[0],
             )
             return StepOutput(loss, aux, None), updates, opt_state
 
@@ -97,7 +105,7 @@ def value_and_update(
             jax.tree.map(jnp.zeros_like, params),
             opt_state,
             params,
-            losses=lambda params: losses(params, *args, **kwargs),
+            losses=losses_of,
             observe_step=results.append,
         )
         loss, aux = results[-1]
