@@ -1,13 +1,15 @@
 """Steps of nnx modules by a function of losses, in place.
 
 The function receives a fresh copy of the module each time a game calls it, so that the module's own
-variables, such as statistics and counts of random streams, change once a step.
+variables, such as statistics and counts of random streams, change once a step. So do those of nnx
+objects among the other arguments.
 """
 
 import dataclasses
 from collections.abc import Callable
 from typing import Any, TypeAlias, cast
 
+import jax
 import optax
 from flax import nnx
 
@@ -38,8 +40,9 @@ def update_module(
             `gtddp_jax.value_and_update`.
         losses: `losses(model, *args, **kwargs) -> gtddp_jax.Losses`, where `model` is a copy of the
             module that may be mutated.
-        args: passed on to `losses`.
-        kwargs: passed on to `losses`.
+        args: passed on to `losses`. An nnx object among them, such as `nnx.Rngs`, may be mutated
+            there as well: it is passed on as a copy and updated once.
+        kwargs: passed on to `losses`, as `args` are.
 
     Returns:
         The loss, aux and report of the step.
@@ -63,23 +66,30 @@ def update_module(
         >>> int(optimizer.step[...]), output.loss.shape
         (1, ())
     """
-    graph, trained, other = nnx.split(model, optimizer.wrt, ...)
+    leaves, structure = jax.tree.flatten((args, kwargs), is_leaf=_is_object)
+    objects = [leaf for leaf in leaves if _is_object(leaf)]
+    # Split together, because the model may hold an object that is an argument as well.
+    graph, trained, other = nnx.split((model, objects), _of_model(optimizer.wrt), ...)
     # Arrays instead of variables: a merged module must not share its variables with this one.
-    params, rest = nnx.as_pure(trained), nnx.as_pure(other)
+    params, rest = nnx.as_pure(trained).get(0, nnx.State({})), nnx.as_pure(other)
 
-    def pure_losses(params: Any, *args: Any, **kwargs: Any) -> Losses:
-        copy = nnx.merge(graph, params, rest)
-        result = call_losses(losses, copy, *args, **kwargs)
-        changed = nnx.as_pure(nnx.state(copy, nnx.Not(optimizer.wrt)))
+    def pure_losses(params: Any) -> Losses:
+        copies = nnx.merge(graph, {0: params}, rest)
+        remaining = iter(copies[1])
+        own_args, own_kwargs = jax.tree.unflatten(
+            structure, [next(remaining) if _is_object(leaf) else leaf for leaf in leaves]
+        )
+        result = call_losses(losses, copies[0], *own_args, **own_kwargs)
+        changed = nnx.as_pure(nnx.state(copies, nnx.Not(_of_model(optimizer.wrt))))
         _check_same_variables(rest, changed)
         return dataclasses.replace(result, aux=(result.aux, changed))
 
     output, updates, opt_state = value_and_update(optimizer.tx, pure_losses)(
-        params, nnx.as_pure(optimizer.opt_state), *args, **kwargs
+        params, nnx.as_pure(optimizer.opt_state)
     )
     aux, changed = cast(Any, output.aux)
     nnx.update(model, optax.apply_updates(params, updates))
-    nnx.update(model, changed)
+    nnx.update((model, objects), changed)
     nnx.update(optimizer.opt_state, nnx.state(opt_state))
     optimizer.step[...] += 1
     return output._replace(aux=aux)
@@ -129,10 +139,22 @@ def make_module_step(
     return step
 
 
+def _is_object(leaf: object) -> bool:
+    """Whether an argument is an nnx object that `losses` may change, such as `nnx.Rngs`."""
+    return isinstance(leaf, (nnx.Pytree, nnx.Variable))
+
+
+def _of_model(wrt: Any) -> Callable[[Any, Any], bool]:
+    """The filter `wrt` for the first of several objects."""
+    matches = nnx.filterlib.to_predicate(wrt)
+    return lambda path, value: path[0] == 0 and matches(path[1:], value)
+
+
 def _check_same_variables(before: Any, after: Any) -> None:
-    """Raises unless the module has the same untrained variables after a call as before."""
+    """Raises unless module and arguments have the same untrained variables as before a call."""
     paths = [{path for path, _ in nnx.to_flat_state(state)} for state in (before, after)]
-    differing = sorted("/".join(map(str, path)) for path in paths[0] ^ paths[1])
+    # The first part of a path is 0 for the model, and 1 for the arguments.
+    differing = sorted("/".join(map(str, path[1:])) for path in paths[0] ^ paths[1])
     if differing:
         raise ValueError(
             "gtddp_jax.nnx: losses(model, ...) adds variables to the model or removes them: "

@@ -14,7 +14,6 @@ from jaxtyping import Array, Float, Shaped
 
 from gtddp_jax.core.outputs import is_differentiable_leaf
 from gtddp_jax.core.samples import SampleReductions
-from gtddp_jax.core.trees import upcast
 from gtddp_jax.core.types import AxisName, Outputs, Scalar, Tree
 from gtddp_jax.losses.losses import Losses
 
@@ -65,20 +64,19 @@ def check_rows(outputs: Outputs, values: ShapedValue) -> None:
         )
 
 
-def sample_scale(mask: Any, samples: SampleReductions) -> jax.Array | None:
+def sample_scale(mask: Any, samples: SampleReductions, dtype: Any) -> jax.Array:
     """The factors that turn the mean over all samples into the mean over those in the mask.
 
     Args:
-        mask: of any shape, or None.
+        mask: of any shape.
         samples: reductions over the entries of the mask.
+        dtype: the dtype of the losses; the result has it, or float32 for a shorter one.
 
     Returns:
         `mask * N / sum(mask)` in the shape of the mask; zeros without a sample in the mask.
     """
-    if mask is None:
-        return None
-    weights = jnp.asarray(mask)
-    weights = upcast(weights) if jnp.issubdtype(weights.dtype, jnp.floating) else weights * 1.0
+    # A mask of float32 must not round the factors of losses of float64.
+    weights = jnp.asarray(mask).astype(jnp.promote_types(dtype, jnp.float32))
     total = samples.sum_over_devices(weights.sum())
     return weights * (samples.count / jnp.where(total > 0, total, 1.0))
 
@@ -102,15 +100,6 @@ def keep_masked_constant(outputs: Outputs, mask: Any) -> Outputs:
     return jax.tree.map(keep, outputs)
 
 
-def scale_values(values: Values, scale: jax.Array | None) -> Values:
-    """The losses times `sample_scale`; 0 where that is 0, whatever the loss is there."""
-    if scale is None:
-        return values
-    # At least float32, like all sums over samples, but no more precise than the losses otherwise.
-    factors = scale.astype(jnp.promote_types(values.dtype, jnp.float32))
-    return jnp.where(factors > 0, values, 0) * factors
-
-
 def masked_values(losses: Losses, outputs: Outputs, axis_name: AxisName = None) -> Values:
     """The losses at outputs, checked, with the factors by which a mean takes the mask into account.
 
@@ -121,7 +110,11 @@ def masked_values(losses: Losses, outputs: Outputs, axis_name: AxisName = None) 
     """
     values = jnp.asarray(losses.per_sample(keep_masked_constant(outputs, losses.mask)))
     check_values(losses, values)
-    return scale_values(values, sample_scale(losses.mask, SampleReductions(values.size, axis_name)))
+    if losses.mask is None:
+        return values
+    factors = sample_scale(losses.mask, SampleReductions(values.size, axis_name), values.dtype)
+    # 0 where the factor is 0, whatever the loss is there.
+    return jnp.where(factors > 0, values, 0) * factors
 
 
 def evaluate(losses: Losses) -> tuple[Scalar, Tree | None]:
