@@ -1,6 +1,5 @@
-"""The implicit game through `nnx.Optimizer`, including batch statistics and dropout keys."""
+"""The implicit game with an `nnx.Optimizer`, including batch statistics and dropout keys."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -8,28 +7,7 @@ from flax import nnx
 
 import gtddp_jax as gt
 
-
-def optimizer_for(model, base, loss, **options):
-    """Wrap an optax optimizer in the game; `loss(outputs, targets)` is one number per sample."""
-    graph, _, rest = nnx.split(model, nnx.Param, ...)
-
-    def apply_fn(params, inputs):
-        x, rest = inputs
-        model = nnx.merge(graph, params, rest)
-        return model(x), nnx.as_pure(nnx.state(model, nnx.Not(nnx.Param)))
-
-    tx = gt.implicit(base, apply_fn, loss, has_aux=True, aux=nnx.as_pure(rest), **options)
-    return nnx.Optimizer(model, tx, wrt=nnx.Param)
-
-
-@nnx.jit
-def train_step(model, optimizer, x, y):
-    """Make a step and return the mean loss before it."""
-    _, params, rest = nnx.split(model, nnx.Param, ...)
-    no_running_cost = jax.tree.map(jnp.zeros_like, params)
-    optimizer.update(model, no_running_cost, batch=((x, nnx.as_pure(rest)), y))
-    nnx.update(model, nnx.as_pure(optimizer.opt_state.aux))
-    return optimizer.opt_state.report.loss[...]
+cross_entropy = optax.softmax_cross_entropy_with_integer_labels
 
 
 class Net(nnx.Module):
@@ -44,17 +22,29 @@ class Net(nnx.Module):
         return self.last(self.dropout(nnx.relu(self.norm(self.first(x)))))
 
 
+def losses(model, x, y):
+    """The loss of each sample as a function of the scores, which are returned as well."""
+    logits = model(x)
+    return gt.Losses(logits, lambda logits: cross_entropy(logits, y), aux=logits)
+
+
+@nnx.jit
+def train_step(model, optimizer, x, y):
+    """Make a step and return the mean loss and the accuracy before it."""
+    loss, logits, _ = gt.nnx.update(model, optimizer, losses, x, y)
+    return loss, jnp.mean(logits.argmax(-1) == y)
+
+
 def main():
     """Learn in which third of an interval the first coordinate lies."""
     model = Net(nnx.Rngs(0))
-    loss = optax.softmax_cross_entropy_with_integer_labels
-    optimizer = optimizer_for(model, optax.adam(1e-2), loss)
+    optimizer = nnx.Optimizer(model, gt.implicit(optax.adam(1e-2)), wrt=nnx.Param)
     rng = np.random.default_rng(0)
     for step in range(201):
         x = rng.uniform(-1, 1, size=(32, 4)).astype("float32")
-        value = train_step(model, optimizer, x, np.digitize(x[:, 0], [-1 / 3, 1 / 3]))
+        loss, accuracy = train_step(model, optimizer, x, np.digitize(x[:, 0], [-1 / 3, 1 / 3]))
         if step % 50 == 0:
-            print(f"step {step:3}  loss {value:.3f}")
+            print(f"step {step:3}  loss {loss:.3f}  accuracy {accuracy:.2f}")
 
 
 if __name__ == "__main__":

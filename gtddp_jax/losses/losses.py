@@ -24,7 +24,7 @@ class Losses:
             token is a sample.
         per_sample: maps the outputs to one loss per sample, [B] or [B, T].
         mask: of the shape of the losses, boolean or weights >= 0. Samples with a mask of zero count
-            nowhere; the mean is over the others. None for all ones.
+            nowhere; the mean is over the others, and 0 if there are none. None for all ones.
         regularizer: a scalar of the parameters, [], added to the mean loss. It is differentiated,
             but not weighted.
         aux: any tree of arrays to return to the caller.

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
+from gtddp_jax.core.loss_pairing import check_captured_pairing
 from gtddp_jax.core.outputs import is_differentiable_leaf
 from gtddp_jax.core.samples import SampleReductions
 from gtddp_jax.core.types import AxisName, Outputs, Scalar, Tree
@@ -118,5 +119,8 @@ def masked_values(losses: Losses, outputs: Outputs, axis_name: AxisName = None) 
 
 
 def evaluate(losses: Losses) -> tuple[Scalar, Tree | None]:
-    """The mean loss plus the regularizer, and aux."""
-    return masked_values(losses, losses.outputs).mean() + losses.regularizer, losses.aux
+    """The mean loss plus the regularizer, and aux; refuses what a game refuses."""
+    values = masked_values(losses, losses.outputs)
+    check_rows(losses.outputs, values)
+    check_captured_pairing(losses.per_sample, losses.outputs)
+    return values.mean() + losses.regularizer, losses.aux

@@ -19,12 +19,14 @@ class StepOutput(NamedTuple):
 
     Attributes:
         loss: the mean loss of the batch before the step, plus the regularizer; [].
-        aux: `Losses.aux`.
+        aux: `Losses.aux`, of the type that it was given. After a step that was skipped because its
+            loss or gradient was not finite, it holds what the model computed all the same: keep
+            the old statistics with `jnp.where(output.report.skipped, old, new)` where that matters.
         report: the report of the game; None for an optimizer without one.
     """
 
     loss: Scalar
-    aux: Tree | None
+    aux: Any
     report: Report | None
 
 

@@ -11,6 +11,7 @@ import pytest
 from flax import nnx
 from flax.training.train_state import TrainState
 
+import gtddp_jax as gt
 from examples import recipes_nnx, recipes_trainstate
 from tests.implicit import models
 
@@ -41,18 +42,19 @@ def test_nnx_without_the_game_is_plain_training(float32: None) -> None:
     """Compares parameters, batch statistics and the count of dropout keys."""
     model: Any = recipes_nnx.Net(nnx.Rngs(0))
     plain = recipes_nnx.Net(nnx.Rngs(0))
-    optimizer = recipes_nnx.optimizer_for(
-        model, optax.adam(0.01), models.cross_entropy, strength=0.0
-    )
+    game = gt.implicit(optax.adam(0.01), strength=0.0)
+    optimizer = nnx.Optimizer(model, game, wrt=nnx.Param)
     plain_optimizer = nnx.Optimizer(plain, optax.adam(0.01), wrt=nnx.Param)
 
     @nnx.jit
-    def plain_step(model: Any, optimizer: Any, x: Any, y: Any) -> None:
-        optimizer.update(model, nnx.grad(mean_loss)(model, x, y))
+    def plain_step(model: Any, optimizer: Any, x: Any, y: Any) -> jax.Array:
+        loss, gradient = nnx.value_and_grad(mean_loss)(model, x, y)
+        optimizer.update(model, gradient)
+        return loss
 
     for x, y in batches():
-        recipes_nnx.train_step(model, optimizer, x, y)
-        plain_step(plain, plain_optimizer, x, y)
+        loss, _ = recipes_nnx.train_step(model, optimizer, x, y)
+        assert_close(loss, plain_step(plain, plain_optimizer, x, y))
     assert_close(numbers(model), numbers(plain))
     assert optimizer.step[...] == STEPS and model.dropout.rngs.count[...] == STEPS
 
@@ -62,7 +64,9 @@ def test_train_state_without_the_game_is_plain_training(float32: None) -> None:
     params = module.init(jax.random.key(0), batches()[0][0])["params"]
     base = optax.adam(0.01)
     plain = TrainState.create(apply_fn=module.apply, params=params, tx=base)
-    state = recipes_trainstate.state_for(module, params, base, models.cross_entropy, strength=0.0)
+    state = TrainState.create(
+        apply_fn=module.apply, params=params, tx=gt.implicit(base, strength=0.0)
+    )
 
     @jax.jit
     def plain_step(state: Any, x: Any, y: Any) -> Any:
@@ -72,11 +76,14 @@ def test_train_state_without_the_game_is_plain_training(float32: None) -> None:
         return state.apply_gradients(grads=jax.grad(loss)(state.params))
 
     for x, y in batches():
-        state, plain = recipes_trainstate.train_step(state, x, y), plain_step(plain, x, y)
+        state, _, accuracy = recipes_trainstate.train_step(state, x, y)
+        logits: Any = module.apply({"params": plain.params}, x)
+        assert accuracy == np.float32((logits.argmax(-1) == y).mean())
+        plain = plain_step(plain, x, y)
     assert_close(state.params, plain.params)
     assert state.step == STEPS
 
-    with pytest.raises(ValueError, match=r"update is missing batch\. Call tx\.update\("):
+    with pytest.raises(ValueError, match=r"update was called without losses"):
         state.apply_gradients(grads=params)
 
 
@@ -90,9 +97,8 @@ def test_recipes_learn(recipe: Any, float32: None, capsys: pytest.CaptureFixture
 
 def test_the_game_moves_the_weights(float32: None) -> None:
     model = recipes_nnx.Net(nnx.Rngs(0))
-    optimizer = recipes_nnx.optimizer_for(
-        model, optax.adam(0.1), models.cross_entropy, weighting="product"
-    )
+    game = gt.implicit(optax.adam(0.1), weighting="product")
+    optimizer = nnx.Optimizer(model, game, wrt=nnx.Param)
     for x, y in batches():
         recipes_nnx.train_step(model, optimizer, x, y)
     report = nnx.as_pure(optimizer.opt_state).report

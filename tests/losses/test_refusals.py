@@ -1,5 +1,6 @@
 """Functions of losses that a game cannot play are refused, with words that say what to do."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -133,6 +134,19 @@ def test_the_implicit_game(name: str) -> None:
     losses, message = IMPLICIT[name]
     with pytest.raises(ValueError, match=message):
         trace(implicit(), losses)
+
+
+@pytest.mark.parametrize("name", [*BOTH, "outputs of the batch"])
+def test_without_a_game(name: str) -> None:
+    """Switching the game off hides no mistake; but then parameters may enter anywhere."""
+    losses, message = (BOTH | IMPLICIT)[name]
+    refused = name != "parameters in per_sample"
+    gradient: Any = gt.value_and_grad(losses)
+    with (
+        jax.numpy_rank_promotion("allow"),
+        pytest.raises(ValueError, match=message) if refused else contextlib.nullcontext(),
+    ):
+        jax.eval_shape(gradient, jax.eval_shape(problems.net_params))
 
 
 def apply_in_eval(params: Tree) -> gt.Losses:

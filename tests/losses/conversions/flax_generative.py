@@ -45,8 +45,14 @@ def pixels(rng: np.random.Generator) -> Any:
 
 
 def vae_params() -> Any:
-    variables: Any = VAE().init(jax.random.key(0), jnp.ones((1, 6)), jax.random.key(1))
+    variables: Any = jax.jit(VAE().init)(jax.random.key(0), jnp.ones((1, 6)), jax.random.key(1))
     return to_float64(variables["params"])
+
+
+@jax.jit
+def evaluate(params: Any, batch: Any) -> dict[str, Any]:
+    outputs: Any = VAE().apply({"params": params}, batch, jax.random.key(3))
+    return compute_metrics(outputs[0], batch, *outputs[1:])
 
 
 def original_vae() -> Steps:
@@ -66,9 +72,7 @@ def original_vae() -> Steps:
     state = TrainState.create(apply_fn=VAE().apply, params=vae_params(), tx=tx)
     for batch in batches(pixels):
         state = train_step(state, batch, jax.random.fold_in(jax.random.key(2), state.step))
-        outputs = state.apply_fn({"params": state.params}, batch, jax.random.key(3))
-        metrics = compute_metrics(outputs[0], batch, *outputs[1:])
-        yield state.params, state.opt_state, metrics
+        yield state.params, state.opt_state, evaluate(state.params, batch)
 
 
 def converted_vae(game: Game) -> Steps:
@@ -88,6 +92,4 @@ def converted_vae(game: Game) -> Steps:
     state = TrainState.create(apply_fn=VAE().apply, params=vae_params(), tx=tx)
     for batch in batches(pixels):
         state = train_step(state, batch, jax.random.fold_in(jax.random.key(2), state.step))
-        outputs = state.apply_fn({"params": state.params}, batch, jax.random.key(3))
-        metrics = compute_metrics(outputs[0], batch, *outputs[1:])
-        yield state.params, state.opt_state, metrics
+        yield state.params, state.opt_state, evaluate(state.params, batch)

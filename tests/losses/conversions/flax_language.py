@@ -165,7 +165,8 @@ def sentences(rng: np.random.Generator) -> dict[str, Any]:
 
 def sentence_params() -> Any:
     arguments = jnp.ones((2, 3), int), jnp.ones(2, int)
-    variables = TextClassifier().init(jax.random.key(0), *arguments, deterministic=True)
+    init = jax.jit(partial(TextClassifier().init, deterministic=True))
+    variables = init(jax.random.key(0), *arguments)
     return to_float64(variables["params"])
 
 

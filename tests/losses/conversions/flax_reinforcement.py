@@ -37,7 +37,7 @@ def trajectories(rng: np.random.Generator) -> tuple[Any, ...]:
 
 
 def agent_params() -> Any:
-    return to_float64(ActorCritic().init(jax.random.key(0), jnp.ones((1, 3)))["params"])
+    return to_float64(jax.jit(ActorCritic().init)(jax.random.key(0), jnp.ones((1, 3)))["params"])
 
 
 def original_ppo() -> Steps:

@@ -54,7 +54,7 @@ def original_mnist() -> Steps:
         avg_params = optax.incremental_update(params, state.avg_params, step_size=0.001)
         return MeanState(params, avg_params, opt_state)
 
-    params = to_float64(network.init(jax.random.key(0), jnp.ones((1, 4, 4, 1))))
+    params = to_float64(jax.jit(network.init)(jax.random.key(0), jnp.ones((1, 4, 4, 1))))
     state = MeanState(params, params, optimiser.init(params))
     for batch in batches(images):
         state = update(state, batch)
@@ -80,7 +80,7 @@ def converted_mnist(game: Game) -> Steps:
         avg_params = optax.incremental_update(params, state.avg_params, step_size=0.001)
         return MeanState(params, avg_params, opt_state)
 
-    params = to_float64(network.init(jax.random.key(0), jnp.ones((1, 4, 4, 1))))
+    params = to_float64(jax.jit(network.init)(jax.random.key(0), jnp.ones((1, 4, 4, 1))))
     state = MeanState(params, params, optimiser.init(params))
     for batch in batches(images):
         state = update(state, batch)
@@ -137,7 +137,9 @@ def original_imagenet() -> Steps:
         return train_state, scalars
 
     optimizer = make_optimizer()
-    variables = forward.init(jax.random.key(0), next(batches(images)), is_training=True)
+    variables = jax.jit(partial(forward.init, is_training=True))(
+        jax.random.key(0), next(batches(images))
+    )
     params, state = to_float64(variables)
     train_state = StatefulState(params, state, optimizer.init(params))
     for batch in batches(images):
@@ -164,7 +166,9 @@ def converted_imagenet(game: Game) -> Steps:
         return train_state, scalars
 
     optimizer = game(make_optimizer())
-    variables = forward.init(jax.random.key(0), next(batches(images)), is_training=True)
+    variables = jax.jit(partial(forward.init, is_training=True))(
+        jax.random.key(0), next(batches(images))
+    )
     params, state = to_float64(variables)
     train_state = StatefulState(params, state, optimizer.init(params))
     for batch in batches(images):
@@ -211,7 +215,7 @@ def original_transformer() -> Steps:
         new_state = KeyState(new_params, new_opt_state, rng, state.step + 1)
         return new_state, {"step": state.step, "loss": loss}
 
-    params = to_float64(loss_fn.init(jax.random.key(0), next(batches(token_batch))))
+    params = to_float64(jax.jit(loss_fn.init)(jax.random.key(0), next(batches(token_batch))))
     state = KeyState(params, optimiser().init(params), jax.random.key(1), jnp.array(0))
     for data in batches(token_batch):
         state, metrics = update(state, data)
@@ -239,7 +243,7 @@ def converted_transformer(game: Game) -> Steps:
         new_state = KeyState(new_params, new_opt_state, rng, state.step + 1)
         return new_state, {"step": state.step, "loss": loss}
 
-    params = to_float64(loss_fn.init(jax.random.key(0), next(batches(token_batch))))
+    params = to_float64(jax.jit(loss_fn.init)(jax.random.key(0), next(batches(token_batch))))
     state = KeyState(params, optimiser().init(params), jax.random.key(1), jnp.array(0))
     for data in batches(token_batch):
         state, metrics = update(state, data)

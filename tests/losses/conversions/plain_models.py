@@ -26,7 +26,7 @@ class CNN(nn.Module):
 def original_adversarial() -> Steps:
     def loss_fun(params: Any, l2reg: float, data: Any) -> Any:
         inputs, labels = data
-        logits = net.apply({"params": params}, inputs)
+        logits: Any = net.apply({"params": params}, inputs)
         sqnorm = optax.tree.norm(params, squared=True)
         loss_value = jnp.mean(cross_entropy(logits, labels))
         return loss_value + 0.5 * l2reg * sqnorm
@@ -55,7 +55,7 @@ def original_adversarial() -> Steps:
         return params, opt_state
 
     net = CNN()
-    var_params = to_float64(net.init(jax.random.key(0), jnp.ones((1, 4, 4, 1)))["params"])
+    var_params = to_float64(jax.jit(net.init)(jax.random.key(0), jnp.ones((1, 4, 4, 1)))["params"])
     optimizer = optax.adam(0.1)
     opt_state = optimizer.init(var_params)
     for batch in batches(images):
@@ -67,7 +67,7 @@ def original_adversarial() -> Steps:
 def converted_adversarial(game: Game) -> Steps:
     def loss_fun(params: Any, l2reg: float, data: Any) -> Any:
         inputs, labels = data
-        logits = net.apply({"params": params}, inputs)
+        logits: Any = net.apply({"params": params}, inputs)
         sqnorm = optax.tree.norm(params, squared=True)
         return gt.Losses(logits, partial(cross_entropy, labels=labels), None, 0.5 * l2reg * sqnorm)
 
@@ -94,7 +94,7 @@ def converted_adversarial(game: Game) -> Steps:
         return params, opt_state
 
     net = CNN()
-    var_params = to_float64(net.init(jax.random.key(0), jnp.ones((1, 4, 4, 1)))["params"])
+    var_params = to_float64(jax.jit(net.init)(jax.random.key(0), jnp.ones((1, 4, 4, 1)))["params"])
     optimizer = game(optax.adam(0.1))
     opt_state = optimizer.init(var_params)
     for batch in batches(images):
@@ -104,20 +104,24 @@ def converted_adversarial(game: Game) -> Steps:
 
 
 class NanoLM(nn.Module):
-    """Embedding, a causal mean in place of attention, and a layer with dropout."""
+    """Embeddings, a causal mean in place of attention, and a layer with dropout."""
 
     @nn.compact
     def __call__(self, x: Any, training: bool) -> Any:
         x = nn.Embed(5, 4)(x) + nn.Embed(4, 4)(jnp.arange(x.shape[1]))[None]
-        x = x + jnp.cumsum(nn.LayerNorm()(x), 1) / jnp.arange(1.0, x.shape[1] + 1)[None, :, None]
-        h = nn.relu(nn.Dense(8)(nn.LayerNorm()(x)))
-        x = x + nn.Dense(4)(nn.Dropout(0.2, deterministic=not training)(h))
-        return nn.Dense(5)(nn.LayerNorm()(x))
+        x = jnp.cumsum(x, 1) / jnp.arange(1.0, x.shape[1] + 1)[None, :, None]
+        x = x + nn.Dropout(0.2, deterministic=not training)(nn.tanh(nn.Dense(4)(x)))
+        return nn.Dense(5)(x)
 
 
 def get_batch(random_key: Any) -> tuple[Any, Any]:
     tokens = jax.random.randint(random_key, (6, 5), 0, 5)
     return tokens[:, :-1], tokens[:, 1:]
+
+
+def language_params(key: Any) -> Any:
+    init = jax.jit(partial(NanoLM().init, training=False))
+    return to_float64(init(key, jnp.ones((1, 4), int)))
 
 
 def original_nanolm() -> Steps:
@@ -135,7 +139,7 @@ def original_nanolm() -> Steps:
         return params, key, opt_state, loss
 
     model, key = NanoLM(), jax.random.key(0)
-    var_params = to_float64(model.init(key, jnp.ones((1, 4), int), training=False))
+    var_params = language_params(key)
     opt = optax.adamw(learning_rate=0.1)
     opt_state = opt.init(var_params)
     for _ in batches(images):
@@ -158,7 +162,7 @@ def converted_nanolm(game: Game) -> Steps:
         return params, key, opt_state, loss
 
     model, key = NanoLM(), jax.random.key(0)
-    var_params = to_float64(model.init(key, jnp.ones((1, 4), int), training=False))
+    var_params = language_params(key)
     opt = game(optax.adamw(learning_rate=0.1))
     opt_state = opt.init(var_params)
     for _ in batches(images):
