@@ -14,11 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-STEPS = 2
 SAMPLES = 6
 
 Steps: TypeAlias = Iterator[tuple[Any, Any, Any]]
-"""For each step what is trained with its statistics, the optimizer's state, and the metrics."""
+"""Endless; for each step what is trained with its statistics, the optimizer's state, metrics."""
 
 Game: TypeAlias = Callable[[optax.GradientTransformation], Any]
 """Wraps an optimizer."""
@@ -54,9 +53,9 @@ class Conversion(NamedTuple):
 
 
 def batches(make: Callable[[np.random.Generator], Any]) -> Iterator[Any]:
-    """One batch a step."""
+    """Batches without end, one a step."""
     rng = np.random.default_rng(0)
-    for _ in range(STEPS):
+    while True:
         yield jax.tree.map(jnp.asarray, make(rng))
 
 
