@@ -69,13 +69,17 @@ def schedule_stages(
     producers: dict[ValueId, int] = {}
     stages: list[list[int]] = [[] for _ in range(1 + max(p.stage_index for p in players))]
     reused: dict[str, None] = {}
+    # What the stages compute. A comparison of parameters has no gradient, and so no source.
+    varying: set[ValueId] = set()
     for index, equation in enumerate(program.equations):
         values = (*equation.value_inputs, *equation.outputs)
         # Values of parameters change with their player, although it has not acted yet.
         depends_on_player = any(dependencies[value] for value in equation.outputs)
-        if not depends_on_player and not any(source_leaves[value] for value in values):
+        has_sources = any(source_leaves[value] for value in values)
+        if not depends_on_player and not has_sources and varying.isdisjoint(values):
             fixed.append(index)
             continue
+        varying.update(equation.outputs)
         # The stage of an equation is that of its latest input.
         inputs_written = (written_in[value] for value in equation.value_inputs)
         stage = max(inputs_written, default=BEFORE_FIRST_STAGE)
