@@ -22,7 +22,8 @@ def mean_loss(losses: LossesFn) -> MeanLossFn:
 
     It is what the steps of a game and `value_and_grad` report: to evaluate a model, to attack it,
     or to differentiate it by `dynamic_scale.value_and_grad`, `nnx.value_and_grad` or
-    `equinox.filter_value_and_grad` with `has_aux=True`.
+    `equinox.filter_value_and_grad` with `has_aux=True`. Make it once, outside of the loop, before
+    `jax.jit`: two such functions of the same losses are compiled separately.
 
     Args:
         losses: `losses(params, *args, **kwargs) -> Losses`.
