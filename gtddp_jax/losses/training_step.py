@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import PyTree
 
 from gtddp_jax.core.report import LossAndAux, Report
 from gtddp_jax.core.types import Scalar, Tree
@@ -26,14 +27,16 @@ class StepOutput(NamedTuple):
     """
 
     loss: Scalar
-    aux: Any
+    aux: PyTree
     report: Report | None
 
 
-UpdateFn: TypeAlias = Callable[..., tuple[StepOutput, Tree, Tree]]
+# PyTree and not Tree: they have the types of the caller's own trees, whose entries a static checker
+# must not refuse.
+UpdateFn: TypeAlias = Callable[..., tuple[StepOutput, PyTree, PyTree]]
 """`(params, opt_state, *args, **kwargs) -> (output, updates, opt_state)`."""
 
-StepFn: TypeAlias = Callable[..., tuple[Tree, Tree, StepOutput]]
+StepFn: TypeAlias = Callable[..., tuple[PyTree, PyTree, StepOutput]]
 """`(params, opt_state, *args, **kwargs) -> (params, opt_state, output)`."""
 
 

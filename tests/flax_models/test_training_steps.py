@@ -278,6 +278,31 @@ def test_state_changes_once_a_step_and_not_in_evaluation_mode() -> None:
     assert_close(model.norm.mean[...], 0.01 * hidden.mean(0))
 
 
+def test_streams_among_the_arguments() -> None:
+    """They advance as in Flax's own step."""
+    x, y = batch()
+
+    def losses(model: Any, rngs: Any) -> gt.Losses:
+        logits = model(x + rngs.noise.normal(x.shape, x.dtype))
+        return gt.Losses(logits, lambda logits: cross_entropy(logits, y))
+
+    @nnx.jit
+    def flax_step(model: Any, optimizer: Any, rngs: Any) -> jax.Array:
+        mean_loss = gt.mean_loss(losses)
+        (loss, _), gradient = nnx.value_and_grad(mean_loss, has_aux=True)(model, rngs)
+        optimizer.update(model, gradient)
+        return loss
+
+    models: list[Any] = [NnxModel(nnx.Rngs(0)) for _ in range(2)]
+    streams = [nnx.Rngs(noise=1) for _ in models]
+    optimizer = nnx.Optimizer(models[0], BASE, wrt=nnx.Param)
+    step = gt.nnx.make_step(models[1], BASE, losses)
+    for _ in range(STEPS):
+        assert_close(step(streams[1]).loss, flax_step(models[0], optimizer, streams[0]))
+    assert_close(numbers(models[1]), numbers(models[0]))
+    assert [rngs.noise.count[...] for rngs in streams] == [STEPS, STEPS]
+
+
 def test_only_the_variables_of_the_optimizer_are_trained() -> None:
     x, y = batch()
     model: Any = NnxModel(nnx.Rngs(0))
