@@ -265,7 +265,6 @@ PROVOKED: dict[tuple[str, str], Callable[[], Any]] = {
     ("reference/ddp.py", "Invalid coupling"): lambda: gt.reference.ddp_step(
         (), {}, X, jnp.sum, UNKNOWN, UNKNOWN, coupling="x"
     ),
-    ("weighting/sketch.py", "share must be in"): lambda: gt.weighting.Sketch(share=2.0),
     ("weighting/newton.py", "Invalid form"): lambda: gt.weighting.Newton(form="x"),
     ("terminal/base.py", "loss(outputs, targets) returned …. It must return real"): (
         lambda: gt.terminal.ExactLoss().expand(lambda outputs: outputs.sum(-1).astype(int), X)

@@ -84,6 +84,8 @@ class SampleWeighting(abc.ABC, Generic[WeightingState]):
     Attributes:
         needs_all_players: whether every step takes sums over the whole network. Then sharing the
             adjoints of a `gtddp_jax.Network` pays off; otherwise plain differentiation is cheaper.
+        reads_model: whether predictions are made from the adjoints of the operations in which the
+            model reads its parameters. Then the losses are `ReadLosses`.
     """
 
     needs_all_players: ClassVar[bool] = True

@@ -73,7 +73,7 @@ def final(folder: Path, game: str, epochs: int) -> RunState:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kills", "game", "epochs"),
-    [(1, "none", 10), pytest.param(20, "sequential", 80, marks=pytest.mark.slow)],
+    [(1, "none", 10), pytest.param(8, "sequential", 32, marks=pytest.mark.slow)],
 )
 def test_a_killed_run_ends_like_an_uninterrupted_one(
     tmp_path: Path, kills: int, game: str, epochs: int
