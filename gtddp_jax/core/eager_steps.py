@@ -6,12 +6,13 @@ state another eager step has returned. It is given once per process.
 
 import warnings
 import weakref
+from typing import Any
 
 import jax
 from jax.core import Tracer
 
 from gtddp_jax.core.game_warning import GameWarning
-from gtddp_jax.core.report import Report
+from gtddp_jax.core.joint_report import is_game_report
 
 EAGER_STEPS = (
     "{name}: tx.update runs outside of jax.jit, operation by operation, which takes hundreds of "
@@ -56,5 +57,5 @@ def note_step(name: str, before: object, after: object) -> None:
 
 def _reported_loss(state: object) -> jax.Array | None:
     """The array of a state by which it is known again; None if it has no report."""
-    report = getattr(state, "report", None)
-    return report.loss if isinstance(report, Report) else None
+    report: Any = getattr(state, "report", None)
+    return report.loss if is_game_report(report) else None

@@ -1,6 +1,6 @@
 """Per-step diagnostics, computed without a host synchronization and with fixed shapes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -109,20 +109,29 @@ class Report(NamedTuple):
             >>> json.dumps(scalars)[:50]
             '{"loss": 0.0, "sample_weight_min": 1.0, "sample_we'
         """
-        report: Any = Report(*map(unwrap_array, self))
-        traced = any(isinstance(value, Tracer) for value in report)
-        fields: dict[str, Any] = (report if traced else jax.device_get(report))._asdict()
-        scalars: dict[str, Number] = {}
-        for name, value in fields.items():
-            if value is None:
-                continue
-            for index in np.ndindex(value.shape):
-                label = "/".join([name, *map(str, index)])
-                scalars[label] = value[index] if traced else value[index].item()
-        return scalars
+        return report_scalars(self)
 
     def __repr__(self) -> str:
         return f"Report({report_line(self)})"
+
+
+def report_scalars(report: Any) -> dict[str, Number]:
+    """The fields of a report as scalars by name, with an index where a field has several."""
+    fields: dict[str, Any] = {}
+    for name, value in report._asdict().items():
+        if isinstance(value, Mapping):
+            fields |= {f"{name}/{key}": unwrap_array(part) for key, part in value.items()}
+        elif value is not None:
+            fields[name] = unwrap_array(value)
+    traced = any(isinstance(value, Tracer) for value in fields.values())
+    # A list, because JAX would sort the keys of a dictionary.
+    values: list[Any] = list(fields.values())
+    scalars: dict[str, Number] = {}
+    for name, value in zip(fields, values if traced else jax.device_get(values), strict=True):
+        for index in np.ndindex(value.shape):
+            label = "/".join([name, *map(str, index)])
+            scalars[label] = value[index] if traced else value[index].item()
+    return scalars
 
 
 def report_line(report: object) -> str:

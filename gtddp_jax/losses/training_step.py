@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
-from gtddp_jax.core.report import LossAndAux, Report
+from gtddp_jax.core.joint_report import GameReport, is_game_report
+from gtddp_jax.core.report import LossAndAux
 from gtddp_jax.core.types import Scalar, Tree
 from gtddp_jax.losses.constant_leaves import split_constants
 from gtddp_jax.losses.losses import Losses, LossesFn
@@ -28,7 +29,7 @@ class StepOutput(NamedTuple):
 
     loss: Scalar
     aux: PyTree
-    report: Report | None
+    report: GameReport | None
 
 
 # PyTree and not Tree: they have the types of the caller's own trees, whose entries a static checker
@@ -40,10 +41,10 @@ StepFn: TypeAlias = Callable[..., tuple[PyTree, PyTree, StepOutput]]
 """`(params, opt_state, *args, **kwargs) -> (params, opt_state, output)`."""
 
 
-def find_reports(opt_state: Tree) -> list[Report]:
+def find_reports(opt_state: Tree) -> list[GameReport]:
     """The reports of all games in an optimizer's state."""
-    leaves = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, Report))
-    return [leaf for leaf in leaves if isinstance(leaf, Report)]
+    leaves: list[Any] = jax.tree.leaves(opt_state, is_leaf=is_game_report)
+    return [leaf for leaf in leaves if is_game_report(leaf)]
 
 
 def value_and_update(
@@ -55,9 +56,9 @@ def value_and_update(
     one, so that a game is switched on and off by changing `tx` alone.
 
     Args:
-        tx: `gtddp_jax.implicit(base)`, `gtddp_jax.gtddp(net, None, curvature)` or any optax
-            optimizer. One without a game receives the gradient of the mean loss, and `value`,
-            `grad` and `value_fn`.
+        tx: `gtddp_jax.implicit(base)`, `gtddp_jax.gtddp(net, None, curvature)`,
+            `gtddp_jax.joint()` or any optax optimizer. One without a game receives the gradient of
+            the mean loss, and `value`, `grad` and `value_fn`.
         losses: `losses(params, *args, **kwargs) -> Losses`.
 
     Returns:

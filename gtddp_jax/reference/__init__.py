@@ -10,6 +10,7 @@ from gtddp_jax.reference.ddp import (
 )
 from gtddp_jax.reference.exact_loss_rollout import exact_loss_rollout
 from gtddp_jax.reference.hessians import HESSIANS
+from gtddp_jax.reference.joint_step import joint_step
 
 __all__ = [
     "HESSIANS",
@@ -18,6 +19,7 @@ __all__ = [
     "collapsed_step",
     "ddp_step",
     "exact_loss_rollout",
+    "joint_step",
     "preconditioned_gains",
     "stage_curvature_gains",
 ]

@@ -84,6 +84,14 @@ def test_the_second_step_of_a_run_warns_once(name: str) -> None:
     assert len(seen) == 1
 
 
+def test_the_joint_game_warns_too() -> None:
+    tx: Any = gt.joint(lambda params, x: x @ params)
+    state = tx.init(PARAMS)
+    with pytest.warns(gt.GameWarning, match=r"joint: tx\.update runs outside of jax\.jit"):
+        for _ in range(2):
+            _, state = tx.update(None, state, PARAMS, batch=X)
+
+
 def test_one_step_of_many_games_is_silent() -> None:
     for _ in range(3):
         train(game(), 1)

@@ -80,6 +80,18 @@ LINES: list[tuple[str, Any]] = [
         lambda: gt.sgd(NET, LOSS, optax.cosine_decay_schedule(0.1, 10), 0.9, feedback=False),
     ),
 ]
+LINES += [
+    (
+        "joint(['a', 'b'], damping=RelativeDamping(), momentum=0.9, metric=AdamMetric(b2=0.99))",
+        lambda: gt.joint(
+            {"b": jnp.dot, "a": jnp.add}, momentum=0.9, metric=gt.metrics.AdamMetric(0.99)
+        ),
+    ),
+    (
+        "joint('losses', damping=ConstantDamping(rate=0.1), momentum=0, metric=IdentityMetric())",
+        lambda: gt.joint(damping=0.1),
+    ),
+]
 GAMES = {
     "implicit": lambda: gt.implicit(optax.sgd(0.1, 0.9), NET, LOSS, weighting="product"),
     "sequential": lambda: gt.sgd(NET, LOSS, 0.1, rollout="nonlinear"),
@@ -216,3 +228,24 @@ def test_a_report_names_what_is_wrong() -> None:
         "Report(loss nan, weights all 1, feedback 2 %, predicted change 0, skipped 12 with this "
         "one, double_counted, samples_coupled)"
     )
+
+
+def test_a_joint_state_says_how_its_terms_do() -> None:
+    tx: Any = gt.joint({"fit": lambda w, x: w - x, "decay": lambda w, x: x * w}, 0.5)
+    w, batch = jnp.array(1.0), {"fit": jnp.array([3.0]), "decay": jnp.array([0.5])}
+    states = [tx.init(w)]
+    text = []
+
+    @jax.jit
+    def step(state: Any) -> Any:
+        text.append(str(state.report))
+        return tx.update(None, state, w, batch=batch)[1]
+
+    states += [step(states[0])]
+    assert str(states[1]) == (
+        "JointState(step 1, loss 2.125 (decay 0.125, fit 2), predicted change -1.1, actual -1.1, "
+        "damping 0.5, step length 1, Cholesky, skipped 0)"
+    )
+    assert text == ["JointReport(loss traced float32[])"]
+    skipped = states[1].report._replace(skipped=jnp.array(True), samples_coupled=jnp.array(True))
+    assert str(skipped).endswith("skipped 0 with this one, samples_coupled)")

@@ -61,3 +61,20 @@ def test_every_number_of_a_report_has_a_name(game: str) -> None:
     assert stacked["sample_weight_std/1/0"] == reports.sample_weight_std[1, 0].item()
     # NumPy's arrays, as checkpoints give them.
     assert jax.tree.map(np.asarray, report).scalars() == scalars
+
+
+def test_a_joint_report_names_the_losses_of_its_terms() -> None:
+    tx: Any = gt.joint({"b": lambda w, x: w * x, "a": lambda w, x: w - x})
+    w, x = jnp.ones(()), jnp.arange(3.0)
+
+    def step(state: Any, _: None) -> tuple[Any, Any]:
+        _, state = tx.update(None, state, w, batch={"a": x, "b": x})
+        return state, state.report
+
+    state, reports = jax.jit(lambda state: jax.lax.scan(step, state, None, length=2))(tx.init(w))
+    scalars = state.report.scalars()
+    assert json.loads(json.dumps(scalars)) == scalars
+    assert list(scalars)[:3] == ["loss", "term_losses/a", "term_losses/b"]
+    assert scalars["term_losses/b"] == state.report.term_losses["b"].item()
+    assert reports.scalars()["term_losses/b/1"] == scalars["term_losses/b"]
+    assert len(scalars) == len(state.report) + 1

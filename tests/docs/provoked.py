@@ -127,6 +127,18 @@ def implicit_step(base: Any, aux: Any = None, returned: Any = None) -> None:
     tx.update(None, tx.init(params), params, batch=(X, jnp.arange(4) % 2))
 
 
+def joint_step(terms: Any, batch: Any = (X, X), **options: Any) -> None:
+    """A step of the joint game with one parameter matrix."""
+    w = jnp.ones((3, 2))
+    tx: Any = gt.joint(terms)
+    tx.update(None, tx.init(w), w, batch=batch, **options)
+
+
+def apply_matrix(w: Any, x: Any) -> Any:
+    """A linear model."""
+    return x @ w
+
+
 def without_batch() -> None:
     """An update that lacks its batch."""
     params = NET.init(jax.random.key(0), X)
@@ -203,6 +215,25 @@ def unknown_option() -> None:
 
 
 PROVOKED: dict[tuple[str, str], Callable[[], Any]] = {
+    ("joint/game.py", "joint(momentum"): lambda: gt.joint(apply_matrix, momentum=1.0),
+    ("joint/optimizer.py", "joint: the game has terms"): lambda: joint_step(
+        apply_matrix, losses=apply_matrix
+    ),
+    ("joint/step.py", "joint: the residual of term … is empty"): lambda: joint_step(
+        lambda w, sample: w[:0]
+    ),
+    ("joint/terms.py", "supervised_term: give a model"): lambda: gt.supervised_term(
+        apply_matrix, UNKNOWN
+    ),
+    ("joint/terms.py", "supervised_term: apply_fn must"): lambda: joint_step(
+        gt.supervised_term(lambda w, x: (x @ w).sum(), LOSS)
+    ),
+    ("joint/terms.py", "supervised_term: loss(outputs, targets) returned"): lambda: joint_step(
+        gt.supervised_term(apply_matrix, lambda outputs, targets: outputs.sum())
+    ),
+    ("joint/terms.py", "supervised_term: its samples"): lambda: joint_step(
+        gt.supervised_term(apply_matrix, LOSS), X
+    ),
     ("explain/__init__.py", "explain: the network must"): lambda: gt.explain(UNKNOWN),
     ("explain/__init__.py", "explain: a curvature needs"): lambda: gt.Network(NET.layers).explain(
         curvature=gt.curvature.SGD(0.1)

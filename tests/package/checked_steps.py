@@ -87,6 +87,31 @@ def implicit() -> None:
     assert jax.eval_shape(look, state, params, (x, TARGETS)).shape == (SAMPLES,)
 
 
+def joint() -> None:
+    def residual(params: Any, x: jax.Array) -> jax.Array:
+        return jnp.tanh(x @ params["a"]) @ params["b"] - 1.0
+
+    def logits(params: Any, x: jax.Array) -> jax.Array:
+        return x @ params["b"]
+
+    x, y = images(5), images(4)
+    params = {"a": jnp.ones((5, 4)), "b": jnp.ones((4, CLASSES))}
+    terms = {"pde": residual, "fit": gt.supervised_term(logits, loss)}
+    batch = {"pde": x, "fit": (y, TARGETS)}
+    rule, metrics = gt.step_control.FixedRate(0.1), gt.metrics
+    for tx in (
+        gt.joint(terms, side="dual", metric=metrics.AdamMetric()),
+        gt.joint(terms, gt.damping.LevenbergMarquardt(), 0.9, metrics.MARCHMetric(), side="primal"),
+        gt.joint(terms, 0.1, side="matrix_free", chunk=4, step=rule),
+    ):
+        jax.eval_shape(lambda tx=tx: tx.update(None, tx.init(params), params, batch=batch))
+
+    def losses(params: Any) -> gt.Losses:
+        return gt.Losses(logits(params, y), lambda outputs: loss(outputs, TARGETS))
+
+    jax.eval_shape(lambda: gt.make_step(gt.joint(), losses)(params, gt.joint().init(params)))
+
+
 def reference() -> None:
     net, x = gt.Network([nn.Dense(2), nn.tanh, nn.Dense(CLASSES)]), images(2)
     params = net.init(KEY, x)
@@ -106,7 +131,14 @@ def reference() -> None:
     jax.eval_shape(both, params)
 
 
-PARTS: tuple[Callable[[], None], ...] = (curvatures, layers, flax_models, implicit, reference)
+PARTS: tuple[Callable[[], None], ...] = (
+    curvatures,
+    layers,
+    flax_models,
+    implicit,
+    joint,
+    reference,
+)
 
 if __name__ == "__main__":
     for part in PARTS:

@@ -28,7 +28,12 @@ def everything(params: Tree) -> Tree:
 TAIL = gt.weighting.Tail(everything, response=1.0, good=-0.9, poor=-1.0)
 """A tail that is the whole network, so its prediction is used from the first calibration on."""
 
-WEIGHTINGS = {"tail": TAIL, "product": "product", "sketch": "sketch", "newton": gt.weighting.Newton(steps=3)}
+WEIGHTINGS = {
+    "tail": TAIL,
+    "product": "product",
+    "sketch": "sketch",
+    "newton": gt.weighting.Newton(steps=3),
+}
 
 
 def inputs(seed: int = 0) -> tuple[jax.Array, jax.Array]:

@@ -148,6 +148,15 @@ CASES: dict[str, Callable[[], Case]] = {
         ),
         NET.init(KEY, X),
     ),
+    "joint": lambda: Case(
+        gt.joint(
+            gt.supervised_term(NET.apply, LOSS),
+            gt.damping.LevenbergMarquardt(),
+            0.9,
+            gt.metrics.MARCHMetric(),
+        ),
+        NET.init(KEY, X),
+    ),
     "implicit, bfloat16": _bfloat16(lambda: gt.implicit(optax.adam(1e-2), NET, LOSS)),
 }
 """By name, a function that makes the optimizer; the first word is a public name."""
