@@ -7,6 +7,7 @@ from gtddp_lab.studies.figures.figure1 import study_figure1
 from gtddp_lab.studies.figures.figure4 import study_figure4
 from gtddp_lab.studies.figures.figure6c import study_figure6c
 from gtddp_lab.studies.figures.figure7b import study_figure7b
+from gtddp_lab.studies.joint.joint_study import study_joint
 from gtddp_lab.studies.longer import study_longer
 from gtddp_lab.studies.paper.figure6 import study_figure6
 from gtddp_lab.studies.paper.figure8 import study_figure8
@@ -27,5 +28,6 @@ STUDIES: dict[str, Callable[[StudyOptions], StudySection]] = {
     "rivals": study_rivals,
     "longer": study_longer,
     "prediction": study_prediction,
+    "joint": study_joint,
 }
 """The studies of `gtddp reproduce`."""

@@ -1,0 +1,1 @@
+"""The joint game beside Adam and L-BFGS on differential equations and regression."""

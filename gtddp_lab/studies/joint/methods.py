@@ -1,0 +1,128 @@
+"""The methods of the study, each with a small grid of settings."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import gtddp_jax as gt
+from gtddp_lab.studies.joint.problem import ResidualProblem, Samples
+from gtddp_lab.studies.joint.tanh_network import TanhNetwork
+
+Advance = Callable[[TanhNetwork, Any, Mapping[str, Samples]], tuple[TanhNetwork, Any]]
+"""One step: `(params, state, samples)` -> the next parameters and state."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StudiedMethod:
+    """A method with one setting.
+
+    Attributes:
+        family: "Adam", "L-BFGS" or "joint game"; of each the best setting is shown.
+        setting: for the table.
+        make: `make(problem, steps)` -> functions `init(params)` and `advance`. `steps` is the
+            number of steps that fit into the time, for schedules; it may be traced.
+        steps_per_call: steps in one compiled call.
+        scheduled: whether `steps` matters.
+        batch_factor: how much larger the method's fixed samples are where others draw new ones;
+            0 to draw new ones as well.
+    """
+
+    family: str
+    setting: str
+    make: Callable[[ResidualProblem, jax.Array], tuple[Callable[[TanhNetwork], Any], Advance]]
+    steps_per_call: int = 1
+    scheduled: bool = False
+    batch_factor: int = 0
+
+
+def half_cosine(rate: float, steps: jax.Array) -> Callable[[jax.Array], jax.Array]:
+    """A rate that decays to zero over `steps`, which may be traced."""
+    return lambda count: rate * 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(count / steps, 1.0)))
+
+
+def adam_method(rate: float) -> StudiedMethod:
+    """Adam with a rate that decays to zero along half a cosine over the time of the run."""
+
+    def make(
+        problem: ResidualProblem, steps: jax.Array
+    ) -> tuple[Callable[[TanhNetwork], Any], Advance]:
+        tx = optax.adam(half_cosine(rate, steps))
+
+        def advance(params: TanhNetwork, state: Any, samples: Mapping[str, Samples]) -> Any:
+            gradient = jax.grad(problem.objective)(params, samples)
+            updates, state = tx.update(gradient, state, params)
+            return optax.apply_updates(params, updates), state
+
+        return tx.init, advance
+
+    return StudiedMethod("Adam", f"rate {rate:g}, cosine", make, 20, scheduled=True)
+
+
+def lbfgs_method(memory: int) -> StudiedMethod:
+    """`optax.lbfgs` with its line search; its samples never change."""
+
+    def make(
+        problem: ResidualProblem, steps: jax.Array
+    ) -> tuple[Callable[[TanhNetwork], Any], Advance]:
+        del steps
+        tx = optax.lbfgs(memory_size=memory)
+
+        def advance(params: TanhNetwork, state: Any, samples: Mapping[str, Samples]) -> Any:
+            def objective(params: TanhNetwork) -> jax.Array:
+                return problem.objective(params, samples)
+
+            value, gradient = optax.value_and_grad_from_state(objective)(params, state=state)
+            updates, state = tx.update(
+                gradient, state, params, value=value, grad=gradient, value_fn=objective
+            )
+            return optax.apply_updates(params, updates), state
+
+        return tx.init, advance
+
+    return StudiedMethod("L-BFGS", f"memory {memory}", make, 5, batch_factor=8)
+
+
+def joint_method(setting: str, **options: Any) -> StudiedMethod:
+    """The joint game.
+
+    Args:
+        setting: for the table.
+        **options: of `gtddp_jax.joint`; a callable `step` is called with the number of steps.
+    """
+
+    def make(
+        problem: ResidualProblem, steps: jax.Array
+    ) -> tuple[Callable[[TanhNetwork], Any], Advance]:
+        given = {
+            name: value(steps) if isinstance(value, ForSteps) else value
+            for name, value in options.items()
+        }
+        tx = gt.joint(problem.terms, **given)
+
+        def advance(params: TanhNetwork, state: Any, samples: Mapping[str, Samples]) -> Any:
+            updates, state = tx.update(None, state, params, batch=samples)  # type: ignore[arg-type]
+            return optax.apply_updates(params, updates), state
+
+        return tx.init, advance
+
+    scheduled = any(isinstance(value, ForSteps) for value in options.values())
+    return StudiedMethod("joint game", setting, make, scheduled=scheduled)
+
+
+@dataclasses.dataclass(frozen=True)
+class ForSteps:
+    """An option that depends on the number of steps of the run.
+
+    Attributes:
+        option: number of steps -> value of the option.
+    """
+
+    option: Callable[[jax.Array], Any]
+
+    def __call__(self, steps: jax.Array) -> Any:
+        """The option for a run of so many steps."""
+        return self.option(steps)
