@@ -28,7 +28,7 @@ points = np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2)
 
 def network(params, point):
     """Return the gray value at one point [2]."""
-    angles = (jnp.pi / 2 * jnp.array([1.0, 2.0, 4.0, 8.0])[:, None] * point).ravel()
+    angles = (jnp.pi / 2 * jnp.array([1.0, 2.0, 4.0, 8.0])[:, None] * point[None]).ravel()
     hidden = jnp.concatenate([point, jnp.sin(angles), jnp.cos(angles)])
     for kernel, bias in params[:-1]:
         hidden = jnp.tanh(kernel @ hidden + bias)

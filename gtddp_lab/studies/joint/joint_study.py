@@ -1,7 +1,8 @@
 """The joint game beside Adam and L-BFGS: relative errors against time."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,6 +21,9 @@ TUNING_SEED = 1000
 
 MOST_SEEDS = 3
 
+JOINT = "joint game"
+"""Family of the joint game."""
+
 
 @dataclasses.dataclass(frozen=True)
 class FamilyResult:
@@ -29,23 +33,18 @@ class FamilyResult:
         method: the setting that had the lowest error on the tuning seed.
         tuning: error of each setting there; NaN if not finite.
         runs: of seeds 0, 1, ...
+        long_run: of seed 0 with a given number of steps, or None.
     """
 
     method: StudiedMethod
     tuning: Mapping[str, float]
     runs: Sequence[ResidualRun]
+    long_run: ResidualRun | None = None
 
     @property
     def final_errors(self) -> np.ndarray:
         """At the end of each run [seeds]."""
         return np.array([run.moments[-1].error for run in self.runs])
-
-    def errors_at(self, step: int) -> np.ndarray | None:
-        """Errors at a number of steps [seeds]; None if a run has no such moment."""
-        found = [
-            [moment.error for moment in run.moments if moment.step == step] for run in self.runs
-        ]
-        return np.array([errors[0] for errors in found]) if all(found) else None
 
     @property
     def steps(self) -> int:
@@ -62,48 +61,24 @@ def study_joint(options: StudyOptions) -> StudySection:
     cases = QUICK_CASES if options.quick else CASES
     seeds = min(options.seeds, 1 if options.quick else MOST_SEEDS)
     store = RunStore(options.out / "runs", options.say)
-    results: Results = {}
-    problems: dict[str, ResidualProblem] = {}
     with jax.enable_x64(True):
-        for name, case in cases.items():
-            problems[name] = case.problem()
-            results[name] = {}
-            for family in dict.fromkeys(method.family for method in case.methods):
-                methods = [method for method in case.methods if method.family == family]
-
-                def run(
-                    method: StudiedMethod, seed: int, name: str = name, case: StudyCase = case
-                ) -> ResidualRun:
-                    return store.run(name, problems[name], method, seed, case.seconds)
-
-                results[name][family] = _best_of(methods, run, seeds)
-        courses = {
-            problem.title: {
-                family: [run.moments for run in result.runs]
-                for family, result in results[name].items()
-            }
-            for name, problem in problems.items()
+        problems = {name: case.problem() for name, case in cases.items()}
+        results = {
+            name: _run_case(name, case, problems[name], store, seeds)
+            for name, case in cases.items()
         }
-        pictures = draw_error_courses(courses, options.out, "joint")
-        answers = {
-            problem.title: (*problem.answer(), results[name]["joint game"].runs[0].prediction)
-            for name, problem in problems.items()
-            if problem.grid is not None
-        }
-        shapes = [problem.grid for problem in problems.values() if problem.grid is not None]
-        if answers:
-            pictures += draw_answers(answers, shapes, options.out, "joint_answers")
+        pictures = _draw_results(problems, results, options.out)
     text = "\n\n".join(
         [
             "Relative L2 error in float64, with the same network, samples and objective for all "
             f"methods. Of each method the best setting on a tuning seed; then {seeds} other "
-            "seeds: median (smallest to largest). Time is that of the steps, without compilation.",
+            "seeds: median (smallest to largest). Time is processor time of the steps, without "
+            "compilation.",
             "![Relative error against time](joint.png)",
             _result_table(results, problems),
-            "Errors of the joint game at given numbers of steps, for comparison with published "
-            "runs:",
+            "The joint game with seed 0 at numbers of steps for which there are published errors:",
             _step_table(results, problems),
-            *(["![Answers and errors](joint_answers.png)"] if answers else []),
+            "![Answers and errors](joint_answers.png)",
         ]
     )
     data = {"problems": {name: _problem_data(found) for name, found in results.items()}}
@@ -111,20 +86,52 @@ def study_joint(options: StudyOptions) -> StudySection:
     return StudySection("joint", title, text, data, pictures)
 
 
-def _best_of(
-    methods: Sequence[StudiedMethod],
-    run: Callable[[StudiedMethod, int], ResidualRun],
-    seeds: int,
-) -> FamilyResult:
-    tuning = {}
-    for method in methods:
+def _run_case(
+    name: str, case: StudyCase, problem: ResidualProblem, store: RunStore, seeds: int
+) -> dict[str, FamilyResult]:
+    """The best setting of each family, with its runs."""
+    found = {}
+    for family in dict.fromkeys(method.family for method in case.methods):
+        methods = [method for method in case.methods if method.family == family]
+
+        def run(method: StudiedMethod, seed: int) -> ResidualRun:
+            return store.run(name, problem, method, seed, case.seconds)
+
+        tuning = {method: float("nan") for method in methods}
         if len(methods) > 1:
-            tuning[method] = run(method, TUNING_SEED).moments[-1].error
-        else:
-            tuning[method] = float("nan")
-    best = min(tuning, key=lambda method: np.nan_to_num(tuning[method], nan=np.inf))
-    errors = {method.setting: error for method, error in tuning.items()}
-    return FamilyResult(best, errors, [run(best, seed) for seed in range(seeds)])
+            tuning = {method: run(method, TUNING_SEED).moments[-1].error for method in methods}
+        best = min(methods, key=lambda method: np.nan_to_num(tuning[method], nan=np.inf))
+        errors = {method.setting: error for method, error in tuning.items()}
+        long_run = None
+        if family == JOINT and case.long_steps:
+            long_run = store.run(name, problem, best, 0, 0.0, case.long_steps)
+        runs = [run(best, seed) for seed in range(seeds)]
+        found[family] = FamilyResult(best, errors, runs, long_run)
+    return found
+
+
+def _draw_results(
+    problems: Mapping[str, ResidualProblem], results: Results, out: Path
+) -> tuple[str, ...]:
+    courses = {
+        problems[name].title: {
+            family: [run.moments for run in result.runs] for family, result in families.items()
+        }
+        for name, families in results.items()
+    }
+    gridded = {name: problem for name, problem in problems.items() if problem.grid is not None}
+    answers = {
+        problem.title: (*problem.answer(), _longest(results[name][JOINT]).prediction)
+        for name, problem in gridded.items()
+    }
+    shapes = [problem.grid for problem in gridded.values() if problem.grid is not None]
+    pictures = draw_error_courses(courses, out, "joint")
+    return pictures + draw_answers(answers, shapes, out, "joint_answers")
+
+
+def _longest(result: FamilyResult) -> ResidualRun:
+    """The run of seed 0 with most steps."""
+    return result.runs[0] if result.long_run is None else result.long_run
 
 
 def _range_text(values: np.ndarray) -> str:
@@ -141,7 +148,7 @@ def _result_table(results: Results, problems: Mapping[str, ResidualProblem]) -> 
         "|---|---|---|---|---|---|---|",
     ]
     for name, families in results.items():
-        joint = np.median(families["joint game"].final_errors)
+        joint = np.median(families[JOINT].final_errors)
         for family, result in families.items():
             seconds = result.runs[0].moments[-1].seconds
             ratio = np.median(result.final_errors) / joint
@@ -154,13 +161,16 @@ def _result_table(results: Results, problems: Mapping[str, ResidualProblem]) -> 
 
 def _step_table(results: Results, problems: Mapping[str, ResidualProblem]) -> str:
     lines = [
-        "| problem | " + " | ".join(f"step {step}" for step in MARKED_STEPS) + " |",
-        "|---" * (1 + len(MARKED_STEPS)) + "|",
+        "| problem | " + " | ".join(f"step {step}" for step in MARKED_STEPS) + " | seconds |",
+        "|---" * (2 + len(MARKED_STEPS)) + "|",
     ]
     for name, families in results.items():
-        found = [families["joint game"].errors_at(step) for step in MARKED_STEPS]
-        texts = ["" if errors is None else _range_text(errors) for errors in found]
-        lines.append(f"| {problems[name].title} | " + " | ".join(texts) + " |")
+        moments = _longest(families[JOINT]).moments
+        errors = {moment.step: f"{moment.error:.1e}" for moment in moments}
+        texts = [errors.get(step, "") for step in MARKED_STEPS]
+        lines.append(
+            f"| {problems[name].title} | {' | '.join(texts)} | {moments[-1].seconds:.0f} |"
+        )
     return "\n".join(lines)
 
 
@@ -179,6 +189,7 @@ def _problem_data(families: Mapping[str, FamilyResult]) -> dict[str, Any]:
             "setting": result.method.setting,
             "tuning": {setting: finite(error) for setting, error in result.tuning.items()},
             "runs": [course(run.moments) for run in result.runs],
+            "long_run": course(result.long_run.moments) if result.long_run else None,
         }
         for family, result in families.items()
     }

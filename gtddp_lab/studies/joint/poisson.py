@@ -22,11 +22,6 @@ def sine_product(x: jax.Array) -> jax.Array:
     return jnp.prod(jnp.sin(jnp.pi * x))
 
 
-def cosine_sum(x: jax.Array) -> jax.Array:
-    """`sum cos(pi x)`, with Laplacian `-pi^2 u`."""
-    return jnp.sum(jnp.cos(jnp.pi * x))
-
-
 def pair_products(x: jax.Array) -> jax.Array:
     """`x1 x2 + x3 x4 + ...`, which is harmonic."""
     return jnp.sum(x[::2] * x[1::2])

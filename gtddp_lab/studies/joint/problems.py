@@ -34,11 +34,13 @@ class StudyCase:
         problem: () -> the problem.
         methods: all settings of all families.
         seconds: of each run, those that compare settings included.
+        long_steps: length of one more run of the joint game, for comparison with published errors.
     """
 
     problem: Callable[[], ResidualProblem]
     methods: tuple[StudiedMethod, ...]
     seconds: float
+    long_steps: int = 0
 
 
 SECONDS = 20.0

@@ -26,7 +26,7 @@ def photograph(width: int) -> np.ndarray:
 
 def image_features(point: jax.Array) -> jax.Array:
     """Coordinates in [-1, 1], and their sines and cosines."""
-    angles = (jnp.pi / 2 * jnp.asarray(FREQUENCIES)[:, None] * point).ravel()
+    angles = (jnp.pi / 2 * jnp.asarray(FREQUENCIES)[:, None] * point[None]).ravel()
     return jnp.concatenate([point, jnp.sin(angles), jnp.cos(angles)])
 
 

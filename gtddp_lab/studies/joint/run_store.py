@@ -34,20 +34,27 @@ class RunStore:
         self._folder, self._say = folder, say
 
     def run(
-        self, name: str, problem: ResidualProblem, method: StudiedMethod, seed: int, seconds: float
+        self,
+        name: str,
+        problem: ResidualProblem,
+        method: StudiedMethod,
+        seed: int,
+        seconds: float,
+        least_steps: int = 0,
     ) -> ResidualRun:
-        """The run of a method on the problem of that name.
+        """The run of a method on the problem of that name, see `train_on_residuals`.
 
         Raises:
             OSError: the result cannot be written.
         """
         described = [STORE_FORMAT, name, list(problem.sizes), method.family, method.setting]
-        text = json.dumps([*described, seed, seconds])
+        length = [seconds, least_steps] if least_steps else [seconds]
+        text = json.dumps([*described, seed, *length])
         path = self._folder / f"joint-{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"
         found = _read_run(path)
         if found is None:
             start = time.perf_counter()
-            found = train_on_residuals(problem, method, seed, seconds)
+            found = train_on_residuals(problem, method, seed, seconds, least_steps)
             self._folder.mkdir(parents=True, exist_ok=True)
             write_atomically(path, _run_text(text, found))
             self._say(

@@ -52,7 +52,11 @@ class ResidualRun(NamedTuple):
 
 
 def train_on_residuals(
-    problem: ResidualProblem, method: StudiedMethod, seed: int, seconds: float
+    problem: ResidualProblem,
+    method: StudiedMethod,
+    seed: int,
+    seconds: float,
+    least_steps: int = 0,
 ) -> ResidualRun:
     """Run a method until its steps have taken some seconds of processor time.
 
@@ -61,6 +65,7 @@ def train_on_residuals(
         method: the method with its setting.
         seed: of the initial parameters and the samples.
         seconds: how long.
+        least_steps: the run goes on until there were as many.
     """
     key = jax.random.key(seed)
     params = problem.init(jax.random.fold_in(key, 0))
@@ -102,14 +107,16 @@ def train_on_residuals(
             trial = program(trial, jnp.int32(number), steps, key, fixed)
         jax.block_until_ready(trial)
         per_call = (time.process_time() - start) / TRIAL_CALLS
-        steps = jnp.int32(max(1.0, seconds / per_call * method.steps_per_call))
+        expected = seconds / per_call * method.steps_per_call
+        steps = jnp.int32(max(1.0, expected, least_steps))
     spent, step, next_look, moments = 0.0, 0, 0.0, [Moment(0, 0.0, *map(float, measure(params)))]
-    while spent < seconds:
+    while spent < seconds or step < least_steps:
         start = time.process_time()
         carry = jax.block_until_ready(program(carry, jnp.int32(step), steps, key, fixed))
         spent += time.process_time() - start
         step += method.steps_per_call
-        if spent >= next_look or spent >= seconds or step in MARKED_STEPS:
+        finished = spent >= seconds and step >= least_steps
+        if spent >= next_look or finished or step in MARKED_STEPS:
             moments.append(Moment(step, spent, *map(float, measure(carry[0]))))
             next_look = max(spent * TRACE_SPACING, seconds / 500)
     return ResidualRun(moments, np.asarray(problem.predict(carry[0], points)))

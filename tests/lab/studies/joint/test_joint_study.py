@@ -1,0 +1,146 @@
+"""The study of the joint game: derivatives, problems with their answers, methods, stored runs."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gtddp_lab.studies.joint import joint_study
+from gtddp_lab.studies.joint.evolution import DIFFUSION, PLACES, REACTION, TIMES, VISCOSITY
+from gtddp_lab.studies.joint.problem import cube_faces
+from gtddp_lab.studies.joint.problems import CASES, QUICK_CASES, StudyCase
+from gtddp_lab.studies.joint.run_store import RunStore
+from gtddp_lab.studies.joint.tanh_network import (
+    PointDerivatives,
+    init_tanh_network,
+    network_value,
+    point_derivatives,
+)
+from gtddp_lab.studies.section import StudyOptions
+
+pytestmark = pytest.mark.usefixtures("hostile")
+
+
+def test_derivatives_are_those_of_the_network() -> None:
+    params = init_tanh_network(jax.random.key(0), (3, 5, 4, 1))
+    x, weights = jax.random.normal(jax.random.key(1), (3,)), jnp.array([1.0, 0.0, -2.0])
+    found = point_derivatives(params, x, weights)
+    np.testing.assert_allclose(found.value, network_value(params, x), rtol=1e-14)
+    gradient = jax.grad(network_value, argnums=1)(params, x)
+    np.testing.assert_allclose(found.gradient, gradient, rtol=1e-13)
+    hessian = jax.hessian(network_value, argnums=1)(params, x)
+    np.testing.assert_allclose(found.second, weights @ jnp.diagonal(hessian), rtol=1e-12)
+
+
+def test_faces_are_faces() -> None:
+    points = np.asarray(cube_faces(jax.random.key(0), 60, 3))
+    on_face = (points == 0) | (points == 1)
+    assert on_face.any(1).all()
+    assert (on_face.sum(0) == 20).all()
+
+
+@pytest.mark.parametrize("name", ["poisson2", "heat", "poisson10"])
+def test_residuals_vanish_at_the_answer(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network that is the solution has no residual; with its derivatives by autodiff."""
+    from gtddp_lab.studies.joint import poisson
+
+    solution = {
+        "poisson2": poisson.sine_product,
+        "heat": poisson.heat_solution,
+        "poisson10": poisson.pair_products,
+    }[name]
+
+    def derivatives(params: object, x: jax.Array, weights: jax.Array) -> PointDerivatives:
+        hessian = jax.hessian(solution)(x)
+        second = weights @ jnp.diagonal(hessian)
+        return PointDerivatives(solution(x), jax.grad(solution)(x), second)
+
+    monkeypatch.setattr(poisson, "point_derivatives", derivatives)
+    monkeypatch.setattr(poisson, "network_value", lambda params, x: solution(x))
+    problem = CASES[name].problem()
+    assert float(problem.objective([], problem.draw(jax.random.key(0), 1))) < 1e-26
+
+
+def derivative(values: np.ndarray, axis: np.ndarray, along: int, order: int) -> np.ndarray:
+    """Central differences on a uniform grid, without its border."""
+    step = axis[1] - axis[0]
+    before, here, after = (
+        np.take(values, np.arange(1, values.shape[along] - 1) + k, along) for k in (-1, 0, 1)
+    )
+    return (after - before) / (2 * step) if order == 1 else (after - 2 * here + before) / step**2
+
+
+@pytest.mark.parametrize("name", ["burgers", "allen_cahn"])
+def test_reference_solutions_solve_their_equations(name: str) -> None:
+    """By finite differences at an early time, before there are steep gradients."""
+    points, values = CASES[name].problem().answer()
+    u = values.reshape(len(TIMES), len(PLACES))
+    np.testing.assert_allclose(points.reshape(*u.shape, 2)[3, 5], [TIMES[3], PLACES[5]])
+    start = -np.sin(np.pi * PLACES) if name == "burgers" else PLACES**2 * np.cos(np.pi * PLACES)
+    np.testing.assert_allclose(u[0], start, atol=1e-12)
+    by_time = derivative(u[:6], TIMES, 0, 1)[:, 1:-1]
+    by_place, second = derivative(u[1:5], PLACES, 1, 1), derivative(u[1:5], PLACES, 1, 2)
+    here = u[1:5, 1:-1]
+    if name == "burgers":
+        expected = VISCOSITY * second - here * by_place
+    else:
+        expected = DIFFUSION * second + REACTION * (here - here**3)
+    error = np.linalg.norm(by_time - expected) / np.linalg.norm(by_time)
+    assert error < 0.01
+
+
+@pytest.mark.parametrize("name", ["burgers", "allen_cahn"])
+def test_residuals_are_the_equation(name: str) -> None:
+    """Against nested derivatives of the approximate answer."""
+    problem = CASES[name].problem()
+    params, point = problem.init(jax.random.key(0)), jnp.array([0.3, -0.4])
+    u = problem.value(params, point)
+    gradient = jax.grad(problem.value, argnums=1)(params, point)
+    second = jax.hessian(problem.value, argnums=1)(params, point)[1, 1]
+    if name == "burgers":
+        expected = gradient[0] + u * gradient[1] - VISCOSITY * second
+    else:
+        expected = gradient[0] - DIFFUSION * second - REACTION * (u - u**3)
+    found = problem.terms["equation"].residual(params, point)
+    np.testing.assert_allclose(found, expected, rtol=1e-10)
+
+
+def small_case(seconds: float) -> StudyCase:
+    return dataclasses.replace(QUICK_CASES["poisson2"], seconds=seconds)
+
+
+def test_quick_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Text, numbers and pictures; a second call reads what the first one stored."""
+    monkeypatch.setattr(joint_study, "QUICK_CASES", {"poisson2": small_case(0.2)})
+    progress: list[str] = []
+    options = StudyOptions(out=tmp_path, seeds=2, quick=True, say=progress.append)
+    section = joint_study.study_joint(options)
+    assert len(progress) == 3
+    again = joint_study.study_joint(options)
+    assert len(progress) == 3 and again.data == section.data
+    families = section.data["problems"]["poisson2"]
+    assert set(families) == {"Adam", "L-BFGS", "joint game"}
+    for family in families.values():
+        course = family["runs"][0]
+        assert course["error"][-1] < course["error"][0]
+        assert course["step"] == sorted(course["step"])
+    json.dumps(section.data, allow_nan=False)
+    for picture in section.pictures:
+        assert (tmp_path / picture).stat().st_size > 1000
+    assert "](joint.png)" in section.text and "](joint_answers.png)" in section.text
+
+
+def test_broken_files_are_trained_again(tmp_path: Path) -> None:
+    case = small_case(0.05)
+    problem, method = case.problem(), case.methods[0]
+    progress: list[str] = []
+    store = RunStore(tmp_path, progress.append)
+    store.run("small", problem, method, 0, 0.05)
+    (file,) = tmp_path.glob("joint-*.json")
+    file.write_text('{"moments": 3}')
+    run = store.run("small", problem, method, 0, 0.05)
+    assert len(progress) == 2 and run.moments[-1].seconds >= 0.05
