@@ -78,3 +78,38 @@ def test_cifar_resnet18(run_python: RunPython, tmp_path: Path) -> None:
     result = run_python("-W", "error", script, str(tmp_path), *options, timeout=580)
     assert result.returncode == 0, result.stderr
     assert len(accuracies(result.stdout)) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["pinn_poisson.py", "image_regression.py"])
+def test_joint_game_beside_adam(name: str, run_python: RunPython) -> None:
+    """At equal time, after a few steps, the joint game is ahead."""
+    script = str(EXAMPLES / name)
+    result = run_python("-W", "error", script, "--steps", "25", timeout=300)
+    assert result.returncode == 0, result.stderr
+    pattern = r"^(joint game|Adam) .*?(?:relative error (\S+)|([\d.]+) dB)$"
+    found = re.findall(pattern, result.stdout, re.MULTILINE)
+    (game, *game_figures), (adam, *adam_figures) = found
+    assert (game, adam) == ("joint game", "Adam")
+    if name == "pinn_poisson.py":
+        assert float(game_figures[0]) < 0.1 * float(adam_figures[0])
+    else:
+        assert float(game_figures[1]) > 20
+
+
+@pytest.mark.slow
+def test_pinn_burgers(run_python: RunPython) -> None:
+    script = str(EXAMPLES / "pinn_burgers.py")
+    result = run_python("-W", "error", script, "--steps", "30", timeout=300)
+    assert result.returncode == 0, result.stderr
+    errors = [float(value) for value in re.findall(r"relative error (\S+)", result.stdout)]
+    assert len(errors) == 2 and errors[-1] < 0.6
+
+
+@pytest.mark.slow
+def test_wave_function(run_python: RunPython) -> None:
+    script = str(EXAMPLES / "wave_function.py")
+    result = run_python("-W", "error", script, "--steps", "30", timeout=300)
+    assert result.returncode == 0, result.stderr
+    errors = [float(value) for value in re.findall(r"error (\S+)", result.stdout)]
+    assert errors[-1] < 1e-6

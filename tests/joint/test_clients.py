@@ -16,7 +16,7 @@ POINTS = jnp.linspace(0.0, 1.0, 41)
 
 @pytest.mark.slow
 def test_plain_optax_program() -> None:
-    """u'' = -pi^2 sin(pi x): one function of the batch becomes functions of one point."""
+    """One loss of the batch, for -u'' = pi^2 sin(pi x), becomes functions of one point."""
 
     def network(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
         return jnp.tanh(params["a"] * x + params["b"]) @ params["c"]

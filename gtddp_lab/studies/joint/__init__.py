@@ -1,1 +1,1 @@
-"""The joint game beside Adam and L-BFGS on differential equations and regression."""
+"""The joint game beside Adam and L-BFGS on differential equations."""

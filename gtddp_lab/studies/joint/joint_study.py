@@ -57,7 +57,7 @@ Results = dict[str, dict[str, FamilyResult]]
 
 
 def study_joint(options: StudyOptions) -> StudySection:
-    """Train on differential equations, an image and a table for equal times."""
+    """Train on differential equations for equal times."""
     cases = QUICK_CASES if options.quick else CASES
     seeds = min(options.seeds, 1 if options.quick else MOST_SEEDS)
     store = RunStore(options.out / "runs", options.say)

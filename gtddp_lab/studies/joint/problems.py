@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from gtddp_jax import step_control
-from gtddp_lab.studies.joint.evolution import allen_cahn_problem, burgers_problem
+from gtddp_lab.studies.joint.burgers import burgers_problem
 from gtddp_lab.studies.joint.methods import (
     ForSteps,
     StudiedMethod,
@@ -23,7 +23,6 @@ from gtddp_lab.studies.joint.poisson import (
     sine_product,
 )
 from gtddp_lab.studies.joint.problem import ResidualProblem
-from gtddp_lab.studies.joint.regression import diabetes_problem, image_problem
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,12 +87,6 @@ MODERATE_SAMPLES = (
 )
 """Settings of the joint game for fresh samples, about as many as parameters."""
 
-NOISY_DATA = tuple(
-    joint_method(f"damping {damping:g}, momentum 0.9, line search", damping=damping, momentum=0.9)
-    for damping in (1e-3, 1e-2)
-)
-"""Settings of the joint game for data that a network does not fit exactly."""
-
 CASES: dict[str, StudyCase] = {
     "poisson2": StudyCase(
         lambda: poisson_problem(
@@ -106,11 +99,13 @@ CASES: dict[str, StudyCase] = {
         ),
         (*FIRST_ORDER, *SMALL_STEPS),
         SECONDS,
+        long_steps=98,
     ),
     "heat": StudyCase(
         lambda: heat_problem((2, 64, 64, 48, 48, 1), (900, 120)),
         (*FIRST_ORDER, *SMALL_STEPS),
         SECONDS,
+        long_steps=98,
     ),
     "poisson10": StudyCase(
         lambda: poisson_problem(
@@ -128,17 +123,6 @@ CASES: dict[str, StudyCase] = {
         lambda: burgers_problem((2, 20, 20, 20, 20, 1), (400, 400)),
         (*FIRST_ORDER, *MODERATE_SAMPLES),
         SECONDS,
-    ),
-    "allen_cahn": StudyCase(
-        lambda: allen_cahn_problem((3, 24, 24, 24, 1), 800),
-        (*FIRST_ORDER, *MODERATE_SAMPLES),
-        SECONDS,
-    ),
-    "image": StudyCase(
-        lambda: image_problem((32, 32), 64, 800), (*FIRST_ORDER, *NOISY_DATA), SECONDS
-    ),
-    "diabetes": StudyCase(
-        lambda: diabetes_problem((16, 16), 1e-2), (*FIRST_ORDER, *NOISY_DATA), SECONDS
     ),
 }
 """The problems by name."""
