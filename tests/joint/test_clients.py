@@ -18,10 +18,10 @@ POINTS = jnp.linspace(0.0, 1.0, 41)
 def test_plain_optax_program() -> None:
     """One loss of the batch, for -u'' = pi^2 sin(pi x), becomes functions of one point."""
 
-    def network(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+    def network(params: Any, x: Any) -> jax.Array:
         return jnp.tanh(params["a"] * x + params["b"]) @ params["c"]
 
-    def second(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+    def second(params: Any, x: Any) -> jax.Array:
         return jax.grad(jax.grad(network, argnums=1), argnums=1)(params, x)
 
     keys = jax.random.split(jax.random.key(0), 3)
@@ -40,7 +40,7 @@ def test_plain_optax_program() -> None:
         boundary = jax.vmap(network, (None, 0))(params, ends)
         return jnp.mean(inside**2) + 10.0 * jnp.mean(boundary**2)
 
-    adam = optax.adam(3e-3)
+    adam: Any = optax.adam(3e-3)
 
     def adam_step(carry: Any, _: None) -> Any:
         params, state = carry
@@ -52,12 +52,15 @@ def test_plain_optax_program() -> None:
     )(start)
 
     # After.
-    def equation(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+    def equation(params: Any, x: Any) -> jax.Array:
         return second(params, x) + jnp.pi**2 * jnp.sin(jnp.pi * x)
 
-    tx = gt.joint({"equation": equation, "boundary": gt.Term(network, weight=10.0)}, damping=1e-6)
+    tx: Any = gt.joint(
+        {"equation": equation, "boundary": gt.Term(network, weight=10.0)}, damping=1e-6
+    )
     batch = {"equation": POINTS, "boundary": ends}
-    params, state = start, tx.init(start)
+    params: Any = start
+    state = tx.init(start)
     step: Any = jax.jit(lambda params, state: tx.update(None, state, params, batch=batch))
     np.testing.assert_allclose(step(params, state)[1].report.loss, 0.5 * loss(params), rtol=1e-6)
     for _ in range(50):
@@ -87,14 +90,14 @@ def test_jinns_problem() -> None:
         return jinns.parameters.Params(nn_params=nn_params, eq_params=eq_params)
 
     dynamic_loss = Equation()
-    tx = gt.joint(
+    tx: Any = gt.joint(
         {
             "equation": lambda p, t: dynamic_loss.equation(t, u, with_network(p)),
             "start": lambda p, t: u(t, with_network(p)) - 1.0,
         },
         damping=1e-8,
     )
-    params = jax.tree.map(lambda leaf: leaf.astype(float), nn_params)
+    params: Any = jax.tree.map(lambda leaf: leaf.astype(float), nn_params)
     batch = {"equation": POINTS[:, None], "start": jnp.zeros((1, 1))}
     state = tx.init(params)
     step: Any = jax.jit(lambda params, state: tx.update(None, state, params, batch=batch))

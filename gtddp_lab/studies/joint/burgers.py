@@ -1,5 +1,7 @@
 """Burgers' equation in one dimension, with its solution."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -49,7 +51,7 @@ def burgers_problem(sizes: tuple[int, ...], counts: tuple[int, int]) -> Residual
             jnp.pi**2 * sine + time * (bump * found.second - 4 * place * by_place - 2 * value),
         )
 
-    def equation(params: TanhNetwork, point: jax.Array) -> jax.Array:
+    def equation(params: Any, point: Any) -> jax.Array:
         value, by_time, by_place, second = parts(params, point)
         return by_time + value * by_place - VISCOSITY * second
 
@@ -64,7 +66,7 @@ def burgers_problem(sizes: tuple[int, ...], counts: tuple[int, int]) -> Residual
         points = grid_points(TIMES, PLACES)
         return points, burgers_values(points)
 
-    def value(params: TanhNetwork, point: jax.Array) -> jax.Array:
+    def value(params: Any, point: Any) -> jax.Array:
         return parts(params, point)[0]
 
     terms = {"equation": gt.Term(equation)}

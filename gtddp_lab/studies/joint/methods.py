@@ -39,7 +39,7 @@ class StudiedMethod:
     batch_factor: int = 0
 
 
-def half_cosine(rate: float, steps: jax.Array) -> Callable[[jax.Array], jax.Array]:
+def half_cosine(rate: float, steps: jax.Array) -> Callable[[Any], jax.Array]:
     """A rate that decays to zero over `steps`, which may be traced."""
     return lambda count: rate * 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(count / steps, 1.0)))
 

@@ -5,6 +5,7 @@ boundary values. The right-hand side follows from the solution.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ import numpy as np
 
 import gtddp_jax as gt
 from gtddp_lab.studies.joint.problem import ResidualProblem, cube_faces, cube_points, grid_points
-from gtddp_lab.studies.joint.tanh_network import TanhNetwork, network_value, point_derivatives
+from gtddp_lab.studies.joint.tanh_network import network_value, point_derivatives
 
 Solution = Callable[[jax.Array], jax.Array]
 
@@ -47,11 +48,11 @@ def poisson_problem(
     """
     dimension = sizes[0]
 
-    def equation(params: TanhNetwork, x: jax.Array) -> jax.Array:
+    def equation(params: Any, x: Any) -> jax.Array:
         laplacian = point_derivatives(params, x, jnp.ones(dimension)).second
         return laplacian + eigenvalue * solution(x)
 
-    def boundary(params: TanhNetwork, x: jax.Array) -> jax.Array:
+    def boundary(params: Any, x: Any) -> jax.Array:
         return network_value(params, x) - solution(x)
 
     def draw(key: jax.Array, factor: int) -> dict[str, jax.Array]:
@@ -81,11 +82,11 @@ def heat_solution(point: jax.Array) -> jax.Array:
 def heat_problem(sizes: tuple[int, ...], counts: tuple[int, int]) -> ResidualProblem:
     """`u_t = u_xx / 4` for t and x in [0, 1], with initial and boundary values."""
 
-    def equation(params: TanhNetwork, point: jax.Array) -> jax.Array:
+    def equation(params: Any, point: Any) -> jax.Array:
         found = point_derivatives(params, point, jnp.array([0.0, 1.0]))
         return found.gradient[0] - found.second / 4
 
-    def conditions(params: TanhNetwork, point: jax.Array) -> jax.Array:
+    def conditions(params: Any, point: Any) -> jax.Array:
         return network_value(params, point) - heat_solution(point)
 
     def draw(key: jax.Array, factor: int) -> dict[str, jax.Array]:

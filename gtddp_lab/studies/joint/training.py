@@ -90,7 +90,8 @@ def train_on_residuals(
             samples = fixed
             if problem.fresh and not method.batch_factor:
                 samples = problem.draw(jax.random.fold_in(key, number + 2), 1)
-            return advance(*carry, samples), None
+            params, state = carry
+            return advance(params, state, samples), None
 
         numbers = first + jnp.arange(method.steps_per_call)
         return jax.lax.scan(one_step, carry, numbers)[0]
