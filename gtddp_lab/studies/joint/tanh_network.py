@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-class DenseLayer(NamedTuple):
+class TanhLayer(NamedTuple):
     """Parameters of one layer.
 
     Attributes:
@@ -27,7 +27,7 @@ class DenseLayer(NamedTuple):
     bias: Float[Array, " outputs"]
 
 
-TanhNetwork = list[DenseLayer]
+TanhNetwork = list[TanhLayer]
 
 
 class PointDerivatives(NamedTuple):
@@ -53,7 +53,7 @@ def init_tanh_network(key: jax.Array, sizes: Sequence[int]) -> TanhNetwork:
         kernel_key, bias_key = jax.random.split(layer_key)
         bound = inputs**-0.5
         layers.append(
-            DenseLayer(
+            TanhLayer(
                 jax.random.uniform(kernel_key, (outputs, inputs), float, -bound, bound),
                 jax.random.uniform(bias_key, (outputs,), float, -bound, bound),
             )
