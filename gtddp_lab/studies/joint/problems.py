@@ -105,7 +105,6 @@ CASES: dict[str, StudyCase] = {
         lambda: heat_problem((2, 64, 64, 48, 48, 1), (900, 120)),
         (*FIRST_ORDER, *SMALL_STEPS),
         SECONDS,
-        long_steps=98,
     ),
     "poisson10": StudyCase(
         lambda: poisson_problem(
