@@ -69,7 +69,9 @@ class JointStep:
         )
         predicted = self._predicted_change(found, length)
         actual = self.value_along(found.step, length) - start
-        gain_ratio = _ratio(actual, predicted)
+        # A step that no length makes useful was predicted badly, although nothing happens.
+        is_rejected = (length == 0) & (norm > 0)
+        gain_ratio = jnp.where(is_rejected, 0.0, _ratio(actual, predicted))
         if validation is not None:
             gain_ratio = _validation_gain(validation, params, found.step, length)
         if observe is not None:

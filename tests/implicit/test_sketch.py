@@ -41,7 +41,7 @@ def blocks_of_any_size(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-def loss(outputs: jax.Array) -> jax.Array:
+def loss(outputs: Any) -> Any:
     return optax.softmax_cross_entropy_with_integer_labels(outputs, LABELS)
 
 
@@ -166,7 +166,7 @@ def test_state_of_another_form_takes_the_whole_update() -> None:
 
 def weights_of(model: ReadModel, base: Any, weighting: Any, count: int = 1) -> list[jax.Array]:
     """The weights of some steps, all from the same parameters."""
-    tx = gt.implicit(base, weighting=weighting)
+    tx: Any = gt.implicit(base, weighting=weighting)
     seen = []
 
     @jax.jit
@@ -217,7 +217,7 @@ def test_single_sample_is_predicted_by_the_whole_network() -> None:
     model = read_model("dense")
 
     def weights(weighting: Any) -> Any:
-        tx = gt.implicit(MOMENTUM, weighting=weighting)
+        tx: Any = gt.implicit(MOMENTUM, weighting=weighting)
         look: list[jax.Array] = []
         tx.update(
             None,
@@ -240,7 +240,7 @@ def test_tokens_are_samples() -> None:
     inputs = jax.random.normal(jax.random.key(3), (3, 2, 4))
 
     def weights(inputs: jax.Array) -> jax.Array:
-        tx = gt.implicit(MOMENTUM, weighting=gt.weighting.Sketch(0.4))
+        tx: Any = gt.implicit(MOMENTUM, weighting=gt.weighting.Sketch(0.4))
         look: list[jax.Array] = []
         tx.update(
             None,

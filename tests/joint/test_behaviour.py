@@ -60,6 +60,16 @@ def test_a_poor_step_raises_the_damping() -> None:
     assert state.report.gain_ratio < 0 < state.report.actual_change
 
 
+def test_a_rejected_step_raises_the_damping() -> None:
+    rule = damping.LevenbergMarquardt(initial=1e-6)
+    step = control.LineSearch(halvings=0)
+    tx: Any = gt.joint(lambda w, _: jnp.arctan(w), rule, step=step)
+    w = jnp.array(3.0)
+    updates, state = jax.jit(tx.update)(None, tx.init(w), w, batch=jnp.zeros(1))
+    assert updates == 0 and state.report.gain_ratio == 0
+    np.testing.assert_allclose(state.damping, 3e-6, rtol=1e-6)
+
+
 def test_the_gain_ratio_is_judged_on_a_validation_batch() -> None:
     tx: Any = gt.joint(SQUARED.terms, 1e-6)
     other = jax.tree.map(lambda x: x + 0.5, SQUARED.batch)
