@@ -24,6 +24,7 @@ from gtddp_jax.implicit.weighting.product import step_influence
 from gtddp_jax.terminal import ExactLoss
 from gtddp_jax.tracing import leaf_blocks
 from gtddp_jax.tracing.leaf_blocks import plan_leaves
+from tests.default_run import quick_cases
 from tests.implicit.read_models import BATCH, MODELS, ReadModel, read_model
 
 LABELS = np.array([0, 1, 2, 0, 1, 1])
@@ -66,7 +67,7 @@ def base_after_steps(base: optax.GradientTransformation, params: Any) -> BaseOpt
     return BaseOptimizer(checked, state, params, running, jnp.ones(()), {}, True)
 
 
-@pytest.mark.parametrize("name", sorted(MODELS))
+@pytest.mark.parametrize("name", quick_cases(sorted(MODELS), "dense", "batch_norm", "branches"))
 def test_weighted_gradient_is_that_of_autodiff(name: str) -> None:
     model = read_model(name)
     losses = linearized(model, ReadLosses)
@@ -83,7 +84,11 @@ def test_weighted_gradient_is_that_of_autodiff(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "share"), [*((name, 0.4) for name in sorted(MODELS)), ("dense", 1.0)]
+    ("name", "share"),
+    quick_cases(
+        [*((name, 0.4) for name in sorted(MODELS)), ("dense", 1.0)],
+        *(("dense", 0.4), ("convolution", 0.4), ("batch_norm", 0.4)),
+    ),
 )
 def test_mean_over_all_draws_is_the_whole_network(name: str, share: float) -> None:
     model = read_model(name)

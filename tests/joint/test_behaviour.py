@@ -130,6 +130,7 @@ def test_state_keeps_its_structure_and_composes() -> None:
     assert all(jnp.size(leaf) for leaf in jax.tree.leaves(state))
 
 
+@pytest.mark.slow
 def test_the_small_side_is_chosen_within_the_memory_limit() -> None:
     def method(batch: Any, **options: Any) -> int:
         tx: Any = gt.joint(SQUARED.terms, 1e-3, **options)

@@ -11,6 +11,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import gtddp_jax as gt
+from tests.default_run import quick_cases
 from tests.joint.problems import PARAMS, cross_entropy, logits, points
 
 DAMPING = 1e-2
@@ -91,8 +92,8 @@ def check(got: jax.Array, want: jax.Array) -> None:
     assert jnp.linalg.norm(got - want) <= 1e-10 * jnp.linalg.norm(want)
 
 
-@pytest.mark.parametrize("side", ["dual", "primal"])
-@pytest.mark.parametrize("losses", [plain, tree_of_outputs])
+@pytest.mark.parametrize("side", quick_cases(["dual", "primal"]))
+@pytest.mark.parametrize("losses", quick_cases([plain, tree_of_outputs]))
 def test_a_step_is_the_minimizer(losses: Any, side: str) -> None:
     """Batch normalization is no obstacle: rows are those of the whole batch."""
     got, state = step(losses, side=side, chunk=3)
@@ -101,6 +102,7 @@ def test_a_step_is_the_minimizer(losses: Any, side: str) -> None:
     assert state.report.loss == state.report.term_losses["loss"]
 
 
+@pytest.mark.slow
 def test_the_short_form_and_a_term_take_the_same_step() -> None:
     want, state = step(plain)
     cases = [
@@ -114,6 +116,7 @@ def test_the_short_form_and_a_term_take_the_same_step() -> None:
         np.testing.assert_allclose(other.report.loss, state.report.loss, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_running_cost_and_a_regularizer_are_linear_in_the_step() -> None:
     decay = jax.tree.map(lambda p: 0.003 * p, PARAMS)
 
@@ -164,7 +167,7 @@ COUPLED: dict[str, Callable[[], tuple[Any, dict[str, Any]]]] = {
 }
 
 
-@pytest.mark.parametrize("case", COUPLED)
+@pytest.mark.parametrize("case", quick_cases(COUPLED))
 def test_a_step_of_coupled_samples_is_skipped_and_reported(case: str) -> None:
     terms, call = COUPLED[case]()
     tx: Any = gt.joint(terms, gt.damping.LevenbergMarquardt(), 0.5)

@@ -160,7 +160,7 @@ def test_help_lists_the_choices(run_python: RunPython) -> None:
     result = run_python("-m", "gtddp_lab", "train", "--help", timeout=60)
     assert result.returncode == 0
     assert "usage: gtddp train" in result.stdout
-    assert "--weighting {tail,product,newton}" in result.stdout
+    assert "--weighting {tail,product,newton,sketch}" in result.stdout
 
 
 def test_help_names_the_studies_and_every_default(run_python: RunPython) -> None:
