@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from gtddp_jax.core.trees import add_trees
 from gtddp_jax.core.types import Tree
 
 
@@ -16,10 +17,5 @@ def total_running_gradient(
         regularizer_gradient: the gradient of the regularizer of `gt.Losses`; None without one.
         params: the parameters.
     """
-    if updates is None:
-        updates, regularizer_gradient = regularizer_gradient, None
-    if updates is None:
-        return jax.tree.map(jnp.zeros_like, params)
-    if regularizer_gradient is None:
-        return updates
-    return jax.tree.map(jnp.add, updates, regularizer_gradient)
+    total = add_trees(updates, regularizer_gradient)
+    return jax.tree.map(jnp.zeros_like, params) if total is None else total

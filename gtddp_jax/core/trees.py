@@ -1,5 +1,7 @@
 """Arithmetic on trees of arrays, with or without a sample axis."""
 
+from typing import overload
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Shaped
@@ -12,6 +14,21 @@ from gtddp_jax.core.xla import pack_small_arrays
 def upcast(x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
     """`x` in at least float32, the precision of all sums over samples."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+@overload
+def add_trees(first: Tree | None, second: Tree) -> Tree: ...
+
+
+@overload
+def add_trees(first: Tree | None, second: Tree | None) -> Tree | None: ...
+
+
+def add_trees(first: Tree | None, second: Tree | None) -> Tree | None:
+    """The sum of two trees, of which either may be missing."""
+    if first is None or second is None:
+        return second if first is None else first
+    return jax.tree.map(jnp.add, first, second)
 
 
 def tree_vdot(a: Tree, b: Tree) -> Scalar:

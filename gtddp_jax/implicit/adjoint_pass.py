@@ -1,12 +1,13 @@
 """One pass of a read function: its outputs, the adjoints of its reads, and weighted gradients."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
-from gtddp_jax.core.samples import SampleReductions, to_varying
+from gtddp_jax.core.samples import SampleReductions
 from gtddp_jax.core.types import Outputs, PerSample
 from gtddp_jax.tracing.parameter_reads import ReadFunction
 from gtddp_jax.tracing.traced_program import ValueId, evaluate_equation, read_atom
@@ -37,16 +38,16 @@ class AdjointPass:
         program = read_fn.program
 
         def zeros(value: ValueId) -> jax.Array:
-            shape = program.shapes[value]
-            axes: Any = samples.axes
-            return to_varying(jnp.zeros(shape.shape, shape.dtype), axes)
+            return jnp.zeros(program.shapes[value].shape, program.shapes[value].dtype)
 
-        shifts: Adjoints = [
-            [zeros(program.equations[read.equation_index].outputs[i]) for i in read.outputs]
-            for read in read_fn.reads
-        ]
+        shifts: Any = samples.local_copy(
+            [
+                [zeros(program.equations[read.equation_index].outputs[i]) for i in read.outputs]
+                for read in read_fn.reads
+            ]
+        )
         if read_fn.reuses_adjoints:
-            forward = lambda shifts: self._forward(self.params, shifts)  # noqa: E731
+            forward = functools.partial(self._forward, self.params)
             outputs, pull_back, rest = jax.vjp(forward, shifts, has_aux=True)
             self._pull_shifts: Callable[[Any], Adjoints] = lambda g: pull_back(g)[0]
         else:
@@ -54,7 +55,9 @@ class AdjointPass:
             self._pull_shifts = lambda g: pull_back(g)[1]
             self._pull_params: Callable[[Any], Leaves] = lambda g: pull_back(g)[0]
         self.outputs: Leaves = outputs
-        self.rest, self.recorded = rest
+        self.rest, recorded = rest
+        # What reads are evaluated from besides parameters.
+        self.data: dict[ValueId, Any] = {**program.constants, **recorded}
         self.adjoints: Adjoints = []
 
     def _forward(self, params: Leaves, shifts: Adjoints) -> tuple[Leaves, Any]:
@@ -123,8 +126,7 @@ class AdjointPass:
     def _read_outputs(self, params: Leaves) -> Adjoints:
         """The outputs of all reads as functions of the parameters, at recorded data."""
         program = self.read_fn.program
-        values = {**program.constants, **self.recorded}
-        values |= dict(zip(program.groups["params"], params, strict=True))
+        values = self.data | dict(zip(program.groups["params"], params, strict=True))
         for index in self.read_fn.parameter_equations:
             evaluate_equation(program.equations[index], values)
         outputs = []

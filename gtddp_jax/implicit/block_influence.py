@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -61,15 +61,14 @@ class BlockInfluence:
             for leaf_read in block.plan.reads
         ]
 
-    def _output_part(self, leaf_read: Any) -> Cut:
+    def _output_part(self, leaf_read: LeafRead) -> Cut:
         cut = self._block.cut
         return Cut(leaf_read.output_axis, cut.start, cut.size)
 
     def _others(self, leaf_read: LeafRead) -> dict[int, jax.Array]:
         """The inputs of a read beside the leaf."""
-        values = {**self._pass.read_fn.program.constants, **self._pass.recorded}
         return {
-            position: read_atom(values, atom)
+            position: read_atom(self._pass.data, atom)
             for position, atom in enumerate(self._equation(leaf_read).inputs)
             if position != leaf_read.operand
         }

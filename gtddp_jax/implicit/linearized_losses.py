@@ -129,9 +129,12 @@ class AutodiffLosses(LinearizedLosses):
 
     def _pull_back(self, cotangent: PerSample) -> Tree:
         """`sum_i cotangent_i G_i` over this device's samples."""
+        return self._pull_outputs(self._output_gradient(cotangent))[0]
+
+    def _output_gradient(self, cotangent: PerSample) -> Outputs:
+        """The gradient of `sum_i cotangent_i loss_i` by the outputs."""
         losses = self.expansion.exact_loss.value
-        (output_gradient,) = self._pull_loss(reshard_like(cotangent.astype(self._dtype), losses))
-        return self._pull_outputs(output_gradient)[0]
+        return self._pull_loss(reshard_like(cotangent.astype(self._dtype), losses))[0]
 
     @override
     def weighted_gradient(self, w: PerSample | None) -> Tree:

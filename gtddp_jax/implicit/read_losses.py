@@ -1,11 +1,9 @@
 """Losses of a model whose reads of parameters are known: adjoints serve predictions."""
 
-from typing import Any
-
 import jax
 from typing_extensions import override
 
-from gtddp_jax.core.explicit_sharding import explicit_mesh, reshard_like
+from gtddp_jax.core.explicit_sharding import explicit_mesh
 from gtddp_jax.core.samples import SampleReductions
 from gtddp_jax.core.types import Outputs, PerSample, Tree
 from gtddp_jax.implicit.adjoint_pass import AdjointPass
@@ -39,13 +37,9 @@ class ReadLosses(AutodiffLosses):
     def propagate(self) -> AdjointPass | None:
         """The pass, with the adjoints of all samples' losses."""
         if self.adjoint_pass is not None:
-            self.adjoint_pass.propagate(self._output_gradient(self.uniform_weights))
+            gradient = self._output_gradient(self.uniform_weights)
+            self.adjoint_pass.propagate(jax.tree.leaves(gradient))
         return self.adjoint_pass
-
-    def _output_gradient(self, cotangent: PerSample) -> list[Any]:
-        losses = self.expansion.exact_loss.value
-        (gradient,) = self._pull_loss(reshard_like(cotangent.astype(self._dtype), losses))
-        return jax.tree.leaves(gradient)
 
     @override
     def _pull_back(self, cotangent: PerSample) -> Tree:
@@ -53,6 +47,6 @@ class ReadLosses(AutodiffLosses):
             return super()._pull_back(cotangent)
         if self.adjoint_pass.read_fn.reuses_adjoints and not self.adjoint_pass.adjoints:
             self.propagate()
-        gradient = self._output_gradient(cotangent)
+        gradient = jax.tree.leaves(self._output_gradient(cotangent))
         leaves = self.adjoint_pass.weighted_gradient(gradient, cotangent)
         return jax.tree.unflatten(jax.tree.structure(self._params), leaves)

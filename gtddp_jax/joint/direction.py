@@ -1,17 +1,18 @@
 """The direction of a joint step: the minimizer of F, on whichever side is smaller."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from gtddp_jax.core.trees import add_trees
 from gtddp_jax.core.types import Count, Scalar, Tree
 from gtddp_jax.joint.game import JointGame, JointState
 from gtddp_jax.joint.linear_solve import Solution
 from gtddp_jax.joint.loss_blocks import loss_derivatives
 from gtddp_jax.joint.objective import TermOutputs
-from gtddp_jax.joint.parameter_space import ParameterProblem
+from gtddp_jax.joint.parameter_space import ParameterProblem, flatten_tree
 from gtddp_jax.joint.rows import OutputRows, flatten_outputs, unflatten_outputs
 from gtddp_jax.joint.sample_space import SampleProblem, shift_outputs
 from gtddp_jax.joint.sample_systems import DenseSystem, MatrixFreeSystem, SampleSystem
@@ -105,7 +106,7 @@ class DirectionFinder:
             return start
         scaled = jax.tree.map(lambda g: -g / damping.astype(g.dtype), self.linear)
         change = self._in_metric(scaled)
-        step = _add(start.step, change)
+        step = add_trees(start.step, change)
         return _Start(step, start.output_change + self._output_change(change))
 
     def _in_metric(self, covector: Tree) -> Tree:
@@ -125,13 +126,12 @@ class DirectionFinder:
             self.rows.pull_back(unflatten_outputs(found.multipliers, self.outputs))
         )
         moved = start.output_change + found.output_change
-        step = _add(start.step, change)
+        step = add_trees(start.step, change)
         return Direction(step, moved, damping, largest, found.solution, found.steps)
 
     def _primal(self, start: _Start) -> Direction:
         rows = self.rows
-        leaves = jax.tree.leaves(rows.params if self.metric is None else self.metric)
-        flat = jnp.concatenate([leaf.astype(rows.dtype).ravel() for leaf in leaves])
+        flat = flatten_tree(rows.params if self.metric is None else self.metric, rows.dtype)
         metric = jnp.ones_like(flat) if self.metric is None else flat
         shifted = shift_outputs(self.outputs, start.output_change)
         curvature = rows.normal_matrix(
@@ -143,10 +143,8 @@ class DirectionFinder:
         shifted = shift_outputs(self.outputs, start.output_change)
         problem = ParameterProblem(rows, metric, shifted)
         vector, moved, solution, count = problem.solve(curvature, damping, self.game.newton_steps)
-        change = jax.tree.map(lambda d, p: d.astype(p.dtype), problem.tree_of(vector), rows.params)
-        step = _add(start.step, change)
+        change: Tree = jax.tree.map(
+            lambda d, p: d.astype(p.dtype), problem.tree_of(vector), rows.params
+        )
+        step = add_trees(start.step, change)
         return Direction(step, start.output_change + moved, damping, largest, solution, count)
-
-
-def _add(start: Tree | None, change: Any) -> Any:
-    return change if start is None else jax.tree.map(jnp.add, start, change)

@@ -5,6 +5,7 @@ batch normalization included, but a batch of N samples costs N times what terms 
 cost. The losses must be separate: H has no blocks between samples.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -84,7 +85,7 @@ class LossesObjective(Objective):
     def _outputs_of(self, flat: jax.Array) -> Outputs:
         leaves, start = [], 0
         for shape in self._shapes:
-            width = flat.shape[1] if len(self._shapes) == 1 else _size(shape[1:])
+            width = flat.shape[1] if len(self._shapes) == 1 else math.prod(shape[1:])
             leaves.append(flat[:, start : start + width].reshape(shape))
             start += width
         return jax.tree.unflatten(self._structure, leaves)
@@ -137,13 +138,6 @@ class LossesObjective(Objective):
     @override
     def regularizer_and_grad(self, params: Tree) -> tuple[Number, Tree | None]:
         return self._split.regularizer_and_grad(params)
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for length in shape:
-        size *= length
-    return size
 
 
 def _check_real(outputs: Any) -> None:

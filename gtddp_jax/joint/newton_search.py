@@ -15,7 +15,7 @@ SHORTEST = 1e-6
 """Shortest step that is tried."""
 
 UNRESOLVED = 1e3
-"""A decrement below so many units of rounding of the function is not seen in its values."""
+"""In units of rounding of the function: a smaller decrement is not seen in its values."""
 
 
 class NewtonProgress(NamedTuple):

@@ -8,7 +8,7 @@ One step is exact for squared losses.
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,11 @@ from gtddp_jax.joint.newton_search import NewtonProgress, first_newton_progress,
 from gtddp_jax.joint.objective import Blocks, TermOutputs
 from gtddp_jax.joint.rows import OutputRows, flatten_outputs, unflatten_outputs
 from gtddp_jax.joint.sample_space import shift_outputs
+
+
+def flatten_tree(tree: Tree, dtype: Any) -> Float[Array, " p"]:
+    """All leaves one after the other, in a common dtype."""
+    return jnp.concatenate([leaf.astype(dtype).ravel() for leaf in jax.tree.leaves(tree)])
 
 
 class ParameterSearch(NamedTuple):
@@ -60,9 +65,6 @@ class ParameterProblem:
     rows: OutputRows
     metric: Float[Array, " p"]
     outputs: TermOutputs
-
-    def _flat(self, tree: Tree) -> Float[Array, " p"]:
-        return jnp.concatenate([x.astype(self.rows.dtype).ravel() for x in jax.tree.leaves(tree)])
 
     def tree_of(self, vector: Float[Array, " p"]) -> Tree:
         """A vector of all parameters as a tree, in the dtype of the vector."""
@@ -106,7 +108,7 @@ class ParameterProblem:
         Args:
             curvature: `J^T H J` at e = 0.
             damping: lambda.
-            newton_steps: at most so many for losses that are not squared.
+            newton_steps: largest number of steps, for losses that are not squared.
         """
         size = self.metric.size
         zeros = jnp.zeros(size, damping.dtype)
@@ -130,7 +132,7 @@ class ParameterProblem:
     def _gradient(self, change: jax.Array, output_change: jax.Array, damping: Scalar) -> jax.Array:
         found = self.derivatives(output_change)
         pulled = self.rows.pull_back(unflatten_outputs(found.gradient, self.outputs))
-        return self._flat(pulled) + damping * self.metric * change
+        return flatten_tree(pulled, self.rows.dtype) + damping * self.metric * change
 
     def _newton(
         self, change: jax.Array, output_change: jax.Array, damping: Scalar, newton_steps: int

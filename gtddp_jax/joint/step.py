@@ -7,7 +7,7 @@ import optax
 from gtddp_jax.core.joint_report import JointReport
 from gtddp_jax.core.report import LossAndAux, StepObserver
 from gtddp_jax.core.safety import all_finite, tree_where, zeros_unless
-from gtddp_jax.core.trees import tree_vdot
+from gtddp_jax.core.trees import add_trees, tree_vdot
 from gtddp_jax.core.types import Flag, Scalar, Tree
 from gtddp_jax.joint.direction import Direction, DirectionFinder
 from gtddp_jax.joint.game import JointGame, JointState
@@ -44,7 +44,7 @@ class JointStep:
         widths = {name: value.shape[1] for name, value in self.outputs.items()}
         self.rows = OutputRows(objective, params, widths, game.chunk, self.dtype)
         self.regularizer, regularizer_gradient = objective.regularizer_and_grad(params)
-        self.linear = _add_trees(updates, regularizer_gradient)
+        self.linear = add_trees(updates, regularizer_gradient)
 
     def take(
         self, validation: Objective | None, observe: StepObserver | None, aux: Tree | None
@@ -156,7 +156,7 @@ class JointStep:
             return rule.update(None, self.state.metric, self.state.step)
         found = loss_derivatives(self.objective, self.outputs, self.dtype)
         gradient = self.rows.pull_back(unflatten_outputs(found.gradient, self.outputs))
-        gradient = _add_trees(gradient, self.linear)
+        gradient = add_trees(gradient, self.linear)
         return rule.update(gradient, self.state.metric, self.state.step)
 
 
@@ -188,12 +188,6 @@ def _validation_gain(objective: Objective, params: Tree, step: Tree, length: Sca
 
 def _moved(params: Tree, step: Tree, length: Scalar) -> Tree:
     return jax.tree.map(lambda p, d: p + (length * d).astype(p.dtype), params, step)
-
-
-def _add_trees(first: Tree | None, second: Tree | None) -> Tree | None:
-    if first is None or second is None:
-        return second if first is None else first
-    return jax.tree.map(jnp.add, first, second)
 
 
 def _ratio(actual: Scalar, predicted: Scalar) -> Scalar:

@@ -21,8 +21,9 @@ import jax.numpy as jnp
 
 from gtddp_jax.tracing.axis_labels import Axes, AxisLabels
 from gtddp_jax.tracing.axis_rules import output_axes
-from gtddp_jax.tracing.param_views import RESHAPING, UNCHANGED_SHAPE
-from gtddp_jax.tracing.parameter_reads import ParameterRead, ReadFunction
+from gtddp_jax.tracing.param_views import RESHAPING, find_view_equations
+from gtddp_jax.tracing.parameter_reads import ReadFunction
+from gtddp_jax.tracing.parameter_uses import ParameterUse
 from gtddp_jax.tracing.traced_program import TracedEquation, ValueId
 
 LINEAR_READS = frozenset(
@@ -75,7 +76,7 @@ class LeafRead:
         work: the number of multiplications.
     """
 
-    read: ParameterRead
+    read: ParameterUse
     view: tuple[TracedEquation, ...]
     view_axes: tuple[int | None, ...]
     input_axes: tuple[int | None, ...]
@@ -145,15 +146,14 @@ def plan_leaves(read_fn: ReadFunction, share: float) -> list[LeafPlan]:
         read_fn: the function.
         share: the share of units in a block.
     """
-    reads_of: dict[int, list[ParameterRead]] = {}
+    reads_of: dict[int, list[ParameterUse]] = {}
     for read in read_fn.reads:
-        equation = read_fn.program.equations[read.equation_index]
-        for position in read.operands:
-            for leaf in read_fn.source_leaves[_value(equation, position)]:
-                reads_of.setdefault(leaf, []).append(read)
+        for leaf in read.leaves:
+            reads_of.setdefault(leaf, []).append(read)
+    producers = read_fn.producers
     plans = []
     for leaf, reads in sorted(reads_of.items()):
-        views = [_view(read_fn, leaf, read) for read in reads]
+        views = [_view(read_fn, producers, read) for read in reads]
         if all(view is not None for view in views):
             plans.append(_plan_leaf(read_fn, leaf, reads, [view or () for view in views], share))
     return plans
@@ -166,9 +166,9 @@ def _value(equation: TracedEquation, position: int) -> ValueId:
 
 
 def _view(
-    read_fn: ReadFunction, leaf: int, read: ParameterRead
+    read_fn: ReadFunction, producers: Mapping[ValueId, int], read: ParameterUse
 ) -> tuple[TracedEquation, ...] | None:
-    """The changes of layout from the leaf to the operand; None unless the read can be cut."""
+    """The changes of layout from its leaf to the operand; None unless the read can be cut."""
     program = read_fn.program
     equation = program.equations[read.equation_index]
     is_unary = len(read.operands) == 1 and len(read.outputs) == 1 == len(equation.outputs)
@@ -183,26 +183,14 @@ def _view(
         return None
     if not read_fn.samples.is_per_sample(equation.outputs[0]):
         return None
-    producers = {value: other for other in program.equations for value in other.outputs}
-    view = []
-    value = _value(equation, read.operands[0])
-    while value in producers:
-        step = producers[value]
-        shapes = [program.shapes[v].shape for v in (*step.value_inputs, *step.outputs)]
-        is_reshape = step.name in RESHAPING and math.prod(shapes[0]) == math.prod(shapes[-1])
-        if not (is_reshape or step.name == "transpose" or step.name in UNCHANGED_SHAPE):
-            return None
-        if len(step.value_inputs) != 1:
-            return None
-        view.append(step)
-        (value,) = step.value_inputs
-    return tuple(reversed(view)) if value == program.groups["params"][leaf] else None
+    found = find_view_equations(program, producers, _value(equation, read.operands[0]))
+    return None if found is None else found[1]
 
 
 def _plan_leaf(
     read_fn: ReadFunction,
     leaf: int,
-    reads: Sequence[ParameterRead],
+    reads: Sequence[ParameterUse],
     views: Sequence[tuple[TracedEquation, ...]],
     share: float,
 ) -> LeafPlan:
@@ -240,7 +228,7 @@ def _preference(read_fn: ReadFunction, leaf_read: LeafRead) -> int:
     return 2 if is_product == (leaf_read.output_axis is None) else 1
 
 
-def _work(read_fn: ReadFunction, read: ParameterRead) -> float:
+def _work(read_fn: ReadFunction, read: ParameterUse) -> float:
     """The number of multiplications of a read."""
     equation = read_fn.program.equations[read.equation_index]
     shapes = read_fn.program.shapes
@@ -256,7 +244,7 @@ def _work(read_fn: ReadFunction, read: ParameterRead) -> float:
 
 
 def _whole_read(
-    read_fn: ReadFunction, read: ParameterRead, view: tuple[TracedEquation, ...]
+    read_fn: ReadFunction, read: ParameterUse, view: tuple[TracedEquation, ...]
 ) -> LeafRead:
     inputs = len(read_fn.program.equations[read.equation_index].inputs)
     return LeafRead(read, view, (None,) * len(view), (None,) * inputs, None, _work(read_fn, read))
@@ -264,7 +252,7 @@ def _whole_read(
 
 def _cut_read(
     read_fn: ReadFunction,
-    read: ParameterRead,
+    read: ParameterUse,
     view: tuple[TracedEquation, ...],
     shape: tuple[int, ...],
     axis: int,

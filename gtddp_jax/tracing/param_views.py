@@ -88,10 +88,10 @@ def _layout_step(equation: TracedEquation, program: TracedProgram) -> LayoutStep
     return None
 
 
-def find_param_view(
+def find_view_equations(
     program: TracedProgram, producers: Mapping[ValueId, int], value: ValueId
-) -> tuple[ValueId, ParamView] | None:
-    """The parameter of which a value is a view; None if the value is computed in another way.
+) -> tuple[ValueId, tuple[TracedEquation, ...]] | None:
+    """The parameter of which a value is a view, and the changes of layout that lead to the value.
 
     Args:
         program: the traced model.
@@ -99,18 +99,32 @@ def find_param_view(
         value: the value as it is used.
 
     Returns:
-        The value of the parameter itself, and how the use sees it.
+        The value of the parameter itself, and the equations from there on; None if the value is
+        computed in another way.
     """
-    steps = []
+    equations = []
     # From the use back to the parameter, as long as every step only changes the layout.
     while value in producers:
         equation = program.equations[producers[value]]
-        step = _layout_step(equation, program)
-        if step is None:
+        if _layout_step(equation, program) is None:
             return None
-        steps.append(step)
+        equations.append(equation)
         (value,) = equation.value_inputs
     # The chain may also end at a constant, such as an initial state.
-    if value not in program.groups["params"]:
+    return (value, tuple(reversed(equations))) if value in program.groups["params"] else None
+
+
+def find_param_view(
+    program: TracedProgram, producers: Mapping[ValueId, int], value: ValueId
+) -> tuple[ValueId, ParamView] | None:
+    """The parameter of which a value is a view, and how the use sees it.
+
+    The arguments are those of `find_view_equations`, and None has the same meaning.
+    """
+    found = find_view_equations(program, producers, value)
+    if found is None:
         return None
-    return value, ParamView(tuple(reversed(steps)), tuple(program.shapes[value].shape))
+    parameter, equations = found
+    steps = [_layout_step(equation, program) for equation in equations]
+    shape = tuple(program.shapes[parameter].shape)
+    return parameter, ParamView(tuple(step for step in steps if step is not None), shape)

@@ -5,44 +5,30 @@
 | of parameters | parameters              | no                | a cast, a transpose, `rsqrt(v) * s`|
 | an activation | parameters, or anything | yes               | the output of a layer             |
 
-A *read* is an equation that has values of parameters as inputs and writes activations. Every way
-from a parameter to the outputs leads through a read, so the derivative by the parameters is the sum
-over reads of the derivative by their outputs, the adjoints, times that of the read itself.
+A *read* is a use of parameters (`ParameterUse`) that is found without refusing any program. Every
+way from a parameter to the outputs leads through a read, so the derivative by the parameters is the
+sum over reads of the derivative by their outputs, the adjoints, times that of the read itself.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from gtddp_jax.core.types import Tree
+from gtddp_jax.tracing.parameter_uses import NO_LEAVES, ParameterUse
 from gtddp_jax.tracing.sample_labels import SampleLabels
 from gtddp_jax.tracing.traced_program import (
     TracedProgram,
     ValueId,
     trace_program,
+    values_before,
 )
-
-NO_LEAVES: frozenset[int] = frozenset()
 
 OPAQUE = frozenset({"scan", "while", "cond", "custom_vjp_call", "custom_jvp_call", "pallas_call"})
 """Operations whose second evaluation would cost about as much as the first."""
-
-
-class ParameterRead(NamedTuple):
-    """An equation in which parameters meet data.
-
-    Attributes:
-        equation_index: position of the equation in the program.
-        operands: which of its inputs are values of parameters.
-        outputs: which of its outputs are differentiable activations.
-    """
-
-    equation_index: int
-    operands: tuple[int, ...]
-    outputs: tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,9 +48,17 @@ class ReadFunction:
     program: TracedProgram
     output_count: int
     samples: SampleLabels
-    reads: tuple[ParameterRead, ...]
+    reads: tuple[ParameterUse, ...]
     source_leaves: tuple[frozenset[int], ...]
     reuses_adjoints: bool
+
+    @property
+    def producers(self) -> dict[ValueId, int]:
+        """For each value that is computed from parameters, the position of its equation."""
+        equations = self.program.equations
+        return {
+            value: index for index in self.parameter_equations for value in equations[index].outputs
+        }
 
     @property
     def parameter_equations(self) -> list[int]:
@@ -101,7 +95,7 @@ def read_function(function: Callable[[Tree], tuple[Any, Any]], params: Tree) -> 
     samples = SampleLabels(program, outputs)
     if not samples.labels:
         return None
-    needed = _values_before(program, outputs)
+    needed = values_before(program.equations, outputs)
     reads, source_leaves = _find_reads(program, samples, needed)
     if not reads:
         return None
@@ -119,17 +113,8 @@ def read_function(function: Callable[[Tree], tuple[Any, Any]], params: Tree) -> 
     )
 
 
-def _output_values(program: TracedProgram, read: ParameterRead) -> list[ValueId]:
+def _output_values(program: TracedProgram, read: ParameterUse) -> list[ValueId]:
     return [program.equations[read.equation_index].outputs[position] for position in read.outputs]
-
-
-def _values_before(program: TracedProgram, outputs: Sequence[ValueId]) -> set[ValueId]:
-    """The values that the outputs depend on."""
-    needed = set(outputs)
-    for equation in reversed(program.equations):
-        if needed.intersection(equation.outputs):
-            needed.update(equation.value_inputs)
-    return needed
 
 
 def _values_before_coupling(
@@ -146,12 +131,12 @@ def _values_before_coupling(
 
 def _find_reads(
     program: TracedProgram, samples: SampleLabels, needed: set[ValueId]
-) -> tuple[list[ParameterRead], list[frozenset[int]]]:
+) -> tuple[list[ParameterUse], list[frozenset[int]]]:
     """The reads, and for each value of parameters the leaves that it is computed from."""
     source_leaves = [NO_LEAVES] * len(program.shapes)
     for leaf, value in enumerate(program.groups["params"]):
         source_leaves[value] = frozenset({leaf})
-    reads: list[ParameterRead] = []
+    reads: list[ParameterUse] = []
     for index, equation in enumerate(program.equations):
         operands = {
             position: source_leaves[atom]
@@ -171,5 +156,5 @@ def _find_reads(
             for value in equation.outputs:
                 source_leaves[value] = leaves
         elif outputs:
-            reads.append(ParameterRead(index, tuple(operands), outputs))
+            reads.append(ParameterUse(index, tuple(operands), leaves, outputs))
     return reads, source_leaves

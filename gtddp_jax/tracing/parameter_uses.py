@@ -19,7 +19,13 @@ import jax.numpy as jnp
 from gtddp_jax.network.errors import NetworkError
 from gtddp_jax.tracing.pure_model import ParamPath
 from gtddp_jax.tracing.sample_axes import COUPLED, SampleAxis
-from gtddp_jax.tracing.traced_program import Atom, TracedEquation, TracedProgram, ValueId
+from gtddp_jax.tracing.traced_program import (
+    Atom,
+    TracedEquation,
+    TracedProgram,
+    ValueId,
+    values_before,
+)
 
 NO_LEAVES: frozenset[int] = frozenset()
 
@@ -80,15 +86,6 @@ class BatchedProgram:
         return jnp.issubdtype(self.program.shapes[value].dtype, jnp.inexact)
 
 
-def _values_before_outputs(batched: BatchedProgram) -> set[ValueId]:
-    """The values that the outputs of the model depend on."""
-    needed = set(batched.output_values)
-    for equation in reversed(batched.program.equations):
-        if needed.intersection(equation.outputs):
-            needed.update(equation.value_inputs)
-    return needed
-
-
 def _join_paths(paths: Sequence[ParamPath], leaves: frozenset[int]) -> str:
     return ", ".join("/".join(paths[leaf]) for leaf in sorted(leaves))
 
@@ -145,7 +142,7 @@ def find_parameter_uses(
         NetworkError: samples are mixed where parameters act.
     """
     program, sample_axes = batched.program, batched.sample_axes
-    needed = _values_before_outputs(batched)
+    needed = values_before(batched.program.equations, batched.output_values)
     source_leaves = [NO_LEAVES] * len(program.shapes)
     # Parameters are their own source; other values inherit those of what they are computed from.
     for leaf, value in enumerate(program.groups["params"]):

@@ -164,18 +164,22 @@ class _ProgramBuilder:
         return outputs
 
 
+def values_before(equations: Sequence[TracedEquation], outputs: Iterable[ValueId]) -> set[ValueId]:
+    """The values that some outputs depend on, these included."""
+    needed = set(outputs)
+    # Backwards, every reader of a value has been seen before its writer.
+    for equation in reversed(equations):
+        if needed.intersection(equation.outputs):
+            needed.update(equation.value_inputs)
+    return needed
+
+
 def _remove_unused(
     equations: Sequence[TracedEquation], outputs: Iterable[Atom]
 ) -> tuple[TracedEquation, ...]:
     """The equations that the outputs depend on."""
-    needed_values = {atom for atom in outputs if isinstance(atom, int)}
-    kept = []
-    # Backwards, every reader of a value has been seen before its writer.
-    for equation in reversed(equations):
-        if needed_values.intersection(equation.outputs):
-            needed_values.update(equation.value_inputs)
-            kept.append(equation)
-    return tuple(reversed(kept))
+    needed = values_before(equations, (atom for atom in outputs if isinstance(atom, int)))
+    return tuple(equation for equation in equations if needed.intersection(equation.outputs))
 
 
 EXAMPLE_DEVICES = 2

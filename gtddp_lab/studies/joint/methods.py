@@ -124,5 +124,5 @@ class ForSteps:
     option: Callable[[jax.Array], Any]
 
     def __call__(self, steps: jax.Array) -> Any:
-        """The option for a run of so many steps."""
+        """The option for a run of that number of steps."""
         return self.option(steps)
