@@ -15,6 +15,7 @@ run time where jaxtyping's import hook is installed (`tests/package/test_shapes.
 | alias         | meaning                                                                   |
 |---------------|---------------------------------------------------------------------------|
 | `Tree`        | any tree of arrays: parameters, gradients, states                         |
+| `CallerTree`  | a tree that comes back to its caller with the types that it had           |
 | `PlayerTrees` | one tree per player, `{player: tree}`                                     |
 | `Outputs`     | a network's outputs: an array [B, ...] or a tree of arrays [B, ...]       |
 | `Batch`       | inputs or targets: an array [B, ...] or a tree of arrays [B, ...]         |
@@ -43,10 +44,12 @@ if TYPE_CHECKING:
     Tree: TypeAlias = chex.ArrayTree
     Outputs: TypeAlias = chex.ArrayTree
     Batch: TypeAlias = chex.ArrayTree
+    CallerTree: TypeAlias = Any
 else:
     Tree = PyTree
     Outputs = PyTree[Float[Array, "B ..."]]
     Batch = PyTree
+    CallerTree = PyTree
 
 PlayerTrees: TypeAlias = Mapping[str, Tree]
 Inputs: TypeAlias = Shaped[Array, "B ..."] | Shaped[np.ndarray, "B ..."]

@@ -34,7 +34,8 @@ class AdjointPass:
     def __init__(
         self, read_fn: ReadFunction, params: Sequence[Any], samples: SampleReductions
     ) -> None:
-        self.read_fn, self.params = read_fn, list(params)
+        self.read_fn: ReadFunction = read_fn
+        self.params: Leaves = list(params)
         program = read_fn.program
 
         def zeros(value: ValueId) -> jax.Array:
@@ -55,7 +56,8 @@ class AdjointPass:
             self._pull_shifts = lambda g: pull_back(g)[1]
             self._pull_params: Callable[[Any], Leaves] = lambda g: pull_back(g)[0]
         self.outputs: Leaves = outputs
-        self.rest, recorded = rest
+        rest, recorded = rest
+        self.rest: Any = rest
         # What reads are evaluated from besides parameters.
         self.data: dict[ValueId, Any] = {**program.constants, **recorded}
         self.adjoints: Adjoints = []

@@ -66,8 +66,12 @@ class DirectionFinder:
         metric: Tree | None,
         linear: Tree | None,
     ) -> None:
-        self.game, self.rows, self.outputs, self.state = game, rows, outputs, state
-        self.metric, self.linear = metric, linear
+        self.game: JointGame = game
+        self.rows: OutputRows = rows
+        self.outputs: TermOutputs = outputs
+        self.state: JointState = state
+        self.metric: Tree | None = metric
+        self.linear: Tree | None = linear
 
     def find(self) -> Direction:
         """The minimizer of F."""

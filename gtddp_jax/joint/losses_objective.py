@@ -41,7 +41,7 @@ class LossesObjective(Objective):
         aux: what the function of losses returned to its caller.
     """
 
-    is_squared = False
+    is_squared: bool = False
 
     def __init__(
         self, losses_fn: Callable[[Tree], Losses], params: Tree, axis_name: AxisName
@@ -51,7 +51,7 @@ class LossesObjective(Objective):
             with training_scope("joint"):
                 return losses_fn(params)
 
-        self.axis_name = axis_name
+        self.axis_name: AxisName = axis_name
         self._split = SplitLosses(call, axis_name)
 
         def first_outputs(params: Tree) -> tuple[Outputs, tuple[Tree, Tree | None]]:
@@ -60,13 +60,14 @@ class LossesObjective(Objective):
             return differentiable, (constants, aux)
 
         # Differentiated, because only then does `SplitLosses` see what depends on the parameters.
-        outputs, _, (self._constants, self.aux) = jax.vjp(
+        outputs, _, (self._constants, aux) = jax.vjp(
             first_outputs, self.local_copy(params), has_aux=True
         )
+        self.aux: Tree | None = aux
         _check_real(outputs)
         self._structure = jax.tree.structure(outputs)
         self._shapes = [leaf.shape for leaf in jax.tree.leaves(outputs)]
-        self.counts = {NAME: self._shapes[0][0]}
+        self.counts: dict[str, int] = {NAME: self._shapes[0][0]}
 
     @override
     def local_outputs(self, params: Tree) -> TermOutputs:

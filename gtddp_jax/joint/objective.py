@@ -144,9 +144,11 @@ class TermObjective(Objective):
     def __init__(
         self, terms: Mapping[str, Term], batch: Mapping[str, Tree], axis_name: AxisName
     ) -> None:
-        self.terms, self.batch, self.axis_name = terms, batch, axis_name
-        self.counts = {name: sample_count(batch[name]) for name in terms}
-        self.is_squared = all(term.loss is None for term in terms.values())
+        self.terms: Mapping[str, Term] = terms
+        self.batch: Mapping[str, Tree] = batch
+        self.axis_name: AxisName = axis_name
+        self.counts: dict[str, int] = {name: sample_count(batch[name]) for name in terms}
+        self.is_squared: bool = all(term.loss is None for term in terms.values())
 
     @override
     def local_outputs(self, params: Tree) -> TermOutputs:

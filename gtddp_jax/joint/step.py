@@ -1,5 +1,7 @@
 """One step of the joint game: direction, length, report, and the next state."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -8,7 +10,7 @@ from gtddp_jax.core.joint_report import JointReport
 from gtddp_jax.core.report import LossAndAux, StepObserver
 from gtddp_jax.core.safety import all_finite, tree_where, zeros_unless
 from gtddp_jax.core.trees import add_trees, tree_vdot
-from gtddp_jax.core.types import Flag, Scalar, Tree
+from gtddp_jax.core.types import Flag, Number, Scalar, Tree
 from gtddp_jax.joint.direction import Direction, DirectionFinder
 from gtddp_jax.joint.game import JointGame, JointState
 from gtddp_jax.joint.loss_blocks import loss_derivatives
@@ -36,15 +38,19 @@ class JointStep:
         updates: Tree | None,
         objective: Objective,
     ) -> None:
-        self.game, self.state, self.params = game, state, params
-        self.updates, self.objective = updates, objective
-        self.outputs = objective.outputs(params)
+        self.game: JointGame = game
+        self.state: JointState = state
+        self.params: Tree = params
+        self.updates: Tree | None = updates
+        self.objective: Objective = objective
+        self.outputs: TermOutputs = objective.outputs(params)
         check_outputs(self.outputs)
-        self.dtype = game.sum_dtype()
+        self.dtype: Any = game.sum_dtype()
         widths = {name: value.shape[1] for name, value in self.outputs.items()}
-        self.rows = OutputRows(objective, params, widths, game.chunk, self.dtype)
-        self.regularizer, regularizer_gradient = objective.regularizer_and_grad(params)
-        self.linear = add_trees(updates, regularizer_gradient)
+        self.rows: OutputRows = OutputRows(objective, params, widths, game.chunk, self.dtype)
+        regularizer, regularizer_gradient = objective.regularizer_and_grad(params)
+        self.regularizer: Number = regularizer
+        self.linear: Tree | None = add_trees(updates, regularizer_gradient)
 
     def take(
         self, validation: Objective | None, observe: StepObserver | None, aux: Tree | None

@@ -6,11 +6,10 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import PyTree
 
 from gtddp_jax.core.joint_report import GameReport, is_game_report
 from gtddp_jax.core.report import LossAndAux
-from gtddp_jax.core.types import Scalar, Tree
+from gtddp_jax.core.types import CallerTree, Scalar, Tree
 from gtddp_jax.losses.constant_leaves import split_constants
 from gtddp_jax.losses.losses import Losses, LossesFn
 from gtddp_jax.losses.value_and_grad import mean_loss, value_and_grad
@@ -28,16 +27,14 @@ class StepOutput(NamedTuple):
     """
 
     loss: Scalar
-    aux: PyTree
+    aux: CallerTree
     report: GameReport | None
 
 
-# PyTree and not Tree: they have the types of the caller's own trees, whose entries a static checker
-# must not refuse.
-UpdateFn: TypeAlias = Callable[..., tuple[StepOutput, PyTree, PyTree]]
+UpdateFn: TypeAlias = Callable[..., tuple[StepOutput, CallerTree, CallerTree]]
 """`(params, opt_state, *args, **kwargs) -> (output, updates, opt_state)`."""
 
-StepFn: TypeAlias = Callable[..., tuple[PyTree, PyTree, StepOutput]]
+StepFn: TypeAlias = Callable[..., tuple[CallerTree, CallerTree, StepOutput]]
 """`(params, opt_state, *args, **kwargs) -> (params, opt_state, output)`."""
 
 

@@ -4,19 +4,16 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import jax
-from jaxtyping import PyTree
 
-from gtddp_jax.core.types import Scalar, Tree
+from gtddp_jax.core.types import CallerTree, Scalar, Tree
 from gtddp_jax.losses.constant_leaves import split_constants
 from gtddp_jax.losses.losses import LossesFn, call_losses
 from gtddp_jax.losses.per_sample import evaluate
 
-# PyTree and not Tree: aux and the gradient have the types of the caller's own trees, whose entries
-# a static checker must not refuse.
-MeanLossFn: TypeAlias = Callable[..., tuple[Scalar, PyTree]]
+MeanLossFn: TypeAlias = Callable[..., tuple[Scalar, CallerTree]]
 """`(params, *args, **kwargs) -> (loss, aux)`."""
 
-ValueAndGradFn: TypeAlias = Callable[..., tuple[tuple[Scalar, PyTree], PyTree]]
+ValueAndGradFn: TypeAlias = Callable[..., tuple[tuple[Scalar, CallerTree], CallerTree]]
 """`(params, *args, **kwargs) -> ((loss, aux), gradient)`."""
 
 
