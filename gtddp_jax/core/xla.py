@@ -10,8 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Shaped
 
 from gtddp_jax.core.explicit_sharding import is_spread
-from gtddp_jax.core.samples import to_varying, varying_axes
-from gtddp_jax.core.types import Flag, Tree
+from gtddp_jax.core.types import Tree
 
 PACKED_SIZE = 2**14
 """The largest array, in numbers, that `pack_small_arrays` concatenates with others."""
@@ -33,19 +32,6 @@ def materialize(tree: Tree) -> Tree:
         return jnp.where(jnp.isnan(x), jnp.nan, x).astype(x.dtype)
 
     return jax.tree.map(leaf_in_memory, tree)
-
-
-def delay_until(flag: Flag, tree: Tree) -> Tree:
-    """The same numbers, which XLA cannot use before `flag` is known."""
-
-    # XLA merges two computations on the same inputs. When a new optimizer state is computed again
-    # once a step is known to be finite, it would be merged with the first computation and kept in
-    # memory until then. The same step as in `materialize`: 0.05 against 3.6 MB (B = 8), 1.0 against
-    # 3.6 MB (B = 128) of temporary memory; the time does not differ (13 ms, 36 ms).
-    def leaf_after_flag(x: jax.Array) -> jax.Array:
-        return jax.lax.optimization_barrier((x, to_varying(flag, varying_axes(x))))[0]
-
-    return jax.tree.map(leaf_after_flag, tree)
 
 
 def order_after(done: Shaped[Array, ""], x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:

@@ -13,11 +13,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gtddp_jax.core.jaxprs import is_elementwise
 from gtddp_jax.core.optax_base import OptaxBase
-from gtddp_jax.core.safety import tree_where
 from gtddp_jax.core.types import Scalar, Tree
-from gtddp_jax.core.xla import delay_until, materialize
+from gtddp_jax.core.xla import materialize
 
 
 class StepParts(NamedTuple):
@@ -85,16 +83,3 @@ class BaseOptimizer:
         return StepParts(
             materialize(momentum_step), materialize(optax.tree.sub(full_step, momentum_step))
         )
-
-    def state_after(self, ok: jax.Array, q: Tree) -> Tree:
-        """Return the base's state after a step along q where `ok` holds, else the present state.
-
-        `ok` is only known once the whole step has been computed. A new state that waits for it is
-        written, read again and written a second time. Where the state takes only one pass over
-        its arrays, it is cheaper to compute it again after `ok`: then it is written once.
-        """
-        if not is_elementwise(lambda q: self.compute_update(q)[1], q):
-            return tree_where(ok, self.compute_update(q)[1], self.state)
-
-        # Tied to `ok`, so that XLA cannot merge this update with the earlier one.
-        return tree_where(ok, self.compute_update(delay_until(ok, q))[1], self.state)

@@ -16,10 +16,9 @@ from gtddp_jax.core.optax_base import as_optax_base
 from gtddp_jax.core.report import SampleWeightObserver, StepObserver
 from gtddp_jax.core.transformation import game_transformation
 from gtddp_jax.core.types import AxisName, Batch, Loss, PerSample, Tree
-from gtddp_jax.implicit.predictors import PredictorMask
 from gtddp_jax.implicit.step import ImplicitGame, ImplicitState
 from gtddp_jax.implicit.step_losses import LossesFunction, Model, ModelAndLoss, StepLosses
-from gtddp_jax.implicit.weighting import WEIGHTINGS, SampleWeighting, Tail
+from gtddp_jax.implicit.weighting import WEIGHTINGS, SampleWeighting
 from gtddp_jax.terminal import ExactLoss, TerminalModel
 from gtddp_jax.terminal.scalar_equation import Bounds
 
@@ -32,8 +31,7 @@ def implicit(
     model: Model | None = None,
     loss: Loss | None = None,
     *,
-    weighting: str | SampleWeighting[Any] = "tail",
-    tail: str | PredictorMask | None = None,
+    weighting: str | SampleWeighting = "sketch",
     terminal: TerminalModel | None = None,
     bounds: Bounds = (0.0, 10.0),
     strength: float = 1.0,
@@ -58,15 +56,12 @@ def implicit(
             step. It may need `value` (it gets the mean loss of the batch) or `grad`. Line searches
             and others that a game cannot predict are refused by name.
         model: `apply_fn(params, inputs) -> outputs`, an array [B, ...] or a tree of such, or a
-            `gtddp_jax.Network` itself. With a network, all sums over samples share one backward
-            pass where the weighting needs them (all but "tail"). None, with `loss`, if every update
-            receives `losses=...`.
+            `gtddp_jax.Network` itself. None, with `loss`, if every update receives `losses=...`.
         loss: `loss(outputs, targets) -> [B]`, twice differentiable, one number per sample. A loss
             that is linear in the outputs leaves all weights at 1, of which a warning tells; one
             that couples samples is played with weights of 1 (`Report.samples_coupled`).
-        weighting: how weights are computed: "tail", "product", "newton", or an instance from
+        weighting: how weights are computed: "sketch", "full", "exact", or an instance from
             `gtddp_jax.weighting`.
-        tail: for `weighting="tail"`, which parameters predict; see `gtddp_jax.weighting.Tail`.
         terminal: the terminal model; default `gtddp_jax.terminal.ExactLoss(max_shift=None)`, the
             true loss. `ExactLoss(max_shift=r)` bounds the predicted shift of the outputs.
         bounds: smallest and largest weight, or None.
@@ -84,9 +79,9 @@ def implicit(
 
     Returns:
         An `optax.GradientTransformationExtraArgs` whose `update` needs `params`, and
-        `batch=(inputs, targets)` or `losses=lambda params: ...`. Its state has a `report` and a
-        `prediction`. To inspect the weights of single samples pass `update` a function,
-        `observe=seen.append`: it receives them, an array [1, B], while `update` is traced.
+        `batch=(inputs, targets)` or `losses=lambda params: ...`. Its state has a `report`. To
+        inspect the weights of single samples pass `update` a function, `observe=seen.append`: it
+        receives them, an array [1, B], while `update` is traced.
 
     Raises:
         ValueError: an argument has the wrong type or is out of range.
@@ -112,7 +107,7 @@ def implicit(
         base=as_optax_base("implicit", base),
         model=model,
         loss=loss,
-        weighting=_resolve_weighting(weighting, tail),
+        weighting=_resolve_weighting(weighting),
         # Without a limit on the shift: `bounds` limit the weights already.
         terminal=ExactLoss(max_shift=None) if terminal is None else terminal,
         bounds=bounds,
@@ -201,8 +196,8 @@ def implicit_weights(
         >>> loss = lambda outputs, targets: optax.l2_loss(outputs, targets).sum(-1)
         >>> arguments = (optax.sgd(0.1), lambda params, x: x @ params, loss)
         >>> params = jnp.zeros((3, 1))
-        >>> state = gt.implicit(*arguments, weighting="product").init(params)
-        >>> look = gt.implicit_weights(*arguments, weighting="product")
+        >>> state = gt.implicit(*arguments, weighting="full").init(params)
+        >>> look = gt.implicit_weights(*arguments, weighting="full")
         >>> look(state, params, (jnp.ones((4, 3)), jnp.ones((4, 1)))).shape
         (4,)
     """
@@ -233,12 +228,8 @@ class _WeightsKnown(Exception):
     """Ends an update as soon as the weights are known."""
 
 
-def _resolve_weighting(
-    weighting: str | SampleWeighting[Any], tail: str | PredictorMask | None
-) -> SampleWeighting[Any]:
-    """The weighting of a name, or the instance itself; `tail` only goes with the name "tail"."""
-    if weighting == "tail" and tail is not None:
-        return Tail(tail)
+def _resolve_weighting(weighting: str | SampleWeighting) -> SampleWeighting:
+    """The weighting of a name, or the instance itself."""
     instance: object = weighting
     if isinstance(weighting, str) and weighting in WEIGHTINGS:
         instance = WEIGHTINGS[weighting]()
@@ -246,12 +237,6 @@ def _resolve_weighting(
         raise ValueError(
             f"Invalid weighting: {weighting!r}. Supported: {tuple(WEIGHTINGS)}, or an instance "
             "from gtddp_jax.weighting."
-        )
-    # An instance has its own players; two answers to one question are refused.
-    if tail is not None:
-        raise ValueError(
-            f"tail={tail!r} goes with weighting='tail', not with {weighting!r}. With options, "
-            "write weighting=gtddp_jax.weighting.Tail(players, ...)."
         )
     return instance
 

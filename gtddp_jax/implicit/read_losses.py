@@ -7,12 +7,12 @@ from gtddp_jax.core.explicit_sharding import explicit_mesh
 from gtddp_jax.core.samples import SampleReductions
 from gtddp_jax.core.types import Outputs, PerSample, Tree
 from gtddp_jax.implicit.adjoint_pass import AdjointPass
-from gtddp_jax.implicit.linearized_losses import AutodiffLosses
+from gtddp_jax.implicit.linearized_losses import LinearizedLosses
 from gtddp_jax.tracing.parameter_reads import read_function
 
 
-class ReadLosses(AutodiffLosses):
-    """Like `AutodiffLosses`, by one adjoint pass where the reads of parameters allow it.
+class ReadLosses(LinearizedLosses):
+    """Like `LinearizedLosses`, by one adjoint pass where the reads of parameters allow it.
 
     Attributes:
         adjoint_pass: the pass; None if the model could not be read.

@@ -1,11 +1,9 @@
 """One step of the implicit game: sample weights, weighted gradient, step of the base, checks."""
 
 import dataclasses
-import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from gtddp_jax.core import validation
@@ -21,21 +19,16 @@ from gtddp_jax.core.report import (
     shared_report_fields,
 )
 from gtddp_jax.core.running_cost import total_running_gradient
-from gtddp_jax.core.safety import all_finite, guarded_vdot, tree_where, zeros_unless
-from gtddp_jax.core.types import AxisName, Count, Loss, PerSample, Tree
+from gtddp_jax.core.safety import all_finite, squares_finite, tree_where
+from gtddp_jax.core.types import AxisName, Count, Loss, PerSample, Scalar, Tree
 from gtddp_jax.implicit.base_optimizer import BaseOptimizer
+from gtddp_jax.implicit.guarded_step import take_guarded_step
 from gtddp_jax.implicit.linearized_losses import LinearizedLosses
 from gtddp_jax.implicit.step_losses import Model, StepLosses, check_model
-from gtddp_jax.implicit.weighting.base import (
-    Prediction,
-    SampleWeighting,
-    WeightingContext,
-    whole_network_prediction,
-)
+from gtddp_jax.implicit.weighting.base import SampleWeighting, WeightingContext
 from gtddp_jax.terminal import TerminalModel
 from gtddp_jax.terminal.first_order import FirstOrder
 from gtddp_jax.terminal.scalar_equation import Bounds
-from gtddp_jax.tracing.parameter_costs import ParameterCost, parameter_costs
 
 
 class ImplicitState(NamedTuple):
@@ -43,18 +36,14 @@ class ImplicitState(NamedTuple):
 
     Attributes:
         base: the base optimizer's state.
-        weighting: the sample weighting's state.
         step: int32, number of updates so far, skipped ones included.
         aux: what the model returned beside the outputs in the last step that was not skipped.
-        prediction: what the weighting knew in the last step.
         report: diagnostics of the last step.
     """
 
     base: Tree
-    weighting: Tree
     step: Count
     aux: Tree | None
-    prediction: Prediction
     report: Report
 
     def __repr__(self) -> str:
@@ -68,7 +57,7 @@ class ImplicitGame:
     base: OptaxBase
     model: Model | None
     loss: Loss | None
-    weighting: SampleWeighting[Any]
+    weighting: SampleWeighting
     terminal: TerminalModel
     bounds: Bounds
     strength: float
@@ -98,10 +87,8 @@ class ImplicitGame:
         """Return the state before the first step."""
         return ImplicitState(
             base=self.base.init(params),
-            weighting=self.weighting.init_state(params),
             step=jnp.zeros((), jnp.int32),
             aux=aux,
-            prediction=whole_network_prediction(),
             report=empty_report(1, has_open_gain=False),
         )
 
@@ -121,8 +108,6 @@ class ImplicitGame:
             # The base alone asks for first derivatives only.
             FirstOrder() if self.is_base_alone else self.terminal,
             self.axis_name,
-            # Sharing the adjoints only pays off for sums over the whole network.
-            share_adjoints=self.weighting.needs_all_players and not self.is_base_alone,
             reads_model=self.weighting.reads_model and not self.is_base_alone,
         )
         exact_loss = losses.expansion.exact_loss
@@ -146,74 +131,39 @@ class ImplicitGame:
             extra_args,
             self.predict_momentum,
         )
-        context = self._weighting_context(losses, base, state.step, step_losses)
-        w, weighting_state, prediction = self._sample_weights(context, state.weighting)
+        w, predicted_change = self._sample_weights(losses, base, state.step)
         # One row, as in the sequential game, which has one per stage.
         if observe is not None:
             observe(w[None])
         q = losses.weighted_gradient(w)
-        # The next state is dropped here: `state_after` computes it once the step has been checked.
-        base_step, _ = base.compute_update(q)
-        if not self.is_base_alone:
-            weighting_state = self.weighting.update_state(context, weighting_state, q)
-        # If the squares of the gradient and the step are finite, so is the base's new state. One
-        # pass over arrays that exist already checks that, instead of sums over the new state. The
-        # old state is checked too, because a second moment of infinity gives a step of zero. Its
-        # scalars are exempt: a schedule that has seen no loss yet keeps its best as infinity.
-        old_arrays = [leaf for leaf in jax.tree.leaves(state.base) if jnp.ndim(leaf)]
-        predicted_change = guarded_vdot(
-            q, base_step, base.total_gradient(q), checked=(params, old_arrays)
-        )
-        ok = losses.samples.all(
-            all_finite(exact_loss.value, loss, w, predicted_change, weighting_state, aux)
-        )
+        gradient = base.total_gradient(q)
+        is_finite = all_finite(exact_loss.value, loss, w, aux) & squares_finite(gradient)
+        taken = take_guarded_step(base, q, losses.samples.all(is_finite))
         report = shared_report_fields(
             state.report,
             losses.counted,
             loss,
             w[None],
             predicted=predicted_change,
-            skipped=~ok,
+            skipped=~taken.ok,
             gradient=q,
             running_gradient=total_running_gradient(updates, None, params),
             samples_coupled=losses.expansion.samples_coupled,
         )
-        return zeros_unless(ok, base_step), ImplicitState(
-            base=base.state_after(ok, q),
-            weighting=tree_where(ok, weighting_state, state.weighting),
+        return taken.update, ImplicitState(
+            base=taken.state,
             step=state.step + 1,
-            aux=tree_where(ok, aux, state_aux) if self.has_aux else state_aux,
-            prediction=prediction,
+            aux=tree_where(taken.ok, aux, state_aux) if self.has_aux else state_aux,
             report=report,
         )
 
-    def _weighting_context(
-        self,
-        losses: LinearizedLosses,
-        base: BaseOptimizer,
-        step: Count,
-        step_losses: StepLosses,
-    ) -> WeightingContext:
-        """What the weighting may use."""
-
-        def trace_parameter_costs() -> Sequence[ParameterCost]:
-            return parameter_costs(step_losses.per_sample, base.params)
-
-        # Cached, because a weighting asks when it computes weights and when it updates its state.
-        return WeightingContext(
-            losses, base, self.bounds, step, functools.cache(trace_parameter_costs)
-        )
-
     def _sample_weights(
-        self, context: WeightingContext, state: Tree
-    ) -> tuple[PerSample, Tree, Prediction]:
-        """The weights w [B], the weighting's next state, and its prediction."""
-        if self.is_base_alone:
-            return context.losses.uniform_weights, state, whole_network_prediction()
-        try:
-            full_weights, state, prediction = self.weighting.compute_weights(context, state)
-        except Exception:
-            expected = jax.eval_shape(self.weighting.init_state, context.base.params)
-            validation.check_state_structure("implicit", state, expected)
-            raise
-        return 1 + self.strength * (full_weights - 1), state, prediction
+        self, losses: LinearizedLosses, base: BaseOptimizer, step: Count
+    ) -> tuple[PerSample, Scalar]:
+        """The weights w [B], and the change of the mean loss that they predict."""
+        if self.is_base_alone or losses.expansion.is_linear:
+            return losses.uniform_weights, jnp.zeros(())
+        found = self.weighting.predict_weights(WeightingContext(losses, base, self.bounds, step))
+        w = 1 + self.strength * (found.weights - 1)
+        # q(w) . u(q(w)), the change to first order that the step makes to the weighted losses.
+        return w, losses.samples.mean(w * found.shift(w))

@@ -8,10 +8,9 @@ from typing import Any, TypeAlias
 from typing_extensions import override
 
 from gtddp_jax.core import validation
-from gtddp_jax.core.explicit_sharding import explicit_mesh
 from gtddp_jax.core.loss_pairing import check_loss_pairing
 from gtddp_jax.core.types import AxisName, Batch, Loss, Number, Outputs, PerSample, Tree
-from gtddp_jax.implicit.linearized_losses import AutodiffLosses, LinearizedLosses, PlayerLosses
+from gtddp_jax.implicit.linearized_losses import LinearizedLosses
 from gtddp_jax.implicit.read_losses import ReadLosses
 from gtddp_jax.losses.losses import Losses
 from gtddp_jax.losses.split_losses import SplitLosses
@@ -54,7 +53,6 @@ class StepLosses(abc.ABC):
         terminal: TerminalModel,
         axis_name: AxisName,
         *,
-        share_adjoints: bool,
         reads_model: bool,
     ) -> LinearizedLosses:
         """The losses at the parameters, checked.
@@ -63,13 +61,8 @@ class StepLosses(abc.ABC):
             params: the parameters.
             terminal: the terminal model.
             axis_name: the mapped axis over devices.
-            share_adjoints: whether more than one sum over samples and all parameters is needed.
             reads_model: whether predictions are made from the adjoints of the model's reads.
         """
-
-    @abc.abstractmethod
-    def per_sample(self, params: Tree) -> PerSample:
-        """The losses as a function of the parameters, for reading its program."""
 
     def regularizer_and_grad(self, params: Tree) -> tuple[Number, Tree | None]:
         """The value and the gradient of a regularizer; no gradient without one."""
@@ -90,12 +83,10 @@ class LossesFunction(StepLosses):
         terminal: TerminalModel,
         axis_name: AxisName,
         *,
-        share_adjoints: bool,
         reads_model: bool,
     ) -> LinearizedLosses:
-        del share_adjoints
         self._split = SplitLosses(self._call, axis_name)
-        return (ReadLosses if reads_model else AutodiffLosses)(
+        return (ReadLosses if reads_model else LinearizedLosses)(
             self._split.forward, self._split.loss, params, terminal, axis_name
         )
 
@@ -103,10 +94,6 @@ class LossesFunction(StepLosses):
         # Lets a network refuse a call that would silently train without dropout.
         with training_scope("implicit"):
             return self.losses_fn(params)
-
-    @override
-    def per_sample(self, params: Tree) -> PerSample:
-        return self._split.per_sample(params)
 
     @override
     def regularizer_and_grad(self, params: Tree) -> tuple[Number, Tree | None]:
@@ -130,25 +117,13 @@ class ModelAndLoss(StepLosses):
         terminal: TerminalModel,
         axis_name: AxisName,
         *,
-        share_adjoints: bool,
         reads_model: bool,
     ) -> LinearizedLosses:
-        # Sums over players do not say how they are spread over axes of type Explicit, JAX's do.
-        share_adjoints &= not self.has_aux and explicit_mesh((params, self.inputs)) is None
-        if isinstance(self.model, Network) and share_adjoints and not reads_model:
-            losses: LinearizedLosses = PlayerLosses(
-                self.model, self.inputs, self._loss_of_outputs, params, terminal, axis_name
-            )
-        else:
-            losses = (ReadLosses if reads_model else AutodiffLosses)(
-                self._apply_model, self._loss_of_outputs, params, terminal, axis_name
-            )
+        losses = (ReadLosses if reads_model else LinearizedLosses)(
+            self._apply_model, self._loss_of_outputs, params, terminal, axis_name
+        )
         check_loss_pairing(self.loss, losses.outputs, self.targets)
         return losses
-
-    @override
-    def per_sample(self, params: Tree) -> PerSample:
-        return self.loss(self._apply_model(params)[0], self.targets)
 
     def _loss_of_outputs(self, outputs: Outputs) -> PerSample:
         advice = "" if self.has_aux else FORGOTTEN_AUX

@@ -61,11 +61,6 @@ class SplitLosses:
         assert self._first is not None, "forward has not been called yet"
         return self._values(self._first, _with_leading_axes(outputs, 1, self._rows))
 
-    def per_sample(self, params: Tree) -> PerSample:
-        """The losses of the samples as a function of the parameters alone."""
-        losses = call_losses(self._losses_fn, params)
-        return self._values(losses, losses.outputs)
-
     def regularizer_and_grad(self, params: Tree) -> tuple[Number, Tree | None]:
         """The regularizer and its gradient, means over devices; None for that of a constant."""
         assert self._first is not None, "forward has not been called yet"

@@ -190,12 +190,14 @@ class TerminalExpansion(abc.ABC):
         bounds: the smallest and the largest value of psi', or None.
         samples_coupled: whether the losses of some samples depend on the outputs of others; False
             where this has not been asked.
+        is_linear: whether the losses are known to be linear in the outputs: psi' is 1 everywhere.
     """
 
     exact_loss: LossAlongGradient
     curvature: PerSample
     bounds: tuple[float, float] | None = None
     samples_coupled: Flag | bool = False
+    is_linear: bool = False
 
     @abc.abstractmethod
     def derivative(self, shift: PerSample) -> PerSample:
@@ -238,6 +240,7 @@ class QuadraticExpansion(TerminalExpansion):
 
     exact_loss: LossAlongGradient
     curvature: PerSample
+    is_linear: bool = False
 
     @override
     def derivative(self, shift: PerSample) -> PerSample:

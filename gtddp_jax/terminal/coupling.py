@@ -95,7 +95,7 @@ def expand_terminal(
     expansion = terminal.expand(loss, outputs)
     is_single = samples.local == 1 and samples.axis_name is None
     # Weights of 1 are right for any loss, and a single sample has no other.
-    if isinstance(expansion, FirstOrderExpansion) or is_single:
+    if isinstance(expansion, FirstOrderExpansion) or expansion.is_linear or is_single:
         return expansion
     return separate_expansion(expansion, samples_are_coupled(expansion.exact_loss, samples))
 

@@ -25,6 +25,7 @@ class ExactExpansion(TerminalExpansion):
     curvature: PerSample
     max_shift: float | None
     bounds: tuple[float, float] | None
+    is_linear: bool = False
 
     def _bounded_shift(self, shift: PerSample) -> PerSample:
         if self.max_shift is None:
@@ -96,10 +97,12 @@ class ExactLoss(TerminalModel):
     @override
     def expand(self, loss: PerSampleLoss, outputs: Outputs) -> ExactExpansion:
         exact_loss = loss_along_gradient(loss, outputs)
-        warn_if_linear(exact_loss)
+        is_linear = warn_if_linear(exact_loss)
         # V_xx must stay >= 0: negative curvature would reward arbitrarily long steps.
         curvature = jnp.maximum(exact_loss.second_derivative_at_zero(), 0.0)
-        return ExactExpansion(exact_loss, curvature, self.max_shift, self.bounds)
+        return ExactExpansion(
+            exact_loss, curvature, self.max_shift, self.bounds, is_linear=is_linear
+        )
 
 
 def _are_bounds(bounds: object) -> bool:

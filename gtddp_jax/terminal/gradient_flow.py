@@ -12,6 +12,8 @@ is (1 - exp(-x)) / x. Where n_i < 0 the step of the other samples raises this sa
 keep a weight of 1, so ds/dtau = -n.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
@@ -21,6 +23,22 @@ from gtddp_jax.terminal.scalar_equation import Bounds, clip_sample_weights
 
 FLOW_STEPS = 4
 """Intervals of tau, on each of which psi is a parabola and the flow is exact."""
+
+
+class _Flow(NamedTuple):
+    """The flow at the end of an interval, all [B].
+
+    Attributes:
+        shift: s.
+        derivative: psi'(s), on the last parabola.
+        curvature: that of the last parabola, at least 0.
+        weights: the integral of psi' so far.
+    """
+
+    shift: PerSample
+    derivative: PerSample
+    curvature: PerSample
+    weights: PerSample
 
 
 def integrate_sample_weights(
@@ -43,22 +61,36 @@ def integrate_sample_weights(
     interval = 1.0 / FLOW_STEPS
     raised = jnp.maximum(-weight_influence, 0) * interval
     influence = jnp.maximum(weight_influence, 0) * interval
+    is_raised = raised > 0
 
-    def advance(
-        carry: tuple[PerSample, PerSample], _: None
-    ) -> tuple[tuple[PerSample, PerSample], None]:
-        shift, total = carry
-        derivative, second_derivative = expansion.first_two_derivatives(shift)
-        # The mean of psi' over the interval; a loss that bends down counts as a line.
-        decay = influence * jnp.maximum(second_derivative, 0)
-        falling = derivative * _mean_of_decay(decay)
-        rising = derivative + 0.5 * raised * second_derivative
-        mean = jnp.where(raised > 0, rising, falling)
-        return (shift + raised - influence * mean, total + interval * mean), None
+    def shift_after(shift: PerSample, derivative: PerSample, curvature: PerSample) -> PerSample:
+        falling = influence * derivative * _mean_of_decay(influence * curvature)
+        return shift + jnp.where(is_raised, raised, -falling)
 
-    start = (constant_shift, jnp.zeros_like(constant_shift))
-    (_, weights), _ = jax.lax.scan(advance, start, None, length=FLOW_STEPS)
-    return clip_sample_weights(weights, bounds)
+    def advance(flow: _Flow, _: None) -> tuple[_Flow, None]:
+        # The chord to where the last curvature leads gives the curvature of the interval.
+        guess = shift_after(flow.shift, flow.derivative, flow.curvature)
+        distance = guess - flow.shift
+        is_moving = distance != 0
+        rise = expansion.derivative(guess) - flow.derivative
+        chord = rise / jnp.where(is_moving, distance, 1.0)
+        # A loss that bends down counts as a line, unless the sample is raised.
+        chord = jnp.where(is_moving & (is_raised | (chord > 0)), chord, 0.0)
+        end = shift_after(flow.shift, flow.derivative, chord)
+        derivative = flow.derivative + chord * (end - flow.shift)
+        mean_if_falling = flow.derivative * _mean_of_decay(influence * jnp.maximum(chord, 0))
+        mean = jnp.where(is_raised, 0.5 * (flow.derivative + derivative), mean_if_falling)
+        weights = flow.weights + interval * mean
+        return _Flow(end, derivative, jnp.maximum(chord, 0), weights), None
+
+    start = _Flow(
+        constant_shift,
+        expansion.derivative(constant_shift),
+        expansion.curvature,
+        jnp.zeros_like(constant_shift),
+    )
+    flow, _ = jax.lax.scan(advance, start, None, length=FLOW_STEPS)
+    return clip_sample_weights(flow.weights, bounds)
 
 
 def _mean_of_decay(x: PerSample) -> PerSample:

@@ -20,10 +20,12 @@ LINEAR_LOSS = (
 )
 
 
-def warn_if_linear(exact_loss: LossAlongGradient) -> None:
-    """Warns if a loss is linear in the outputs, once for each trace of a step."""
-    if _has_constant_gradient(exact_loss.loss, exact_loss.outputs):
+def warn_if_linear(exact_loss: LossAlongGradient) -> bool:
+    """Whether a loss is linear in the outputs; warns if so, once for each trace of a step."""
+    is_linear = _has_constant_gradient(exact_loss.loss, exact_loss.outputs)
+    if is_linear:
         warnings.warn(LINEAR_LOSS, GameWarning, stacklevel=2)
+    return is_linear
 
 
 def _has_constant_gradient(loss: PerSampleLoss, outputs: Outputs) -> bool:

@@ -29,7 +29,7 @@ class ProjectedHessian(TerminalModel):
     @override
     def expand(self, loss: PerSampleLoss, outputs: Outputs) -> QuadraticExpansion:
         exact_loss = loss_along_gradient(loss, outputs)
-        warn_if_linear(exact_loss)
+        is_linear = warn_if_linear(exact_loss)
         # V_xx must stay >= 0: negative curvature would reward arbitrarily long steps.
         curvature = jnp.maximum(exact_loss.second_derivative_at_zero(), 0.0)
-        return QuadraticExpansion(exact_loss, curvature)
+        return QuadraticExpansion(exact_loss, curvature, is_linear)

@@ -32,7 +32,7 @@ LINEAR_READS = frozenset(
 )
 """Operations that are linear in an operand, up to a constant, and can be cut."""
 
-SMALL_READ = 2**20
+SMALL_READ = 2**14
 """A leaf whose reads take fewer multiplications than this is taken as a whole."""
 
 SMALLEST_BLOCK = 4

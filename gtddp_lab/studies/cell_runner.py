@@ -7,7 +7,7 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -187,6 +187,29 @@ class CellRunner:
             groups.setdefault(_timing_cell(cell), set()).add(cell.variant)
         ratios = {group: self._variant_ratios(group, names) for group, names in groups.items()}
         return {cell: ratios[_timing_cell(cell)][cell.variant] for cell in wanted}
+
+    def step_costs(self, cells: Sequence[Cell]) -> dict[Cell, float]:
+        """Measure the time of a step of each cell as a multiple of the first's, interleaved.
+
+        Args:
+            cells: Cells of one data set and network.
+        """
+        keys = [f"{cell.base}/{cell.variant}" for cell in cells]
+        group = dataclasses.replace(_timing_cell(cells[0]), base="sgd")
+        name = f"costs-{group.result_key(0)}"
+        known = _read_json_object(self._result_path(name)) or {}
+        if not set(keys) <= set(known):
+            seconds = step_seconds(
+                {
+                    key: _cell_trainer(cell, self._data_dir)
+                    for key, cell in zip(keys, cells, strict=True)
+                }
+            )
+            known = {key: median_ratio(seconds[key], seconds[keys[0]]) for key in keys}
+            shown = ", ".join(f"{key} {cost:.2f}" for key, cost in known.items())
+            self._say(f"step times, {group.dataset}, {group.network}: {shown}")
+            self._write_result(name, known)
+        return {cell: float(known[key]) for key, cell in zip(keys, cells, strict=True)}
 
     def _variant_ratios(self, group: Cell, variants: set[str]) -> dict[str, float]:
         name = f"time-{group.result_key(0)}"

@@ -15,6 +15,7 @@ from gtddp_lab.studies.paper.table2 import study_table2
 from gtddp_lab.studies.prediction.prediction_study import study_prediction
 from gtddp_lab.studies.rivals import study_rivals
 from gtddp_lab.studies.section import StudyOptions, StudySection
+from gtddp_lab.studies.tuned import study_tuned
 
 STUDIES: dict[str, Callable[[StudyOptions], StudySection]] = {
     "table2": study_table2,
@@ -29,5 +30,6 @@ STUDIES: dict[str, Callable[[StudyOptions], StudySection]] = {
     "longer": study_longer,
     "prediction": study_prediction,
     "joint": study_joint,
+    "tuned": study_tuned,
 }
 """The studies of `gtddp reproduce`."""

@@ -33,7 +33,7 @@ def _game_method(name: str) -> Callable[[str], TrainingMethod]:
     return partial(build_method, game=name)
 
 
-OPTAX = ("plain_sgd", "sgd", "rmsprop", "adam")
+OPTAX = ("plain_sgd", "sgd", "nesterov", "rmsprop", "adam", "nadam")
 """Bases that are optax optimizers, as the implicit game and most competitors require."""
 
 VARIANTS: dict[str, Variant] = {
@@ -55,8 +55,8 @@ VARIANTS: dict[str, Variant] = {
         "GT-DDP-{} (nonlinear)", _game_method("sequential"), {"rollout": "nonlinear"}
     ),
     "implicit": Variant("Implicit-{}", _game_method("implicit"), bases=OPTAX),
-    "product": Variant(
-        "Implicit-{} (product)", _game_method("implicit"), {"weighting": "product"}, OPTAX
+    "implicit-full": Variant(
+        "Implicit-{} (full)", _game_method("implicit"), {"weighting": "full"}, OPTAX
     ),
     "extragradient": Variant("{} extragradient", competitors.extragradient_method, bases=OPTAX),
     "sam": Variant("{} SAM", competitors.sam_method, bases=OPTAX),

@@ -11,16 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from gtddp_jax.implicit.weighting.product import step_influence
 
 import gtddp_jax as gt
 from gtddp_jax.core.optax_base import as_optax_base
 from gtddp_jax.implicit.base_on_blocks import is_entrywise
 from gtddp_jax.implicit.base_optimizer import BaseOptimizer
 from gtddp_jax.implicit.block_influence import draw_blocks
-from gtddp_jax.implicit.linearized_losses import AutodiffLosses
+from gtddp_jax.implicit.linearized_losses import LinearizedLosses
 from gtddp_jax.implicit.read_losses import ReadLosses
 from gtddp_jax.implicit.weighting import sketch
-from gtddp_jax.implicit.weighting.product import step_influence
 from gtddp_jax.terminal import ExactLoss
 from gtddp_jax.tracing import leaf_blocks
 from gtddp_jax.tracing.leaf_blocks import plan_leaves
@@ -46,7 +46,7 @@ def loss(outputs: Any) -> Any:
     return optax.softmax_cross_entropy_with_integer_labels(outputs, LABELS)
 
 
-def linearized(model: ReadModel, kind: type[AutodiffLosses]) -> Any:
+def linearized(model: ReadModel, kind: type[LinearizedLosses]) -> Any:
     return kind(
         lambda params: (model.apply(params, model.inputs), None),
         loss,
@@ -113,7 +113,7 @@ def test_mean_over_all_draws_is_the_whole_network(name: str, share: float) -> No
     s0, n = jax.tree.map(
         lambda values: values.mean(0), jax.lax.map(estimate, jnp.arange(draws, dtype=jnp.uint32))
     )
-    q, jvp_fn = linearized(model, AutodiffLosses).restrict(lambda tree: tree)
+    q, jvp_fn = linearized(model, LinearizedLosses).restrict(lambda tree: tree)
 
     def only_taking_part(change: Any) -> Any:
         return {key: change[key] * (key in taking_part) for key in change}

@@ -40,7 +40,7 @@ def test_parabola_has_its_closed_form(x: float) -> None:
 
 
 # Four intervals follow the flow with these errors; nothing else separates the two.
-@pytest.mark.parametrize(("x", "tolerance"), [(0.3, 0.003), (1.0, 0.003), (3.0, 0.03)])
+@pytest.mark.parametrize(("x", "tolerance"), [(0.3, 0.002), (1.0, 0.002), (3.0, 0.005), (10.0, 0.05)])
 def test_weights_follow_the_flow_of_a_softmax(x: float, tolerance: float) -> None:
     expansion = softmax_expansion()
     n, start = x / expansion.curvature, 0.1 * jnp.ones(5)
@@ -66,9 +66,9 @@ def test_samples_that_others_raise_have_the_mean_slope() -> None:
 
 def test_weights_stay_within_bounds() -> None:
     n = jnp.array([-50.0, 0.0, 1.0, 50.0, 500.0])
-    weights = integrate_sample_weights(softmax_expansion(), jnp.zeros(5), n, (0.1, 1.5))
+    weights = integrate_sample_weights(softmax_expansion(), jnp.zeros(5), n, (0.1, 1.4))
     assert weights.min() == 0.1
-    assert weights.max() == 1.5
+    assert weights.max() == 1.4
 
 
 def test_samples_without_curvature_keep_a_weight_of_one() -> None:

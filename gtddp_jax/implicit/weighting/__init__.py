@@ -1,32 +1,28 @@
 """Sample weightings of the implicit game."""
 
 from collections.abc import Callable
-from typing import Any
 
-from gtddp_jax.implicit.weighting.base import Prediction, SampleWeighting, WeightingContext
-from gtddp_jax.implicit.weighting.newton import Newton
-from gtddp_jax.implicit.weighting.product import Product
+from gtddp_jax.implicit.weighting.base import SampleWeighting, WeightingContext, WeightPrediction
+from gtddp_jax.implicit.weighting.exact import Exact
+from gtddp_jax.implicit.weighting.full import Full
 from gtddp_jax.implicit.weighting.sketch import Sketch
-from gtddp_jax.implicit.weighting.tail import Tail
 from gtddp_jax.terminal.gradient_flow import integrate_sample_weights
 from gtddp_jax.terminal.scalar_equation import solve_sample_weights
 
-WEIGHTINGS: dict[str, Callable[..., SampleWeighting[Any]]] = {
-    "tail": Tail,
-    "product": Product,
-    "newton": Newton,
+WEIGHTINGS: dict[str, Callable[..., SampleWeighting]] = {
     "sketch": Sketch,
+    "full": Full,
+    "exact": Exact,
 }
 """All sample weightings by name."""
 
 __all__ = [
     "WEIGHTINGS",
-    "Newton",
-    "Prediction",
-    "Product",
+    "Exact",
+    "Full",
     "SampleWeighting",
     "Sketch",
-    "Tail",
+    "WeightPrediction",
     "WeightingContext",
     "integrate_sample_weights",
     "solve_sample_weights",

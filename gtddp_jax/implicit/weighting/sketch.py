@@ -1,8 +1,8 @@
 """`Sketch`: the influence of the whole network, estimated from a random share of its units.
 
-The sums s0 and n of `Product` run over the units of every layer. Here each layer's sums are taken
+The sums s0 and n of `Full` run over the units of every layer. Here each layer's sums are taken
 over a block of its units, drawn anew in every step, and divided by the share of blocks that a unit
-is in, so their mean over all draws is that of `Product`. One backward pass serves the prediction
+is in, so their mean over all draws is that of `Full`. One backward pass serves the prediction
 and, where samples do not influence each other, the weighted gradient too. Derived in
 docs/mathematics.md, "The implicit game".
 """
@@ -22,36 +22,31 @@ from gtddp_jax.implicit.base_optimizer import BaseOptimizer
 from gtddp_jax.implicit.block_influence import BlockInfluence, LeafBlock, draw_blocks
 from gtddp_jax.implicit.read_losses import ReadLosses
 from gtddp_jax.implicit.weighting.base import (
-    Prediction,
+    FACTORS,
     SampleWeighting,
     WeightingContext,
-    whole_network_prediction,
+    WeightPrediction,
+    weights_of_influence,
 )
-from gtddp_jax.implicit.weighting.product import step_influence
-from gtddp_jax.terminal.gradient_flow import integrate_sample_weights
-from gtddp_jax.terminal.scalar_equation import solve_sample_weights
+from gtddp_jax.implicit.weighting.full import full_influence
 from gtddp_jax.tracing.leaf_blocks import Cut, plan_leaves
-
-FACTORS = {"flow": integrate_sample_weights, "implicit": solve_sample_weights}
-"""How a weight follows from s0 and n, by name."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Sketch(SampleWeighting[tuple[()]]):
+class Sketch(SampleWeighting):
     """Predict with a random share of each layer's units.
 
     Parameters take part whose every use is a product, a convolution, an embedding, a bias or a
-    scale; `state.prediction.fraction` is their share. The others are trained like all, and are left
-    out of the prediction alone. If none takes part, or the batch is a single sample, the whole
-    network predicts as in `Product`. Below an operation that couples samples, such as batch
-    normalization, the prediction is approximate: it books on a sample what its activations do to
-    the losses of others.
+    scale. The others are trained like all, and are left out of the prediction alone. If none takes
+    part, or the batch is a single sample, the whole network predicts as in `Full`. Below an
+    operation that couples samples, such as batch normalization, the prediction is approximate: it
+    books on a sample what its activations do to the losses of others.
 
     Args:
         share: share of the units of a layer, in (0, 1]; 1 predicts with all of them. Small layers
             are always taken as a whole.
         factors: "flow", the mean of psi' along the gradient flow of a sample's loss, or "implicit",
-            psi' at the end of the step, as in `Product`.
+            psi' at the end of the step.
 
     Raises:
         ValueError: an argument is out of range.
@@ -62,7 +57,7 @@ class Sketch(SampleWeighting[tuple[()]]):
     """
 
     reads_model: ClassVar[bool] = True
-    share: float = 0.125
+    share: float = 0.0625
     factors: str = "flow"
 
     def __post_init__(self) -> None:
@@ -72,23 +67,14 @@ class Sketch(SampleWeighting[tuple[()]]):
             )
 
     @override
-    def compute_weights(
-        self, context: WeightingContext, state: tuple[()]
-    ) -> tuple[PerSample, tuple[()], Prediction]:
+    def predict_weights(self, context: WeightingContext) -> WeightPrediction:
         influence = self._estimate(context)
-        prediction = whole_network_prediction()
-        if influence is None:
-            q, jvp_fn = context.losses.restrict(lambda tree: tree)
-            s0, n, _ = step_influence(context.base, q, jvp_fn, lambda tree: tree, 1.0)
-        else:
-            s0, n, fraction = influence
-            prediction = prediction._replace(fraction=jnp.full((), fraction, jnp.float32))
-        w = FACTORS[self.factors](context.losses.expansion, s0, n, context.bounds)
-        return w, state, prediction
+        s0, n = full_influence(context) if influence is None else influence
+        return weights_of_influence(context, self.factors, s0, n)
 
-    def _estimate(self, context: WeightingContext) -> tuple[PerSample, PerSample, float] | None:
-        """Estimates of s0 and n, and the share of parameters that take part; None without any."""
-        losses, base = context.losses, context.base
+    def _estimate(self, context: WeightingContext) -> tuple[PerSample, PerSample] | None:
+        """Estimates of s0 and n; None if no parameter takes part."""
+        losses = context.losses
         if not isinstance(losses, ReadLosses):
             return None
         adjoints = losses.propagate()
@@ -96,9 +82,7 @@ class Sketch(SampleWeighting[tuple[()]]):
         if adjoints is None or not plans:
             return None
         blocks = draw_blocks(plans, _random_bits(context.step, len(plans)))
-        s0, n = estimate_influence(losses, adjoints, base, blocks)
-        sizes = [jnp.size(leaf) for leaf in jax.tree.leaves(base.params)]
-        return s0, n, sum(sizes[plan.leaf] for plan in plans) / sum(sizes)
+        return estimate_influence(losses, adjoints, context.base, blocks)
 
 
 def _random_bits(step: Count, count: int) -> jax.Array:
@@ -112,7 +96,7 @@ def estimate_influence(
     base: BaseOptimizer,
     blocks: Sequence[LeafBlock],
 ) -> tuple[PerSample, PerSample]:
-    """s0 and n [B], as in `StepInfluence`, estimated from blocks of the parameters."""
+    """s0 and n [B], as in `full_influence`, estimated from blocks of the parameters."""
     influences = [BlockInfluence(adjoints, block) for block in blocks]
     changes = _changes_of_blocks(losses, influences, blocks, base)
     totals = [

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from gtddp_jax.implicit.weighting.newton import Linearization
 from jax.flatten_util import ravel_pytree
 
 import gtddp_jax as gt
-from gtddp_jax.implicit.weighting.newton import Linearization
 from tests.default_run import quick_cases
 from tests.implicit import dense, models
 from tests.implicit.dense import compiled

@@ -1,4 +1,4 @@
-"""`Newton`: the weights as the solution of the system of B equations.
+"""`Exact`: the weights as the solution of the system of B equations.
 
     w = psi'(s(w)),   s(w) = G u(q(w)),   q(w) = (1/B) sum_i w_i G_i
 
@@ -23,10 +23,9 @@ from typing_extensions import override
 from gtddp_jax.core.explicit_sharding import explicit_mesh, replicate, reshard_like
 from gtddp_jax.core.types import PerSample, Scalar
 from gtddp_jax.implicit.weighting.base import (
-    Prediction,
     SampleWeighting,
     WeightingContext,
-    whole_network_prediction,
+    WeightPrediction,
 )
 from gtddp_jax.terminal.scalar_equation import clip_sample_weights
 
@@ -57,10 +56,8 @@ class WeightSystem:
 
     def __init__(self, context: WeightingContext) -> None:
         self._losses, self._base = context.losses, context.base
-        _, self._jvp_fn = self._losses.restrict(lambda tree: tree)
-        step_parts = self._base.split_update(
-            self._losses.weighted_gradient(self._losses.uniform_weights)
-        )
+        q, self._jvp_fn = self._losses.linearize_gradient()
+        step_parts = self._base.split_update(q)
         momentum_shift = self._jvp_fn(step_parts.momentum_step)
         # s(w) contains the momentum step; without prediction of it, it is subtracted again.
         predict_momentum = self._base.predict_momentum
@@ -100,8 +97,10 @@ class WeightSystem:
 
 
 @dataclasses.dataclass(frozen=True)
-class Newton(SampleWeighting[tuple[()]]):
-    """Damped Newton iterations on the B x B system, for small batches and for analysis.
+class Exact(SampleWeighting):
+    """The weights of all samples together, for small batches and for analysis.
+
+    Damped Newton iterations solve the B equations `w = psi'(s(w))`.
 
     Args:
         steps: number of Newton iterations.
@@ -115,7 +114,7 @@ class Newton(SampleWeighting[tuple[()]]):
 
     Example:
         >>> import gtddp_jax as gt
-        >>> weighting = gt.weighting.Newton(steps=6)
+        >>> weighting = gt.weighting.Exact(steps=6)
     """
 
     steps: int = 6
@@ -132,12 +131,10 @@ class Newton(SampleWeighting[tuple[()]]):
             )
 
     @override
-    def compute_weights(
-        self, context: WeightingContext, state: tuple[()]
-    ) -> tuple[PerSample, tuple[()], Prediction]:
+    def predict_weights(self, context: WeightingContext) -> WeightPrediction:
         if self.form == "gram" and context.losses.samples.axis_name is not None:
             raise ValueError(
-                "weighting.Newton(form='gram') needs all samples on one device; with axis_name "
+                "weighting.Exact(form='gram') needs all samples on one device; with axis_name "
                 "use form='matrix_free'."
             )
         system = WeightSystem(context)
@@ -145,7 +142,7 @@ class Newton(SampleWeighting[tuple[()]]):
         w, _ = jax.lax.scan(
             lambda w, _: (self._newton_step(system, w), None), start, None, length=self.steps
         )
-        return clip_sample_weights(w, context.bounds), state, whole_network_prediction()
+        return WeightPrediction(clip_sample_weights(w, context.bounds), system.loss_shift)
 
     def _newton_step(self, system: WeightSystem, w: PerSample) -> PerSample:
         """One damped Newton iteration."""

@@ -1,0 +1,244 @@
+"""Tuned against tuned: every method at its own best rate, after equal epochs and equal time.
+
+Each method trains at every rate of one grid; its rate is chosen by the final training loss on
+tuning seeds, and reported are other seeds. At equal time every method trains until the dearest has
+finished its epochs, with a schedule of that length, rounded up to whole epochs.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gtddp_lab.studies.cell_runner import CellResult, CellRunner
+from gtddp_lab.studies.cells import Cell, default_cell
+from gtddp_lab.studies.paper.setting import QUICK_SETTING, cell_runner, seed_count
+from gtddp_lab.studies.pictures import draw_intervals
+from gtddp_lab.studies.section import StudyOptions, StudySection
+from gtddp_lab.studies.statistics import Estimate, mean_log_ratio
+
+TUNING_SEEDS = 2
+
+GRADIENT_RATES = (0.003, 0.01, 0.03, 0.1, 0.3)
+ADAPTIVE_RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+
+TUNED_METHODS: dict[tuple[str, str], tuple[float, ...]] = {
+    ("sgd", "base"): GRADIENT_RATES,
+    ("nesterov", "base"): GRADIENT_RATES,
+    ("nesterov", "implicit"): GRADIENT_RATES,
+    ("adam", "base"): ADAPTIVE_RATES,
+    ("nadam", "base"): ADAPTIVE_RATES,
+    ("adam", "momo"): ADAPTIVE_RATES,
+    ("adam", "schedule-free"): ADAPTIVE_RATES,
+    ("nadam", "implicit"): ADAPTIVE_RATES,
+}
+"""Base and variant of each method, with its rates, half a decade apart."""
+
+QUICK_METHODS = {("nesterov", "base"): (0.03, 0.1), ("nesterov", "implicit"): (0.03, 0.1)}
+"""The methods of the quick version."""
+
+TUNED_PROBLEMS: dict[str, dict[str, Any]] = {
+    "digits": {"network": "residual-mlp", "batch_size": 32, "epochs": 10},
+    "fashion_mnist": {
+        "network": "residual-mlp",
+        "batch_size": 128,
+        "epochs": 4,
+        "subset": 20000,
+    },
+}
+"""Fields of `Cell` by data set."""
+
+
+class TunedMethod(NamedTuple):
+    """A method at its best rate.
+
+    Attributes:
+        cell: Its cell, with the best rate.
+        tuning: Mean final training loss on the tuning seeds, by rate.
+        cost: Time of a step as a multiple of the first method's.
+        equal_epochs: Its results on the reported seeds.
+        equal_time: Its results there, with as much time as the dearest method takes.
+    """
+
+    cell: Cell
+    tuning: Mapping[float, float]
+    cost: float
+    equal_epochs: CellResult
+    equal_time: CellResult
+
+    @property
+    def is_game(self) -> bool:
+        """Whether the layers act together."""
+        return self.cell.variant == "implicit"
+
+
+def study_tuned(options: StudyOptions) -> StudySection:
+    """Train baselines and the implicit game, each at its own best rate."""
+    sections, data, pictures = [], {}, []
+    for dataset in options.datasets:
+        changes = QUICK_SETTING if options.quick else TUNED_PROBLEMS.get(dataset)
+        if changes is None:
+            continue
+        methods = tune_methods(options, dataset, changes)
+        name = f"tuned_{dataset}"
+        pictures += draw_intervals(
+            [
+                (f"{method.cell.label} {method.cell.rate:g}", _log_ratios(method, methods))
+                for method in methods
+            ],
+            {"equal epochs: final loss, log-ratio": -1, "equal time: final loss, log-ratio": -1},
+            options.out,
+            name,
+        )
+        sections.append(_problem_text(dataset, methods, options, f"{name}.png"))
+        data[dataset] = [_method_data(method, methods) for method in methods]
+    return StudySection(
+        "tuned", "Tuned against tuned", "\n\n".join(sections), data, tuple(pictures)
+    )
+
+
+def tune_methods(
+    options: StudyOptions, dataset: str, changes: Mapping[str, Any]
+) -> list[TunedMethod]:
+    """Choose every method's rate and train it there.
+
+    Args:
+        options: The options of the study.
+        dataset: Key in ``data.DATASETS``.
+        changes: Fields of `Cell`.
+    """
+    runner = cell_runner(options)
+    grids = QUICK_METHODS if options.quick else TUNED_METHODS
+    best: list[tuple[Cell, dict[float, float]]] = []
+    for (base, variant), rates in grids.items():
+        cell = default_cell(dataset, base, **changes)
+        cell = dataclasses.replace(cell, variant=variant, schedule=_schedule(variant))
+        tuning = _tuning_losses(runner, cell, rates)
+        best.append((dataclasses.replace(cell, rate=min(tuning, key=tuning.__getitem__)), tuning))
+    costs = runner.step_costs([cell for cell, _ in best])
+    dearest = max(costs.values())
+    seeds = TUNING_SEEDS + seed_count(options, dataset)
+    longer = {
+        cell: dataclasses.replace(
+            cell, epochs=math.ceil(cell.epochs * dearest / costs[cell] - 1e-6)
+        )
+        for cell, _ in best
+    }
+    results = runner.run_cells([*longer, *longer.values()], seeds)
+    return [
+        TunedMethod(cell, tuning, costs[cell], results[cell], results[longer[cell]])
+        for cell, tuning in best
+    ]
+
+
+def _schedule(variant: str) -> str:
+    # Schedule-free averages take the place of a schedule.
+    return "constant" if variant == "schedule-free" else "cosine"
+
+
+def _tuning_losses(runner: CellRunner, cell: Cell, rates: Sequence[float]) -> dict[float, float]:
+    cells = {rate: dataclasses.replace(cell, rate=rate) for rate in rates}
+    results = runner.run_cells(cells.values(), TUNING_SEEDS)
+    losses = {rate: results[each].final_figure("train_loss").mean() for rate, each in cells.items()}
+    return {rate: float(loss) if np.isfinite(loss) else math.inf for rate, loss in losses.items()}
+
+
+def _reported(result: CellResult, name: str) -> np.ndarray:
+    """A final figure on the seeds that were not used for tuning."""
+    return result.final_figure(name)[TUNING_SEEDS:]
+
+
+def _best_baseline(methods: Sequence[TunedMethod], *, equal_time: bool) -> CellResult:
+    """The results of the baseline with the lowest final training loss."""
+    results = [
+        method.equal_time if equal_time else method.equal_epochs
+        for method in methods
+        if not method.is_game
+    ]
+    return min(results, key=lambda result: _reported(result, "train_loss").mean())
+
+
+def _log_ratios(method: TunedMethod, methods: Sequence[TunedMethod]) -> list[Estimate]:
+    """Final training loss against the best baseline: at equal epochs, and at equal time."""
+    return [
+        mean_log_ratio(
+            _reported(own, "train_loss"),
+            _reported(_best_baseline(methods, equal_time=equal_time), "train_loss"),
+        )
+        for own, equal_time in ((method.equal_epochs, False), (method.equal_time, True))
+    ]
+
+
+def usable_rates(tuning: Mapping[float, float], best_of_all: float) -> float:
+    """The ratio of the largest to the smallest rate whose loss is at most twice the best of all."""
+    usable = [rate for rate, loss in tuning.items() if loss <= 2 * best_of_all]
+    return max(usable) / min(usable) if usable else math.nan
+
+
+def _problem_text(
+    dataset: str, methods: Sequence[TunedMethod], options: StudyOptions, picture: str
+) -> str:
+    cell = methods[0].cell
+    images = "all training images" if cell.subset is None else f"{cell.subset} training images"
+    headings = (
+        "method",
+        "best rate",
+        "step cost",
+        "final training loss",
+        "validation %",
+        "against the best baseline: equal epochs",
+        "equal time",
+        "largest over smallest usable rate",
+    )
+    lines = [f"| {' | '.join(headings)} |", "|" + "---|" * len(headings)]
+    best_of_all = min(min(method.tuning.values()) for method in methods)
+    for method in methods:
+        epochs, time = (estimate.text() for estimate in _log_ratios(method, methods))
+        range_of_rates = usable_rates(method.tuning, best_of_all)
+        row = (
+            method.cell.label,
+            f"{method.cell.rate:g}",
+            f"{method.cost:.2f}",
+            f"{_reported(method.equal_epochs, 'train_loss').mean():.4f}",
+            f"{100 * _reported(method.equal_epochs, 'validation_accuracy').mean():.2f}",
+            epochs,
+            time,
+            "none" if math.isnan(range_of_rates) else f"{range_of_rates:.0f}",
+        )
+        lines.append(f"| {' | '.join(row)} |")
+    return "\n\n".join(
+        [
+            f"### {dataset}",
+            f"`{cell.network}`, batch {cell.batch_size}, {cell.epochs} epochs, {images}, cosine "
+            f"schedule; rates chosen on {TUNING_SEEDS} seeds, {seed_count(options, dataset)} other "
+            "seeds reported. Log-ratios of the final training loss to that of the best baseline, "
+            "with 95 % intervals. Usable rates reach at most twice the best loss of all.",
+            f"![Log-ratios with intervals]({picture})",
+            "\n".join(lines),
+        ]
+    )
+
+
+def _method_data(method: TunedMethod, methods: Sequence[TunedMethod]) -> dict[str, Any]:
+    """All numbers of a method, ready for JSON."""
+    epochs, time = _log_ratios(method, methods)
+    return {
+        "cell": dataclasses.asdict(method.cell),
+        "tuning": {
+            f"{rate:g}": loss if math.isfinite(loss) else None
+            for rate, loss in method.tuning.items()
+        },
+        "cost": method.cost,
+        "equal_time_epochs": method.equal_time.cell.epochs,
+        "train_loss": _finite(_reported(method.equal_epochs, "train_loss")),
+        "validation_accuracy": _finite(_reported(method.equal_epochs, "validation_accuracy")),
+        "equal_time_train_loss": _finite(_reported(method.equal_time, "train_loss")),
+        "log_ratio_equal_epochs": epochs.json_data,
+        "log_ratio_equal_time": time.json_data,
+    }
+
+
+def _finite(values: np.ndarray) -> list[float | None]:
+    return [float(value) if math.isfinite(value) else None for value in values]
