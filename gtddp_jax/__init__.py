@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from gtddp_jax import curvature, linen, reference, terminal
 from gtddp_jax.core.game_warning import GameWarning
 from gtddp_jax.core.report import Report
-from gtddp_jax.explain import explain
+from gtddp_jax.explain import explain, explain_losses
 from gtddp_jax.flax_models import from_flax
 from gtddp_jax.implicit import ImplicitState, implicit, implicit_weights, weighting
 from gtddp_jax.joint import (
@@ -66,6 +66,7 @@ __all__ = [
     "damping",
     "ekfac",
     "explain",
+    "explain_losses",
     "from_flax",
     "gtddp",
     "implicit",

@@ -4,13 +4,14 @@ from typing import Any
 
 from gtddp_jax.core.types import Batch, InputsLike, Tree
 from gtddp_jax.curvature.base import Curvature
+from gtddp_jax.explain.losses_table import explain_losses
 from gtddp_jax.explain.network_table import layer_table, network_table
 from gtddp_jax.explain.traced_table import traced_table
 from gtddp_jax.network.network import Network
 from gtddp_jax.network.protocol import StagedNetwork
 from gtddp_jax.tracing.traced_network import TracedNetwork
 
-__all__ = ["explain"]
+__all__ = ["explain", "explain_losses"]
 
 
 def explain(
