@@ -34,6 +34,7 @@ from gtddp_jax.network import Cooperative, Network, NetworkError, Residual, Stag
 from gtddp_jax.reference.verify import Verification, verify
 from gtddp_jax.sequential.alias import adam, adamw, ekfac, kfac, rmsprop, scale_by_gt_ekfac, sgd
 from gtddp_jax.sequential.optimizer import gtddp, make_update
+from gtddp_jax.sequential.paper import paper_gtddp
 from gtddp_jax.sequential.step import GTDDPState
 from gtddp_jax.tracing.traced_network import TracedNetwork
 
@@ -79,6 +80,7 @@ __all__ = [
     "mean_loss",
     "metrics",
     "nnx",
+    "paper_gtddp",
     "reference",
     "rmsprop",
     "scale_by_gt_ekfac",

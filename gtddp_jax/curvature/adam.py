@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 from typing_extensions import override
 
 from gtddp_jax.core.types import Number, PlayerTrees, Rate, Tree
-from gtddp_jax.curvature.diagonal import ChainState, DiagonalCurvature
+from gtddp_jax.curvature.diagonal import ChainState, DiagonalCurvature, check_statistics
 from gtddp_jax.curvature.learning_rate import check_learning_rate, schedule_count, schedule_value
 
 
@@ -33,9 +33,12 @@ class Adam(DiagonalCurvature):
             layers respond to it.
         mask: a function from `{player: parameters}` of a stage to booleans, True for the
             parameters that decay; None for all. Unlike in `optax.adamw` it cannot be a tree.
+        statistics: "closed" makes second moments and momentum from the closed gradient, "open"
+            from the open one, as the paper's Table 1 does. Keyword only.
 
     Raises:
-        ValueError: `learning_rate` is negative or `mask` is not a function.
+        ValueError: `learning_rate` is negative, `mask` is not a function, or `statistics` is
+            unknown.
 
     Example:
         >>> import gtddp_jax as gt
@@ -54,6 +57,7 @@ class Adam(DiagonalCurvature):
 
     def __post_init__(self) -> None:
         check_learning_rate("curvature.Adam", self.learning_rate)
+        check_statistics("curvature.Adam", self.statistics)
         # A tree would have to match each stage separately.
         if self.mask is not None and not callable(self.mask):
             raise ValueError(

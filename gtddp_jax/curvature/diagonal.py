@@ -5,6 +5,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
+import jax
 import jax.numpy as jnp
 import optax
 from typing_extensions import override
@@ -12,6 +13,9 @@ from typing_extensions import override
 from gtddp_jax.core.types import Number, PerSample, PlayerTrees
 from gtddp_jax.curvature.base import Curvature, CurvatureState, Policy, StageInputs
 from gtddp_jax.network.protocol import PlayerTape, StageIndex
+
+STATISTICS = ("closed", "open")
+"""From which gradient second moments and momentum are made."""
 
 ChainState: TypeAlias = tuple[CurvatureState, ...]
 """The state of an optax chain: one state per transformation."""
@@ -26,12 +30,13 @@ def diagonal_quadratic_form(tapes: Mapping[str, PlayerTape], diagonal: PlayerTre
 
 @dataclasses.dataclass(frozen=True)
 class DiagonalPolicy(Policy):
-    """Steps with the base method itself, on the open or on the closed gradient.
+    """Steps on the open gradient, and on the closed one by either rule.
 
-    Second moments and momentum are then those of the gradient that the step was made from. The
-    alternative, `k - P (closed_gradient - open_gradient)` with P from the open gradient
-    (docs/mathematics.md, "3. The collapse"), trained worse with RMSprop: nothing bounds such a step
-    where the closed gradient is the larger one (docs/evidence.md, "What was tried").
+    With closed statistics the base method itself steps on the closed gradient: second moments and
+    momentum are those of the gradient that the step was made from. With open statistics, the rule
+    of the paper's Table 1, P and the open gain come from the open gradient, and the step is
+    `k - P (closed_gradient - open_gradient)` (docs/mathematics.md, "3. The collapse"). Nothing
+    bounds that step where the closed gradient is the larger one.
 
     Attributes:
         open_gain: the base method's step on the open gradient.
@@ -40,6 +45,7 @@ class DiagonalPolicy(Policy):
         transformation: the base method.
         state_before: its state before the step.
         inputs: the stage.
+        statistics: one of `STATISTICS`.
     """
 
     open_gain: PlayerTrees
@@ -48,6 +54,7 @@ class DiagonalPolicy(Policy):
     transformation: optax.GradientTransformationExtraArgs
     state_before: CurvatureState
     inputs: StageInputs
+    statistics: str
 
     @override
     def quadratic_form(self) -> PerSample:
@@ -57,15 +64,26 @@ class DiagonalPolicy(Policy):
     def closed_loop_step(
         self, open_gradient: PlayerTrees, closed_gradient: PlayerTrees
     ) -> tuple[PlayerTrees, CurvatureState]:
+        if self.statistics == "open":
+            step = feedback_step(self.open_gain, self.diagonal, open_gradient, closed_gradient)
+            return step, self.state
         # The closed gradient replaces the open one, as if the step had only been taken now.
-        del open_gradient
         return step_by_player(
             self.transformation, closed_gradient, self.state_before, self.inputs.params
         )
 
 
+@dataclasses.dataclass(frozen=True)
 class DiagonalCurvature(Curvature):
-    """A diagonal P; subclasses give an optax chain and read P from its state."""
+    """A diagonal P; subclasses give an optax chain and read P from its state.
+
+    Args:
+        statistics: "closed" or "open": whether second moments and momentum are made from the
+            closed gradient, by a step of the base method on it, or from the open one, as in the
+            paper's Table 1.
+    """
+
+    statistics: str = dataclasses.field(default="closed", kw_only=True)
 
     @property
     @abc.abstractmethod
@@ -102,7 +120,32 @@ class DiagonalCurvature(Curvature):
         # The schedule has advanced in `after`; this step used the count in `state`.
         learning_rate = self.current_learning_rate(state)
         diagonal = self.preconditioner_diagonal(after, learning_rate, inputs.params)
-        return DiagonalPolicy(step, after, diagonal, chain, state, inputs)
+        return DiagonalPolicy(step, after, diagonal, chain, state, inputs, self.statistics)
+
+
+def check_statistics(name: str, statistics: object) -> None:
+    """Raises unless `statistics` is one of `STATISTICS`."""
+    if statistics not in STATISTICS:
+        raise ValueError(f"{name}(statistics={statistics!r}): supported are {STATISTICS}.")
+
+
+def feedback_step(
+    open_gain: PlayerTrees,
+    diagonal: PlayerTrees,
+    open_gradient: PlayerTrees,
+    closed_gradient: PlayerTrees,
+) -> PlayerTrees:
+    """`k - P (closed_gradient - open_gradient)`, P the diagonal of the open gradient (Eq. 6, 9)."""
+    return {
+        name: jax.tree.map(
+            lambda k, p, before, after: (k - p * (after - before)).astype(k.dtype),
+            open_gain[name],
+            diagonal[name],
+            open_gradient[name],
+            closed_gradient[name],
+        )
+        for name in open_gain
+    }
 
 
 def step_by_player(

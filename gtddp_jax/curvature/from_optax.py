@@ -12,7 +12,11 @@ from gtddp_jax.core.optax_base import OptaxBase, as_optax_base
 from gtddp_jax.core.trees import tree_vdot
 from gtddp_jax.core.types import PerSample, PlayerTrees, Tree
 from gtddp_jax.curvature.base import Curvature, CurvatureState, Policy, StageInputs
-from gtddp_jax.curvature.diagonal import diagonal_quadratic_form
+from gtddp_jax.curvature.diagonal import (
+    check_statistics,
+    diagonal_quadratic_form,
+    feedback_step,
+)
 from gtddp_jax.network.protocol import StageIndex
 
 OWNER = "curvature.FromOptax"
@@ -36,10 +40,13 @@ class FromOptax(Curvature):
 
     Args:
         base: the transformation, learning rate included.
+        statistics: "closed" makes second moments and momentum from the closed gradient, "open"
+            from the open one, as the paper's Table 1 does.
 
     Raises:
         ValueError: `base` is not an optax transformation, or is one that a game cannot use (line
-            searches and others, when `init` is called).
+            searches and others, when `init` is called); `statistics` is unknown, or "open" with
+            `optax.MultiSteps`.
 
     Example:
         >>> import gtddp_jax as gt, optax
@@ -47,9 +54,16 @@ class FromOptax(Curvature):
     """
 
     base: optax.GradientTransformation | optax.MultiSteps
+    statistics: str = "closed"
 
     def __post_init__(self) -> None:
-        as_optax_base(OWNER, self.base)
+        accumulates = as_optax_base(OWNER, self.base).accumulation is not None
+        check_statistics(OWNER, self.statistics)
+        if accumulates and self.statistics == "open":
+            raise ValueError(
+                f"{OWNER}(statistics='open'): optax.MultiSteps has no step of which the feedback "
+                "could be a part while it accumulates. Use statistics='closed'."
+            )
 
     @override
     def init(self, params: PlayerTrees, stage_index: StageIndex) -> CurvatureState:
@@ -68,7 +82,7 @@ class FromOptax(Curvature):
             name: _rayleigh_quotient(gradient[name], step[name], step_at_zero[name], params[name])
             for name in params
         }
-        return OptaxPolicy(open_gain, after, diagonal, stage_base)
+        return OptaxPolicy(open_gain, after, diagonal, stage_base, self.statistics)
 
 
 class StageBase(NamedTuple):
@@ -112,12 +126,14 @@ class OptaxPolicy(Policy):
         state: its state after that step.
         diagonal: P, `{player: tree}` of leaves of shape ().
         stage_base: the base before the step.
+        statistics: one of `diagonal.STATISTICS`.
     """
 
     open_gain: PlayerTrees
     state: CurvatureState
     diagonal: PlayerTrees
     stage_base: StageBase
+    statistics: str
 
     @override
     def quadratic_form(self) -> PerSample:
@@ -127,7 +143,9 @@ class OptaxPolicy(Policy):
     def closed_loop_step(
         self, open_gradient: PlayerTrees, closed_gradient: PlayerTrees
     ) -> tuple[PlayerTrees, CurvatureState]:
-        del open_gradient
+        if self.statistics == "open":
+            step = feedback_step(self.open_gain, self.diagonal, open_gradient, closed_gradient)
+            return step, self.state
         return self.stage_base.compute_step(closed_gradient)
 
     @override

@@ -9,7 +9,7 @@ import optax
 from typing_extensions import override
 
 from gtddp_jax.core.types import Number, PlayerTrees, Rate
-from gtddp_jax.curvature.diagonal import ChainState, DiagonalCurvature
+from gtddp_jax.curvature.diagonal import ChainState, DiagonalCurvature, check_statistics
 from gtddp_jax.curvature.learning_rate import check_learning_rate, schedule_count, schedule_value
 
 
@@ -28,6 +28,11 @@ class RMSProp(DiagonalCurvature):
         momentum: decay of the momentum in the open gain, or None.
         nesterov: whether to use Nesterov momentum.
         bias_correction: whether to correct nu for its initial value.
+        statistics: "closed" makes second moments and momentum from the closed gradient, "open"
+            from the open one, as the paper's Table 1 does. Keyword only.
+
+    Raises:
+        ValueError: `learning_rate` is negative or `statistics` is unknown.
 
     Example:
         >>> import gtddp_jax as gt
@@ -45,12 +50,14 @@ class RMSProp(DiagonalCurvature):
 
     def __post_init__(self) -> None:
         check_learning_rate("curvature.RMSProp", self.learning_rate)
+        check_statistics("curvature.RMSProp", self.statistics)
 
     @property
     @override
     def optax_chain(self) -> optax.GradientTransformationExtraArgs:
-        # The fields have the names of the arguments of `optax.rmsprop`.
-        return optax.rmsprop(**vars(self))
+        # The other fields have the names of the arguments of `optax.rmsprop`.
+        options = {name: value for name, value in vars(self).items() if name != "statistics"}
+        return optax.rmsprop(**options)
 
     @override
     def current_learning_rate(self, chain_state: ChainState) -> Number:

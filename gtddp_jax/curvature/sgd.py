@@ -9,7 +9,7 @@ from jax.typing import DTypeLike
 from typing_extensions import override
 
 from gtddp_jax.core.types import Number, PlayerTrees, Rate
-from gtddp_jax.curvature.diagonal import ChainState, DiagonalCurvature
+from gtddp_jax.curvature.diagonal import ChainState, DiagonalCurvature, check_statistics
 from gtddp_jax.curvature.learning_rate import check_learning_rate, schedule_count, schedule_value
 
 
@@ -22,6 +22,11 @@ class SGD(DiagonalCurvature):
         momentum: decay of the momentum in the open gain, or None.
         nesterov: whether to use Nesterov momentum.
         accumulator_dtype: dtype of the momentum, or None for that of the parameters.
+        statistics: "closed" makes second moments and momentum from the closed gradient, "open"
+            from the open one, as the paper's Table 1 does. Keyword only.
+
+    Raises:
+        ValueError: `learning_rate` is negative or `statistics` is unknown.
 
     Example:
         >>> import gtddp_jax as gt
@@ -35,6 +40,7 @@ class SGD(DiagonalCurvature):
 
     def __post_init__(self) -> None:
         check_learning_rate("curvature.SGD", self.learning_rate)
+        check_statistics("curvature.SGD", self.statistics)
 
     @property
     @override

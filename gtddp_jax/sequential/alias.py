@@ -147,6 +147,8 @@ def sgd(
     momentum: Number | None = None,
     nesterov: bool = False,
     accumulator_dtype: DTypeLike | None = None,
+    *,
+    statistics: str = "closed",
     **game: Unpack[GameOptions],
 ) -> optax.GradientTransformationExtraArgs:
     """GT-DDP-SGD: `gtddp` with `curvature.SGD`.
@@ -156,7 +158,9 @@ def sgd(
         >>> net = gt.Network([nn.Dense(2)])
         >>> tx = gt.sgd(net, optax.softmax_cross_entropy_with_integer_labels, 1e-2, momentum=0.9)
     """
-    base = curvature.SGD(learning_rate, momentum, nesterov, accumulator_dtype)
+    base = curvature.SGD(
+        learning_rate, momentum, nesterov, accumulator_dtype, statistics=statistics
+    )
     return gtddp(net, loss, base, **game)
 
 
@@ -172,6 +176,8 @@ def rmsprop(
     momentum: Number | None = None,
     nesterov: bool = False,
     bias_correction: bool = False,
+    *,
+    statistics: str = "closed",
     **game: Unpack[GameOptions],
 ) -> optax.GradientTransformationExtraArgs:
     """GT-DDP-RMSprop: `gtddp` with `curvature.RMSProp`.
@@ -190,6 +196,7 @@ def rmsprop(
         momentum,
         nesterov,
         bias_correction,
+        statistics=statistics,
     )
     return gtddp(net, loss, base, **game)
 
@@ -206,6 +213,7 @@ def adam(
     mu_dtype: DTypeLike | None = None,
     *,
     nesterov: bool = False,
+    statistics: str = "closed",
     **game: Unpack[GameOptions],
 ) -> optax.GradientTransformationExtraArgs:
     """GT-DDP-Adam: `gtddp` with `curvature.Adam`.
@@ -215,7 +223,9 @@ def adam(
         >>> net = gt.Network([nn.Dense(2)])
         >>> tx = gt.adam(net, optax.softmax_cross_entropy_with_integer_labels, 1e-3)
     """
-    base = curvature.Adam(learning_rate, b1, b2, eps, eps_root, mu_dtype, nesterov)
+    base = curvature.Adam(
+        learning_rate, b1, b2, eps, eps_root, mu_dtype, nesterov, statistics=statistics
+    )
     return gtddp(net, loss, base, **game)
 
 
@@ -233,6 +243,7 @@ def adamw(
     mask: Callable[[Tree], Tree] | None = None,
     *,
     nesterov: bool = False,
+    statistics: str = "closed",
     **game: Unpack[GameOptions],
 ) -> optax.GradientTransformationExtraArgs:
     """GT-DDP-AdamW: `gtddp` with `curvature.Adam` and decoupled weight decay.
@@ -243,7 +254,16 @@ def adamw(
         >>> tx = gt.adamw(net, optax.softmax_cross_entropy_with_integer_labels, 1e-3)
     """
     base = curvature.Adam(
-        learning_rate, b1, b2, eps, eps_root, mu_dtype, nesterov, weight_decay, mask
+        learning_rate,
+        b1,
+        b2,
+        eps,
+        eps_root,
+        mu_dtype,
+        nesterov,
+        weight_decay,
+        mask,
+        statistics=statistics,
     )
     return gtddp(net, loss, base, **game)
 

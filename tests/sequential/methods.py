@@ -4,6 +4,7 @@ A stage's parameters, gradients and preconditioner are vectors of length m. Neit
 curvatures nor optax are used, except to name the same method in `Method.curvature`.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -44,6 +45,11 @@ class Method(NamedTuple):
     start: Callable[[int], Memory]
     gains: Callable[[Vector, Memory, Facts], tuple[Vector, Vector]]
     after: Callable[[Vector, Memory], Memory]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether second moments and momentum are made from the open gradient."""
+        return getattr(self.curvature, "statistics", "closed") == "open"
 
 
 def _at(rate: Any, memory: Memory) -> Any:
@@ -157,6 +163,12 @@ def wrapped(method: Method, curvature: gt.curvature.Curvature) -> Method:
     return Method(curvature, method.start, gains, method.after)
 
 
+def with_open_statistics(method: Method) -> Method:
+    """The same method by the rule of the paper's Table 1."""
+    curvature: Any = method.curvature
+    return method._replace(curvature=dataclasses.replace(curvature, statistics="open"))
+
+
 METHODS: dict[str, Method] = {
     "sgd": sgd(gt.curvature.SGD(0.1), 0.1),
     "sgd_momentum": sgd(gt.curvature.SGD(0.08, 0.9), 0.08, 0.9),
@@ -182,4 +194,15 @@ METHODS: dict[str, Method] = {
         adam(0.05, eps=0.05), gt.curvature.FromOptax(optax.adam(0.05, eps=0.05))
     ),
 }
+OPEN = (
+    "sgd_nesterov",
+    "rmsprop",
+    "rmsprop_nesterov",
+    "adam_eps",
+    "adamw",
+    "from_optax_sgd",
+    "from_optax_adam",
+)
+
+METHODS |= {f"{name}_open": with_open_statistics(METHODS[name]) for name in OPEN}
 """Every curvature of the library with its options."""

@@ -90,6 +90,8 @@ def dense_step(
         closed[t] = q
 
         def closed_loop_step(after: Vector) -> Vector:
+            if method.is_open:
+                return k - diagonal * (after - q)
             closed[t] = after
             return method.gains(after, memories[t], facts)[0]
 
