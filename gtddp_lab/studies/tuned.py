@@ -171,10 +171,15 @@ def _log_ratios(method: TunedMethod, methods: Sequence[TunedMethod]) -> list[Est
     ]
 
 
-def usable_rates(tuning: Mapping[float, float], best_of_all: float) -> float:
-    """The ratio of the largest to the smallest rate whose loss is at most twice the best of all."""
-    usable = [rate for rate, loss in tuning.items() if loss <= 2 * best_of_all]
-    return max(usable) / min(usable) if usable else math.nan
+NEAR_BEST = 1.25
+"""A rate is near the best if its loss is at most this multiple of the loss at the best rate."""
+
+
+def near_best_rates(tuning: Mapping[float, float]) -> tuple[float, float]:
+    """The smallest and the largest rate that are near a method's best one."""
+    limit = NEAR_BEST * min(tuning.values())
+    near = [rate for rate, loss in tuning.items() if loss <= limit]
+    return min(near), max(near)
 
 
 def _problem_text(
@@ -190,13 +195,12 @@ def _problem_text(
         "validation %",
         "against the best baseline: equal epochs",
         "equal time",
-        "largest over smallest usable rate",
+        "rates near the best",
     )
     lines = [f"| {' | '.join(headings)} |", "|" + "---|" * len(headings)]
-    best_of_all = min(min(method.tuning.values()) for method in methods)
     for method in methods:
         epochs, time = (estimate.text() for estimate in _log_ratios(method, methods))
-        range_of_rates = usable_rates(method.tuning, best_of_all)
+        smallest, largest = near_best_rates(method.tuning)
         row = (
             method.cell.label,
             f"{method.cell.rate:g}",
@@ -205,7 +209,7 @@ def _problem_text(
             f"{100 * _reported(method.equal_epochs, 'validation_accuracy').mean():.2f}",
             epochs,
             time,
-            "none" if math.isnan(range_of_rates) else f"{range_of_rates:.0f}",
+            f"{smallest:g}" if smallest == largest else f"{smallest:g} to {largest:g}",
         )
         lines.append(f"| {' | '.join(row)} |")
     return "\n\n".join(
@@ -214,7 +218,8 @@ def _problem_text(
             f"`{cell.network}`, batch {cell.batch_size}, {cell.epochs} epochs, {images}, cosine "
             f"schedule; rates chosen on {TUNING_SEEDS} seeds, {seed_count(options, dataset)} other "
             "seeds reported. Log-ratios of the final training loss to that of the best baseline, "
-            "with 95 % intervals. Usable rates reach at most twice the best loss of all.",
+            f"with 95 % intervals. Rates near the best reach at most {NEAR_BEST} times the loss "
+            "there.",
             f"![Log-ratios with intervals]({picture})",
             "\n".join(lines),
         ]
