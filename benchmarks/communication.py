@@ -2,8 +2,8 @@
 
 Virtual CPU devices suffice: accelerators run the same collectives, before their compilers combine
 them. Bytes are those of the collective's result on one device; a ring all-reduce of n bytes moves
-about 2 n bytes per device, for any number of devices. Collectives inside a conditional (a
-calibration, a refresh) are counted separately, because most steps do not run them.
+about 2 n bytes per device, for any number of devices. Collectives inside a conditional (such
+as a refresh of curvature factors) are counted separately, because most steps do not run them.
 
 python benchmarks/communication.py [--devices N] [--only TEXT] [--whole]
 """
@@ -43,8 +43,8 @@ OPTIMIZERS: dict[str, Callable[[gt.Network], Any]] = {
     "Adam": lambda net: None,
     "sequential, linear": lambda net: gt.adam(net, LOSS, 1e-3),
     "sequential, nonlinear": lambda net: gt.adam(net, LOSS, 1e-3, rollout="nonlinear"),
-    "implicit, tail": lambda net: gt.implicit(optax.adam(1e-3), net, LOSS),
-    "implicit, product": lambda net: gt.implicit(optax.adam(1e-3), net, LOSS, weighting="product"),
+    "implicit, sketch": lambda net: gt.implicit(optax.adam(1e-3), net, LOSS),
+    "implicit, full": lambda net: gt.implicit(optax.adam(1e-3), net, LOSS, weighting="full"),
 }
 """Optimizers by name; None for the plain step."""
 

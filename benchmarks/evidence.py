@@ -40,8 +40,8 @@ BASES: dict[str, tuple[Callable[[Any], Any], tuple[float, ...]]] = {
 }
 """Base optimizers by name, with the learning rates of the grid."""
 
-WEIGHTINGS = ("tail", "head", "product")
-"""Weightings of the implicit game; "head" is the tail of the last layer alone."""
+WEIGHTINGS = ("sketch", "full")
+"""Weightings of the implicit game."""
 
 COMPETITORS = ("extragradient", "sam")
 FIGURES = ("steps", "train", "validation")
@@ -117,11 +117,9 @@ def build_methods(
         return optax.apply_updates(params, updates), state, value
 
     def implicit_method(name: str) -> Method:
-        options: dict[str, Any] = {"tail": "head"} if name == "head" else {"weighting": name}
-
         def optimizer(rate: Any) -> Any:
             model = net if isinstance(net, gt.Network) else net.apply
-            return gt.implicit(base(rate), model, LOSS, **options)
+            return gt.implicit(base(rate), model, LOSS, weighting=name)
 
         def step(rate: Any, params: Any, state: Any, batch: Any) -> Any:
             updates, state = optimizer(rate).update(None, state, params, batch=batch)
@@ -233,10 +231,6 @@ def step_ratios(
     steps = {}
     for name, method in methods.items():
         state = method.init(rate, params)
-        if name in ("tail", "head"):
-            # After its calibration, at a step (3) that does not calibrate.
-            state = jax.jit(method.step)(rate, params, state, batch)[1]
-            state = state._replace(step=jnp.asarray(3, jnp.int32))
         steps[name], _ = compile_step(method.step, rate, params, state, batch)
     seconds = time_interleaved(steps, 101)
     return {name: median_ratio(seconds[name], seconds["base"]) for name in methods}

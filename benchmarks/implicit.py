@@ -1,8 +1,6 @@
 """Step time and memory of the implicit game against its plain optax base, interleaved.
 
-    python benchmarks/implicit.py [--rounds N] [--only TEXT] [--base NAME]
-
-Figures of `Tail` are for steps between calibrations, for steps with one, and amortized.
+python benchmarks/implicit.py [--rounds N] [--only TEXT] [--base NAME]
 """
 
 import argparse
@@ -28,7 +26,6 @@ from gtddp_lab.studies.step_timing import (
 
 LOSS = optax.softmax_cross_entropy_with_integer_labels
 BASES = {"sgd": lambda: optax.sgd(1e-2, 0.9), "adam": lambda: optax.adam(1e-3)}
-EVERY = gt.weighting.Tail().calibrate_every
 
 
 class Model(NamedTuple):
@@ -108,10 +105,9 @@ def variants(model: Model) -> dict[str, dict[str, Any]]:
     """Model and options of `gt.implicit` by column name."""
     any_model, network = {"model": model.apply_fn}, {"model": model.model}
     return {
-        "head": any_model | {"weighting": gt.weighting.Tail("head")},
-        "auto": any_model | {"weighting": gt.weighting.Tail("auto")},
-        "product": network | {"weighting": "product"},
-        "product, generic": any_model | {"weighting": "product"},
+        "sketch": any_model,
+        "full": network | {"weighting": "full"},
+        "full, any model": any_model | {"weighting": "full"},
     }
 
 
@@ -140,25 +136,13 @@ def measure(model: Model, base: str, rounds: int) -> dict[str, tuple[float, floa
     for name, options in variants(model).items():
         tx = gt.implicit(make(), options.pop("model"), model.loss, **options)
         state = tx.init(model.params)
-        step = batch_update_step(tx)
-        if name in ("head", "auto"):
-            state = jax.jit(step)(model.params, state, model.batch)[1]
-            used = state._replace(step=jnp.asarray(3, jnp.int32))
-            steps[name], memory[name] = compile_step(step, model.params, used, model.batch)
-            calibration = state._replace(step=jnp.asarray(EVERY, jnp.int32))
-            steps[f"{name}, calibration"], _ = compile_step(
-                step, model.params, calibration, model.batch
-            )
-        else:
-            steps[name], memory[name] = compile_step(step, model.params, state, model.batch)
+        steps[name], memory[name] = compile_step(
+            batch_update_step(tx), model.params, state, model.batch
+        )
     seconds = time_interleaved(steps, rounds)
     times = {name: median_ratio(seconds[name], seconds["base"]) for name in steps}
-    for name in ("head", "auto"):
-        times[f"{name}, amortised"] = (
-            times[name] * (EVERY - 1) + times[f"{name}, calibration"]
-        ) / EVERY
     print(f"    plain step {np.median(seconds['base']) * 1e3:.2f} ms", flush=True)
-    return {name: (value, memory.get(name, 0.0) / memory["base"]) for name, value in times.items()}
+    return {name: (value, memory[name] / memory["base"]) for name, value in times.items()}
 
 
 def main() -> None:

@@ -95,8 +95,8 @@ for name, make_model in {"plain JAX": plain_model, "Flax": flax_model}.items():
         average, accuracy, state = train(*make_model(), base=optax.adam(3e-3), game=game)
         label = "implicit" if game else "base"
         print(f"{name:9}  {label:8}  last epoch's loss {average:.4f}  test accuracy {accuracy:.1%}")
-    tail = state.prediction
+    report = state.report
     print(
-        f"{name:9}  the tail: {tail.fraction:.1%} of the multiply-adds, "
-        f"correlation {tail.correlation:.2f}"
+        f"{name:9}  weights of the last step: {report.sample_weight_min.item():.2f} to "
+        f"{report.sample_weight_max.item():.2f}"
     )

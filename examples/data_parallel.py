@@ -80,7 +80,7 @@ def mapped(make_optimizer):
 # SGD, because Adam amplifies rounding errors of vanishing gradients to full steps.
 GAMES = {
     "sequential": partial(gt.sgd, net, loss, 0.05, momentum=0.9),
-    "implicit": partial(gt.implicit, optax.sgd(0.05, 0.9), net, loss, weighting="product"),
+    "implicit": partial(gt.implicit, optax.sgd(0.05, 0.9), net, loss, weighting="full"),
 }
 
 for name, make_optimizer in GAMES.items():

@@ -3,7 +3,7 @@
 python docs/pictures/what_the_weights_do.py     (about half a minute; needs the extra `train`)
 
 A small residual network learns the digits by Adam under the implicit game, batch 8, its weights by
-`newton`, which solves the game exactly. At three moments the weight of every training image is
+`exact`, which solves the game exactly. At three moments the weight of every training image is
 computed, in batches of 8. Images with a loss below 1e-6 are left out: in float32 their gradient has
 vanished, so their weight is meaningless.
 """
@@ -42,7 +42,7 @@ def train_snapshots(digits: data.Dataset) -> dict[str, Snapshot]:
     net = networks.build_network("residual-conv", digits.classes)
     loss = optax.softmax_cross_entropy_with_integer_labels
     game: Any = (optax.adam(3e-3), net, loss)
-    weighting = gt.weighting.Newton(steps=8)
+    weighting = gt.weighting.Exact(steps=8)
     tx = gt.implicit(*game, weighting=weighting)
     step, look = gt.make_update(tx), jax.jit(gt.implicit_weights(*game, weighting=weighting))
     x, y = jnp.asarray(digits.train_images), jnp.asarray(digits.train_labels)

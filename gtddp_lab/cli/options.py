@@ -162,10 +162,9 @@ class TrainOptions:
     """Sequential game: let a stage also respond to its own step. More stable at high learning
     rates, but more expensive."""
 
-    weighting: WeightingName = "product"
-    """Implicit game: how sample weights are computed, with a prediction by the whole network
-    (product) or by its last layers (tail, the default of the library). For a base without momentum
-    (rmsprop), tail equals the base."""
+    weighting: WeightingName = "sketch"
+    """Implicit game: how sample weights are computed, with a prediction by a random share of each
+    layer's units (sketch), by the whole network (full), or for all samples together (exact)."""
 
     checkpoint_every: Annotated[int | None, _described("every epoch", "STEPS")] = None
     """Steps between two checkpoints."""

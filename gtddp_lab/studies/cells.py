@@ -15,7 +15,7 @@ from gtddp_lab.training.methods import OPTIMIZERS
 from gtddp_lab.training.recipes import recipe_for
 from gtddp_lab.training.settings import MOST_EPOCHS, MOST_STEPS, TrainSettings
 
-RESULT_FORMAT = 1
+RESULT_FORMAT = 2
 """Raised whenever the meaning of a stored result changes; older results are then recomputed."""
 
 

@@ -15,7 +15,7 @@ from gtddp_lab.studies.section import StudyOptions, StudySection
 
 RIVALS = (
     "implicit",
-    "product",
+    "full",
     "sequential",
     "extragradient",
     "sam",

@@ -12,7 +12,6 @@ from gtddp_lab.studies.longer import study_longer
 from gtddp_lab.studies.paper.figure6 import study_figure6
 from gtddp_lab.studies.paper.figure8 import study_figure8
 from gtddp_lab.studies.paper.table2 import study_table2
-from gtddp_lab.studies.prediction.prediction_study import study_prediction
 from gtddp_lab.studies.rivals import study_rivals
 from gtddp_lab.studies.section import StudyOptions, StudySection
 from gtddp_lab.studies.tuned import study_tuned
@@ -28,7 +27,6 @@ STUDIES: dict[str, Callable[[StudyOptions], StudySection]] = {
     "defaults": study_defaults,
     "rivals": study_rivals,
     "longer": study_longer,
-    "prediction": study_prediction,
     "joint": study_joint,
     "tuned": study_tuned,
 }

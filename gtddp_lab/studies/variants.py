@@ -55,9 +55,7 @@ VARIANTS: dict[str, Variant] = {
         "GT-DDP-{} (nonlinear)", _game_method("sequential"), {"rollout": "nonlinear"}
     ),
     "implicit": Variant("Implicit-{}", _game_method("implicit"), bases=OPTAX),
-    "implicit-full": Variant(
-        "Implicit-{} (full)", _game_method("implicit"), {"weighting": "full"}, OPTAX
-    ),
+    "full": Variant("Implicit-{} (full)", _game_method("implicit"), {"weighting": "full"}, OPTAX),
     "extragradient": Variant("{} extragradient", competitors.extragradient_method, bases=OPTAX),
     "sam": Variant("{} SAM", competitors.sam_method, bases=OPTAX),
     "momo": Variant("MoMo-Adam", competitors.momo_adam_method, bases=("adam",)),

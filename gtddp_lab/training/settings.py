@@ -63,7 +63,7 @@ class TrainSettings:
     terminal: str = "exact_loss"
     max_shift: float = 1.0
     self_response: bool = False
-    weighting: str = "tail"
+    weighting: str = "sketch"
 
     def __post_init__(self) -> None:
         """Checks names and ranges.

@@ -153,8 +153,6 @@ def make_implicit_step(
             running_gradient, opt_state, state.params, batch=game_batch, observe=observe
         )
         value, report = _split_report(opt_state.report)
-        # How well the weighting predicted the step: correlation and trust.
-        report |= opt_state.prediction._asdict()
         return StepResult(
             params=_updated_params(state.params, updates),
             opt_state=opt_state if stateless else opt_state._replace(aux={}),

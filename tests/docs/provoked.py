@@ -109,12 +109,6 @@ def update(net: Any) -> None:
     tx.update(None, tx.init(params), params, batch=(X, jnp.arange(4) % 2))
 
 
-def scaling_step() -> None:
-    """A step of a model without a product."""
-    tx: Any = gt.implicit(optax.sgd(0.1), lambda w, x: w * x, LOSS)
-    tx.update(None, tx.init(jnp.ones(())), jnp.ones(()), batch=(X, jnp.arange(4) % 2))
-
-
 def implicit_step(base: Any, aux: Any = None, returned: Any = None) -> None:
     """A step of the implicit game, with an auxiliary output if one is given."""
     has_aux = aux is not None
@@ -238,10 +232,6 @@ PROVOKED: dict[tuple[str, str], Callable[[], Any]] = {
     ("explain/__init__.py", "explain: a curvature needs"): lambda: gt.Network(NET.layers).explain(
         curvature=gt.curvature.SGD(0.1)
     ),
-    ("implicit/optimizer.py", "tail=…"): lambda: gt.implicit(
-        optax.sgd(0.1), NET, LOSS, weighting="product", tail="head"
-    ),
-    ("implicit/predictors.py", "tail=…: no parameter"): scaling_step,
     ("tracing/sample_axes.py", "from_flax: a reshape"): lambda: from_flax(
         Turned(), jnp.ones((4, 3, 2))
     ),
@@ -296,7 +286,7 @@ PROVOKED: dict[tuple[str, str], Callable[[], Any]] = {
     ("reference/ddp.py", "Invalid coupling"): lambda: gt.reference.ddp_step(
         (), {}, X, jnp.sum, UNKNOWN, UNKNOWN, coupling="x"
     ),
-    ("weighting/newton.py", "Invalid form"): lambda: gt.weighting.Newton(form="x"),
+    ("weighting/exact.py", "Invalid form"): lambda: gt.weighting.Exact(form="x"),
     ("terminal/base.py", "loss(outputs, targets) returned …. It must return real"): (
         lambda: gt.terminal.ExactLoss().expand(lambda outputs: outputs.sum(-1).astype(int), X)
     ),

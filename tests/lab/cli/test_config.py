@@ -18,7 +18,7 @@ FULL = TrainOptions(
     epochs=7,
     seed_list=(3, 5),
     max_shift=float("inf"),
-    weighting="newton",
+    weighting="exact",
     data_dir=Path("some where"),
     vmap_seeds=True,
 )

@@ -62,7 +62,7 @@ from gtddp_lab.cli.main import main
             "invalid choice 'all' for argument",
         ),
         (
-            ["train", "--game", "sequential", "--weighting", "newton"],
+            ["train", "--game", "sequential", "--weighting", "exact"],
             "--weighting belongs to --game implicit, which is not",
         ),
         (

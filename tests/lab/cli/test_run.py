@@ -43,7 +43,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     out = tmp_path_factory.mktemp("runs")
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        options = ["--optimizer", "adam", "--schedule", "constant", "--weighting", "tail"]
+        options = ["--optimizer", "adam", "--schedule", "constant", "--weighting", "sketch"]
         options += ["--seeds", "1", "--rival", "none", "--epochs", "1", "--batch-size", "32"]
         assert main(["train", *options, "--out", str(out)]) == 0
     return _only_folder(out), printed.getvalue().splitlines()
@@ -146,13 +146,13 @@ def test_a_disk_that_is_full_ends_the_run(
 
 @pytest.mark.slow
 def test_several_games_in_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--game", "implicit", "sequential", "--weighting", "product", "--optimizer", "sgd"]
+    options = ["--game", "implicit", "sequential", "--weighting", "full", "--optimizer", "sgd"]
     sizes = ["--epochs", "1", "--batch-size", "64", "--seeds", "1", "--watch", "0"]
     options += ["--rival", "none", "--out", str(tmp_path)]
     assert main(["train", *options, *sizes]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("SGD, Implicit-SGD and GT-DDP-SGD on digits, batch size 64")
-    assert "weighting product" in lines[0]
+    assert "weighting full" in lines[0]
     labels = ["SGD", "Implicit-SGD", "GT-DDP-SGD"]
     assert [line.split()[0] for line in lines[1:4]] == labels
     assert [line.split()[0] for line in lines if "1 × 1" in line] == labels
@@ -161,10 +161,9 @@ def test_several_games_in_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[
     read = json.loads((_only_folder(tmp_path) / "results.json").read_text())
     assert [epoch["method"] for epoch in read["epochs"]] == ["sgd", "implicit-sgd", "gtddp-sgd"]
     assert read["experiment"]["games"] == ["none", "implicit", "sequential"]
-    assert read["experiment"]["settings"]["weighting"] == "product"
+    assert read["experiment"]["settings"]["weighting"] == "full"
     report = read["epochs"][1]["report"]
     assert report["sample_weight_min"] < 1 < report["sample_weight_max"]
-    assert report["correlation"] == 1  # product uses the whole network
 
 
 @pytest.fixture

@@ -431,7 +431,7 @@ def test_a_summary_is_printed(
     told = capsys.readouterr().out
     last = [r.train_loss for r in run.records_of("gtddp-adam") if r.epoch == 4]
     assert f"{np.mean(last):.4f}" in told
-    assert "one: digits, batch size 8, learning rate 0.001, weighting tail, finished" in " ".join(
+    assert "one: digits, batch size 8, learning rate 0.001, weighting sketch, finished" in " ".join(
         told.split()
     )
     assert re.search(r"GT-DDP-Adam: feedback by stage [▁▂▃▄▅▆▇█]{3}, strongest in stage \d", told)

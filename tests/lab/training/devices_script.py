@@ -50,7 +50,7 @@ def sharded_parameters() -> None:
         "sgd": gt.sgd(net, LOSS, 0.1, momentum=0.9),
         "adam": gt.adam(net, LOSS, 0.05, rollout="nonlinear"),
         "ekfac": gt.ekfac(net, LOSS, 0.05, damping=0.1),
-        "implicit": gt.implicit(optax.adam(0.05), net, LOSS, weighting="product"),
+        "implicit": gt.implicit(optax.adam(0.05), net, LOSS, weighting="full"),
     }
     for label, tx in ways.items():
         step, start = step_of(tx), (params, tx.init(params))

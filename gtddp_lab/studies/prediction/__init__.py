@@ -1,1 +1,0 @@
-"""How well a part of the network predicts for all of it, and how much of that is needed."""
