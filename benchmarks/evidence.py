@@ -1,9 +1,9 @@
 """Paired training runs on the digits: a base against the implicit game and competitors.
 
-    python benchmarks/evidence.py --net mlp --out docs/evidence/mlp.json
-    python benchmarks/evidence.py --net conv --bases sgd_momentum adam --out docs/evidence/conv.json
-    python benchmarks/evidence.py --table docs/evidence/mlp.json docs/evidence/conv.json
-    python benchmarks/evidence.py --retime docs/evidence/conv.json      (on an idle machine)
+    python benchmarks/evidence.py --net mlp --out mlp.json
+    python benchmarks/evidence.py --net conv --bases sgd_momentum adam --out conv.json
+    python benchmarks/evidence.py --table mlp.json conv.json
+    python benchmarks/evidence.py --retime conv.json      (on an idle machine)
 
 All methods share seeds, initial parameters, batches and hyperparameters. The base trains for more
 epochs, so that it can also be compared at equal wall-clock time. For this, the script measures step

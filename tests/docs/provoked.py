@@ -286,6 +286,7 @@ PROVOKED: dict[tuple[str, str], Callable[[], Any]] = {
     ("reference/ddp.py", "Invalid coupling"): lambda: gt.reference.ddp_step(
         (), {}, X, jnp.sum, UNKNOWN, UNKNOWN, coupling="x"
     ),
+    ("weighting/full.py", "weighting.…: factors"): lambda: gt.weighting.Full(factors="x"),
     ("weighting/exact.py", "Invalid form"): lambda: gt.weighting.Exact(form="x"),
     ("terminal/base.py", "loss(outputs, targets) returned …. It must return real"): (
         lambda: gt.terminal.ExactLoss().expand(lambda outputs: outputs.sum(-1).astype(int), X)
