@@ -43,7 +43,8 @@ class ReadLosses(LinearizedLosses):
 
     @override
     def _pull_back(self, cotangent: PerSample) -> Tree:
-        if self.adjoint_pass is None:
+        # Nothing is predicted for a linear loss, whose step is that of the base to the last bit.
+        if self.adjoint_pass is None or self.expansion.is_linear:
             return super()._pull_back(cotangent)
         if self.adjoint_pass.read_fn.reuses_adjoints and not self.adjoint_pass.adjoints:
             self.propagate()
