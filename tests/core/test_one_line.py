@@ -25,21 +25,21 @@ ADAM = "chain(scale_by_adam, scale)"
 GAME = "feedback=True, terminal=ExactLoss(bounds=(0.02, 10)), rollout='linear')"
 LINES: list[tuple[str, Any]] = [
     (
-        f"implicit({ADAM}, weighting=Tail(), bounds=(0, 10), strength=1)",
+        f"implicit({ADAM}, weighting=Sketch(), bounds=(0, 10), strength=1)",
         lambda: gt.implicit(optax.adam(1e-3), NET, LOSS),
     ),
     (
-        f"implicit(MultiSteps({ADAM}), weighting=Product(), bounds=None, strength=0.5)",
+        f"implicit(MultiSteps({ADAM}), weighting=Full(), bounds=None, strength=0.5)",
         lambda: gt.implicit(
             optax.MultiSteps(optax.adam(1e-3), 4),
             *(NET, LOSS),
-            weighting="product",
+            weighting="full",
             bounds=None,
             strength=0.5,
         ),
     ),
     (
-        f"implicit(chain(clip, masked({ADAM})), weighting=Tail(), bounds=(0, 10), strength=1)",
+        f"implicit(chain(clip, masked({ADAM})), weighting=Sketch(), bounds=(0, 10), strength=1)",
         lambda: gt.implicit(
             optax.chain(optax.clip(1.0), optax.masked(optax.adam(1e-3), lambda params: params)),
             NET,
@@ -47,12 +47,8 @@ LINES: list[tuple[str, Any]] = [
         ),
     ),
     (
-        "implicit(inject_hyperparams(adam), weighting=Tail(), bounds=(0, 10), strength=1)",
+        "implicit(inject_hyperparams(adam), weighting=Sketch(), bounds=(0, 10), strength=1)",
         lambda: gt.implicit(optax.inject_hyperparams(optax.adam)(1e-3), NET, LOSS),
-    ),
-    (
-        "implicit(identity, weighting=Tail(players=lambda), bounds=(0, 10), strength=1)",
-        lambda: gt.implicit(optax.identity(), NET, LOSS, tail=lambda params: params),
     ),
     (
         f"gtddp({NETWORK}, Adam(learning_rate=0.001), {GAME}",
@@ -93,7 +89,7 @@ LINES += [
     ),
 ]
 GAMES = {
-    "implicit": lambda: gt.implicit(optax.sgd(0.1, 0.9), NET, LOSS, weighting="product"),
+    "implicit": lambda: gt.implicit(optax.sgd(0.1, 0.9), NET, LOSS, weighting="full"),
     "sequential": lambda: gt.sgd(NET, LOSS, 0.1, rollout="nonlinear"),
 }
 
@@ -124,7 +120,7 @@ def test_a_transformation_is_one_of_optax() -> None:
     zeros = jax.tree.map(jnp.zeros_like, params)
     injected = optax.inject_hyperparams(
         lambda strength: gt.implicit(
-            optax.sgd(0.1, 0.9), NET, LOSS, weighting="product", strength=strength
+            optax.sgd(0.1, 0.9), NET, LOSS, weighting="full", strength=strength
         )
     )
 
@@ -143,7 +139,6 @@ def test_states_and_reports_are_one_line(game: str) -> None:
 
     def note(state: Any) -> None:
         seen.extend(map(str, (state, state.report, (state, params)[0])))
-        seen.extend(map(str, [state.prediction] if hasattr(state, "prediction") else []))
 
     def step(carry: Any, _: None) -> Any:
         params, state = carry

@@ -17,7 +17,7 @@ X = jnp.sin(jnp.arange(12.0, dtype=jnp.float32).reshape(4, 3))
 BATCH = (X, jnp.arange(4) % 3)
 LOSS = optax.softmax_cross_entropy_with_integer_labels
 GAMES: dict[str, Any] = {
-    "implicit": lambda: gt.implicit(optax.sgd(0.1, 0.9), NET, LOSS, weighting="product"),
+    "implicit": lambda: gt.implicit(optax.sgd(0.1, 0.9), NET, LOSS, weighting="full"),
     "sequential": lambda: gt.sgd(NET, LOSS, 0.1),
 }
 

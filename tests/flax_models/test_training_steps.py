@@ -22,7 +22,7 @@ STEPS = 2
 X = jax.random.normal(jax.random.key(0), (6, 4))
 Y = jnp.arange(6) % 3
 BASE = optax.adam(0.1)
-GAME = {"weighting": "product", "bounds": None}
+GAME = {"weighting": "full", "bounds": None}
 cross_entropy = optax.softmax_cross_entropy_with_integer_labels
 
 

@@ -15,8 +15,8 @@ implicit: Any = gt.implicit
 implicit_weights: Any = gt.implicit_weights
 """Typed Any, because optax's types allow neither state attributes nor updates of None."""
 
-WEIGHTINGS = ("tail", "product", "sketch", "newton")
-"""Sample weightings by name, as in `gtddp_jax.weighting.WEIGHTINGS`."""
+WEIGHTINGS = ("sketch", "full")
+"""Sample weightings for batches of any size, by name."""
 
 
 def mlp(params: Tree, x: jax.Array) -> jax.Array:

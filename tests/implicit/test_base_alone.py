@@ -1,4 +1,4 @@
-"""At strength 0 `implicit` equals its base bit for bit, for any base (float32, under jit).
+"""At strength 0, and for linear losses, `implicit` equals its base bit for bit (float32, jit).
 
 This holds for the updates. If XLA compiles them together with `optax.apply_updates`, it may round a
 product and a sum once (one machine instruction) in one program and twice in the other.
@@ -108,3 +108,61 @@ def test_zero_learning_rate_gives_plain_weights(weighting: str) -> None:
         np.testing.assert_allclose(
             [state.report.sample_weight_min, state.report.sample_weight_max], 1, rtol=1e-7
         )
+
+
+def linear_loss(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    return -jnp.take_along_axis(outputs, targets[:, None], 1)[:, 0]
+
+
+@pytest.mark.filterwarnings("ignore::gtddp_jax.GameWarning")
+@pytest.mark.parametrize("weighting", models.WEIGHTINGS)
+def test_a_linear_loss_takes_the_step_of_the_base(weighting: str, float32: None) -> None:
+    """Bit for bit, as at strength 0."""
+    base = optax.adamw(0.03)
+    tx = implicit(base, models.mlp, linear_loss, weighting=weighting)
+
+    @jax.jit
+    def plain(params: Tree, state: Any, batch: Any) -> tuple[Tree, Any]:
+        gradient = jax.grad(lambda p: linear_loss(models.mlp(p, batch[0]), batch[1]).mean())(params)
+        return base.update(gradient, state, params)
+
+    @jax.jit
+    def game(params: Tree, state: Any, batch: Any) -> tuple[Tree, Any]:
+        return tx.update(None, state, params, batch=batch)
+
+    state, our_state = base.init(start()), tx.init(start())
+    for batch in batches()[:3]:
+        want, state = plain(start(), state, batch)
+        got, our_state = game(start(), our_state, batch)
+        for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert our_state.report.sample_weight_min == our_state.report.sample_weight_max == 1
+    assert our_state.report.predicted_change == 0
+
+
+@pytest.mark.filterwarnings("ignore::gtddp_jax.GameWarning")
+def test_without_weights_a_step_costs_what_the_base_costs(float32: None) -> None:
+    """At strength 0, and for a loss whose weights are 1."""
+    base, sizes, batch = optax.adam(0.1), (24, 64, 32), 128
+    params = jax.tree.map(lambda u: u.astype(jnp.float32), models.mlp_params(sizes))
+    x, y = jnp.ones((batch, sizes[0])), jnp.zeros(batch, int)
+
+    def flops(update: Any, state: Any) -> float:
+        cost: Any = jax.jit(update).lower(params, state).compile().cost_analysis()
+        return cost["flops"]
+
+    def plain(loss: Any) -> float:
+        def update(params: Tree, state: Any) -> tuple[Tree, Any, jax.Array]:
+            value, gradient = jax.value_and_grad(lambda p: loss(models.mlp(p, x), y).mean())(params)
+            return *base.update(gradient, state, params), value
+
+        return flops(update, base.init(params))
+
+    def game(loss: Any, **options: Any) -> float:
+        tx = implicit(base, models.mlp, loss, **options)
+        return flops(lambda p, s: tx.update(None, s, p, batch=(x, y)), tx.init(params))
+
+    assert game(models.cross_entropy, strength=0.0) < 1.05 * plain(models.cross_entropy)
+    for weighting in models.WEIGHTINGS:
+        assert game(linear_loss, weighting=weighting) < 1.05 * plain(linear_loss), weighting
+    assert game(models.cross_entropy) > 1.05 * plain(models.cross_entropy)

@@ -23,18 +23,10 @@ def make(**options: Any) -> Any:
 CONSTRUCTION: dict[str, tuple[dict[str, Any], str]] = {
     "weighting": (
         {"weighting": "adam"},
-        r"Invalid weighting: 'adam'\. Supported: \('tail', 'product',",
+        r"Invalid weighting: 'adam'\. Supported: \('sketch', 'full', 'exact'\)",
     ),
     "weighting type": ({"weighting": 3}, r"Invalid weighting: 3\. Supported: .* or an instance"),
-    "weighting class": ({"weighting": gt.weighting.Product}, r"Invalid weighting: .*Supported"),
-    "tail elsewhere": (
-        {"weighting": "product", "tail": "head"},
-        r"tail='head' goes with weighting='tail', not with 'product'.*weighting\.Tail\(players",
-    ),
-    "tail twice": (
-        {"weighting": gt.weighting.Tail(), "tail": "head"},
-        r"tail='head' goes with weighting='tail'",
-    ),
+    "weighting class": ({"weighting": gt.weighting.Full}, r"Invalid weighting: .*Supported"),
     "terminal": (
         {"terminal": "exact_loss"},
         r"terminal must come from gtddp_jax\.terminal, got 'exact_loss'",
@@ -58,17 +50,13 @@ def test_construction(name: str) -> None:
 
 OPTIONS: dict[str, tuple[Any, dict[str, Any], str]] = {
     "form": (
-        gt.weighting.Newton,
+        gt.weighting.Exact,
         {"form": "dense"},
         r"Invalid form: 'dense'\. Supported: \('gram'",
     ),
-    "steps": (gt.weighting.Newton, {"steps": 0}, r"steps=0.*steps and solver_steps must be >= 1"),
-    "halvings": (gt.weighting.Newton, {"halvings": -1}, r"halvings=-1.*halvings >= 0"),
-    "calibrate": (gt.weighting.Tail, {"calibrate_every": 0}, r"calibrate_every >= 1"),
-    "good": (gt.weighting.Tail, {"good": 0.5, "poor": 0.5}, r"poor < good <= 1"),
-    "memory": (gt.weighting.Tail, {"memory": 1.0}, r"0 <= memory < 1"),
-    "most": (gt.weighting.Tail, {"most": 0.0}, r"most > 0"),
-    "cost": (gt.weighting.Tail, {"cost_limit": 1.1}, r"0 < cost_limit <= 1 are needed"),
+    "steps": (gt.weighting.Exact, {"steps": 0}, r"steps=0.*steps and solver_steps must be >= 1"),
+    "halvings": (gt.weighting.Exact, {"halvings": -1}, r"halvings=-1.*halvings >= 0"),
+    "factors": (gt.weighting.Full, {"factors": "other"}, r"Full\(factors='other'\): factors must"),
     "shift": (gt.terminal.ExactLoss, {"max_shift": 0.0}, r"max_shift=0\.0.*number > 0, or None"),
 }
 
@@ -169,7 +157,7 @@ def test_networks_that_need_more_than_inputs(layer: nn.Module, message: str) -> 
 
 def trace_update(model: Any, inputs: Any) -> None:
     params = DROPPING.init(jax.random.key(0), X)
-    tx = make(model=model, weighting="product")
+    tx = make(model=model, weighting="full")
     jax.eval_shape(
         lambda: tx.update(None, tx.init(params), params, batch=(inputs, jnp.zeros(5, int)))
     )

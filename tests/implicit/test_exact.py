@@ -1,4 +1,4 @@
-"""`Newton` solves the implicit game exactly.
+"""`Exact` solves the implicit game exactly.
 
 For a quadratic terminal model and a base `u = -P q` that is the batch-augmented dynamic program
 with the layers' own curvature kept (Eq. 25): the sequential recursion and one B x B system agree.
@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from gtddp_jax.implicit.weighting.newton import Linearization
 from jax.flatten_util import ravel_pytree
 
 import gtddp_jax as gt
+from gtddp_jax.implicit.weighting.exact import Linearization
 from tests.default_run import quick_cases
 from tests.implicit import dense, models
 from tests.implicit.dense import compiled
@@ -73,7 +73,7 @@ def stage_vectors(net: gt.Network, tree: Tree) -> list[jax.Array]:
 
 
 @pytest.mark.parametrize(("name", "kind"), quick_cases(CASES))
-def test_newton_is_the_batch_augmented_dynamic_program(name: str, kind: str) -> None:
+def test_exact_is_the_batch_augmented_dynamic_program(name: str, kind: str) -> None:
     p = zoo.problem(name, batch=3)
     running = jax.tree.map(lambda u: DECAY * u, p.params)
     inverse = matrices(kind, [u.size for u in stage_vectors(p.net, p.params)])
@@ -88,7 +88,7 @@ def test_newton_is_the_batch_augmented_dynamic_program(name: str, kind: str) -> 
                 preconditioned(p.net, inverse),
                 p.net,
                 loss,
-                weighting=gt.weighting.Newton(steps=1, form=form),
+                weighting=gt.weighting.Exact(steps=1, form=form),
                 terminal=gt.terminal.ProjectedHessian(),
                 bounds=None,
             )
@@ -153,7 +153,7 @@ def proximal_updates(p: dense.Problem, rates: Sequence[float], steps: int) -> di
                 optax.sgd(rate),
                 p.apply_fn,
                 p.loss,
-                weighting=gt.weighting.Newton(steps=steps, form=form),
+                weighting=gt.weighting.Exact(steps=steps, form=form),
                 terminal=gt.terminal.ExactLoss(max_shift=None),
                 bounds=None,
             )
@@ -203,7 +203,7 @@ def test_root_of_the_system(name: str) -> None:
     def library(params: Tree) -> dict[str, jax.Array]:
         def one(form: str, predict: bool) -> jax.Array:
             arguments = (BASES[name], p.apply_fn, p.loss)
-            model = gt.weighting.Newton(steps=12, form=form)
+            model = gt.weighting.Exact(steps=12, form=form)
             options = {"weighting": model, "bounds": None, "predict_momentum": predict}
             state = implicit(*arguments, **options).init(params)._replace(base=base_state)
             return implicit_weights(*arguments, **options)(state, params, (p.x, p.y))
@@ -243,7 +243,7 @@ def test_momentum_in_closed_form() -> None:
                 base,
                 p.apply_fn,
                 p.loss,
-                weighting=gt.weighting.Newton(steps=1, form=form),
+                weighting=gt.weighting.Exact(steps=1, form=form),
                 terminal=gt.terminal.ProjectedHessian(),
                 bounds=None,
                 predict_momentum=predict,
@@ -281,5 +281,5 @@ def test_a_step_is_halved_six_times_at_most(options: dict[str, Any]) -> None:
             return a @ b
 
     system: Any = NowhereSmaller()
-    got = gt.weighting.Newton(**options)._newton_step(system, w)
+    got = gt.weighting.Exact(**options)._newton_step(system, w)
     np.testing.assert_allclose(got, w - r / 2 ** options.get("halvings", 6), rtol=1e-15)

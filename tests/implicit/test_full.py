@@ -1,4 +1,4 @@
-"""`Product` equals its formula, and the two ways to linearize a network agree."""
+"""`Full` equals its formula."""
 
 from typing import Any
 
@@ -9,6 +9,7 @@ import optax
 import pytest
 
 import gtddp_jax as gt
+from gtddp_jax.terminal.gradient_flow import integrate_sample_weights
 from gtddp_jax.terminal.scalar_equation import solve_sample_weights
 from tests.default_run import quick_cases
 from tests.implicit import dense, models
@@ -26,18 +27,23 @@ BASES = {
     "lion": optax.lion(0.05, weight_decay=0.1),
     "clipped": optax.chain(optax.clip_by_global_norm(0.5), optax.adamw(0.1)),
 }
+IMPLICIT = gt.weighting.Full(factors="implicit")
 SETTINGS: dict[str, dict[str, Any]] = {
-    "plain": {"bounds": None},
-    "no momentum": {"bounds": None, "predict_momentum": False},
-    "max_shift": {"bounds": None, "terminal": gt.terminal.ExactLoss(max_shift=0.1)},
+    "plain": {},
+    "no momentum": {"predict_momentum": False},
+    "max_shift": {"terminal": gt.terminal.ExactLoss(max_shift=0.1)},
     "bounds": {"bounds": (0.9, 1.05)},
-    "strength": {"bounds": None, "strength": 0.3},
+    "strength": {"strength": 0.3},
+    "flow": {"weighting": "full"},
 }
 
 
 @pytest.mark.parametrize("name", quick_cases(BASES))
-def test_product_equals_its_formula(name: str) -> None:
-    """After four steps: `w = psi'(s0 - n w)`, s0 = G u(0), n = -G (u(q) - u(0))."""
+def test_full_equals_its_formula(name: str) -> None:
+    """After four steps: `w = psi'(s0 - n w)`, s0 = G u(0), n = -G (u(q) - u(0)).
+
+    The flow of a sample is integrated in tests/terminal; here it starts from the same numbers.
+    """
     p = models.classification(batch=7)
     params, base_state = models.after(p, BASES[name], 4)
     p = p._replace(params=params)
@@ -48,26 +54,33 @@ def test_product_equals_its_formula(name: str) -> None:
     def library(params: Tree) -> dict[str, jax.Array]:
         def one(options: dict[str, Any]) -> jax.Array:
             arguments = (BASES[name], p.apply_fn, p.loss)
-            state = implicit(*arguments, weighting="product", **options).init(params)
-            look = implicit_weights(*arguments, weighting="product", **options)
+            options = {"weighting": IMPLICIT, "bounds": None} | options
+            state = implicit(*arguments, **options).init(params)
+            look = implicit_weights(*arguments, **options)
             return look(state._replace(base=base_state), params, (p.x, p.y))
 
         return {label: one(options) for label, options in SETTINGS.items()}
 
     plain = losses.scalar_weights(s0, n)
     assert np.ptp(plain) > 0.05
+    terminal = gt.terminal.ExactLoss(max_shift=None).expand(
+        lambda outputs: p.loss(outputs, p.y), jnp.asarray(losses.outputs)
+    )
+    flow = integrate_sample_weights(terminal, jnp.asarray(s0), jnp.asarray(n), None)
     want = {
         "plain": plain,
         "no momentum": losses.scalar_weights(0 * s0, n),
         "max_shift": dense.Losses(p, max_shift=0.1).scalar_weights(s0, n),
         "bounds": losses.scalar_weights(s0, n, (0.9, 1.05)),
         "strength": 1 + 0.3 * (plain - 1),
+        "flow": flow,
     }
     for label, got in library(params).items():
         # A root outside the bounds is approached by 24 bisections: 0.15 / 2^24 is left.
         atol = 2e-8 if label == "bounds" else 0
         np.testing.assert_allclose(got, want[label], rtol=1e-10, atol=atol, err_msg=label)
-    assert np.abs(want["max_shift"] - plain).max() > 1e-3
+    for label in ("max_shift", "flow"):
+        assert np.abs(want[label] - plain).max() > 1e-3
     assert np.isclose(want["bounds"], plain).sum() < 7
 
 
@@ -75,7 +88,7 @@ def test_gradient_and_update_are_the_weighted_ones() -> None:
     """The base receives q(w), and its state advances once."""
     p = models.classification()
     base = optax.adam(0.1)
-    tx = implicit(base, p.apply_fn, p.loss, weighting="product", bounds=None)
+    tx = implicit(base, p.apply_fn, p.loss, weighting=IMPLICIT, bounds=None)
 
     @compiled
     def step(params: Tree, state: Any) -> tuple[Tree, Any]:
@@ -104,8 +117,8 @@ def test_gradient_and_update_are_the_weighted_ones() -> None:
 
 
 @pytest.mark.parametrize("name", quick_cases(["sgd", "momentum"]))
-def test_one_sample_a_batch_is_newton(name: str) -> None:
-    """For a base that is affine in the gradient, the system is the equation of `Product`."""
+def test_one_sample_a_batch_is_exact(name: str) -> None:
+    """For a base that is affine in the gradient, the system is the equation of `Full`."""
     p = models.classification(batch=1, seed=3)
     params, base_state = models.after(p, BASES[name], 2)
 
@@ -117,28 +130,22 @@ def test_one_sample_a_batch_is_newton(name: str) -> None:
             look = implicit_weights(*arguments, weighting=weighting, bounds=None)
             return look(state._replace(base=base_state), params, (p.x, p.y))
 
-        return [one(w) for w in ("product", gt.weighting.Newton(steps=12))]
+        return [one(w) for w in (IMPLICIT, gt.weighting.Exact(steps=12))]
 
-    product, newton = library(params)
-    assert abs(product[0] - 1) > 0.05
-    np.testing.assert_allclose(product, newton, rtol=1e-12)
+    full, exact = library(params)
+    assert abs(full[0] - 1) > 0.05
+    np.testing.assert_allclose(full, exact, rtol=1e-12)
 
 
-@pytest.mark.parametrize("net", quick_cases(["cooperative_of_three", "conv_strided", "tokens_out"]))
-def test_players_and_autodiff_agree(net: str) -> None:
-    """A network itself shares one backward pass; its `apply`, like any function, uses autodiff."""
-    p = zoo.problem(net, batch=4)
+def test_a_network_is_the_function_that_it_applies() -> None:
+    p = zoo.problem("cooperative_of_three", batch=4)
     base = optax.adam(0.05)
 
     def loss(outputs: jax.Array, targets: jax.Array) -> jax.Array:
         return zoo.LOSSES["softmax"](outputs, targets).reshape(outputs.shape[0], -1).sum(1)
 
-    def transformation(model: Any, name: str) -> Any:
-        tail = gt.weighting.Tail("head", response=1.0, good=0.1, poor=0.0)
-        return implicit(base, model, loss, weighting=tail if name == "tail" else name)
-
     pairs = {
-        name: [transformation(model, name) for model in (p.net, p.net.apply)]
+        name: [implicit(base, model, loss, weighting=name) for model in (p.net, p.net.apply)]
         for name in models.WEIGHTINGS
     }
 
@@ -160,7 +167,7 @@ def test_players_and_autodiff_agree(net: str) -> None:
         assert oracle.relative_error(params, other) < 1e-10, name
         assert state.report.sample_weight_max - state.report.sample_weight_min > 1e-3, name
         for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(other_state), strict=True):
-            # The figures of the report and of the weightings are in float32.
+            # The figures of the report are in float32.
             rtol = 1e-10 if a.dtype == jnp.float64 else 1e-5
             np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-3 * rtol, err_msg=name)
 

@@ -117,7 +117,7 @@ def kinds() -> dict[str, tuple[Any, Tree]]:
 def test_the_same_network_in_every_style() -> None:
     found = {}
     for name, (apply_fn, params) in kinds().items():
-        tx = implicit(BASE, apply_fn, models.cross_entropy, tail="head")
+        tx = implicit(BASE, apply_fn, models.cross_entropy, weighting="full")
         after, state = train(tx, params, (X, Y))
         assert jax.tree.structure(after) == jax.tree.structure(params)
         assert state.report.sample_weight_max - state.report.sample_weight_min > 1e-3
@@ -174,7 +174,7 @@ def test_batch_norm_without_the_game_is_plain_training() -> None:
             game_apply,
             models.cross_entropy,
             strength=strength,
-            weighting="product",
+            weighting="full",
             has_aux=True,
             aux=statistics,
         )
@@ -219,7 +219,12 @@ def test_batch_norm_weights_use_coupled_gradients() -> None:
     want = losses.scalar_weights(*dense.influence(losses, base))
     arguments = (BASE, apply_fn, models.cross_entropy)
     aux = {"batch_stats": statistics}
-    options = {"weighting": "product", "bounds": None, "has_aux": True, "aux": aux}
+    options = {
+        "weighting": gt.weighting.Full("implicit"),
+        "bounds": None,
+        "has_aux": True,
+        "aux": aux,
+    }
     state = implicit(*arguments, **options).init(params)
     look = compiled(implicit_weights(*arguments, **options))
     np.testing.assert_allclose(look(state, params, (X, Y)), want, rtol=1e-10)
@@ -243,7 +248,7 @@ def test_dropout_key_in_the_inputs_or_in_the_closure() -> None:
         return module.apply({"params": params}, x, rngs={"dropout": key})
 
     def updates(apply_fn: Any, inputs: Any) -> Tree:
-        tx = implicit(BASE, apply_fn, models.cross_entropy, weighting="product")
+        tx = implicit(BASE, apply_fn, models.cross_entropy, weighting="full")
         updates, state = tx.update(None, tx.init(params), params, batch=(inputs, Y))
         return updates, state.report.sample_weight_min
 
@@ -325,9 +330,8 @@ def test_bfloat16(kept: Any, float32: None) -> None:
         return models.mlp(low, x.astype(jnp.bfloat16))
 
     base = optax.sgd(0.5)
-    tail = gt.weighting.Tail("head", response=1.0, good=0.1, poor=0.0)
     for weighting in models.WEIGHTINGS:
-        options = {"weighting": tail if weighting == "tail" else weighting}
+        options = {"weighting": weighting}
         low = implicit(base, apply_fn, models.cross_entropy, **options)
         high = implicit(base, models.mlp, models.cross_entropy, **options)
         got, state = train(low, low_start, (x, Y), 2)

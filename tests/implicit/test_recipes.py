@@ -97,7 +97,7 @@ def test_recipes_learn(recipe: Any, float32: None, capsys: pytest.CaptureFixture
 
 def test_the_game_moves_the_weights(float32: None) -> None:
     model = recipes_nnx.Net(nnx.Rngs(0))
-    game = gt.implicit(optax.adam(0.1), weighting="product")
+    game = gt.implicit(optax.adam(0.1), weighting="full")
     optimizer = nnx.Optimizer(model, game, wrt=nnx.Param)
     for x, y in batches():
         recipes_nnx.train_step(model, optimizer, x, y)

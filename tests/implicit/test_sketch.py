@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from gtddp_jax.implicit.weighting.product import step_influence
 
 import gtddp_jax as gt
 from gtddp_jax.core.optax_base import as_optax_base
@@ -113,19 +112,19 @@ def test_mean_over_all_draws_is_the_whole_network(name: str, share: float) -> No
     s0, n = jax.tree.map(
         lambda values: values.mean(0), jax.lax.map(estimate, jnp.arange(draws, dtype=jnp.uint32))
     )
-    q, jvp_fn = linearized(model, LinearizedLosses).restrict(lambda tree: tree)
+    q, jvp_fn = linearized(model, LinearizedLosses).linearize_gradient()
 
-    def only_taking_part(change: Any) -> Any:
-        return {key: change[key] * (key in taking_part) for key in change}
+    def loss_change(change: Any) -> jax.Array:
+        """By the parameters that take part alone."""
+        return jvp_fn({key: change[key] * (key in taking_part) for key in change})
 
-    expected = step_influence(
-        base, q, lambda change: jvp_fn(only_taking_part(change)), lambda t: t, 1.0
-    )
+    momentum_step, response = base.split_update(q)
+    want_s0, want_n = loss_change(momentum_step), -loss_change(response)
     # Below a coupling the estimate is another quantity, but its sum over samples is the same.
     if model.reuses or name in ("recurrent", "opaque_kernel"):
-        chex.assert_trees_all_close((s0, n), (expected.s0, expected.n), rtol=1e-11, atol=1e-13)
+        chex.assert_trees_all_close((s0, n), (want_s0, want_n), rtol=1e-11, atol=1e-13)
     chex.assert_trees_all_close(
-        (s0.sum(), n.sum()), (expected.s0.sum(), expected.n.sum()), rtol=1e-11, atol=1e-13
+        (s0.sum(), n.sum()), (want_s0.sum(), want_n.sum()), rtol=1e-11, atol=1e-13
     )
 
 
@@ -194,11 +193,9 @@ def weights_of(model: ReadModel, base: Any, weighting: Any, count: int = 1) -> l
     return seen
 
 
-def test_whole_share_with_implicit_factors_is_product() -> None:
-    sketched = weights_of(
-        read_model("dense"), MOMENTUM, gt.weighting.Sketch(1.0, factors="implicit"), 3
-    )
-    expected = weights_of(read_model("dense"), MOMENTUM, "product", 3)
+def test_the_whole_share_is_full() -> None:
+    sketched = weights_of(read_model("dense"), MOMENTUM, gt.weighting.Sketch(1.0), 3)
+    expected = weights_of(read_model("dense"), MOMENTUM, "full", 3)
     chex.assert_trees_all_close(sketched, expected, rtol=1e-10)
     assert not jnp.allclose(expected[2], 1.0, atol=0.05)
 
@@ -214,8 +211,8 @@ def test_blocks_are_new_in_every_step_and_the_same_in_every_run() -> None:
 
 def test_without_a_readable_parameter_the_whole_network_predicts() -> None:
     model = read_model("branches")
-    sketched = weights_of(model, MOMENTUM, gt.weighting.Sketch(0.4, factors="implicit"), 2)
-    chex.assert_trees_all_close(sketched, weights_of(model, MOMENTUM, "product", 2), rtol=1e-10)
+    sketched = weights_of(model, MOMENTUM, gt.weighting.Sketch(0.4), 2)
+    chex.assert_trees_all_close(sketched, weights_of(model, MOMENTUM, "full", 2), rtol=1e-10)
 
 
 def test_single_sample_is_predicted_by_the_whole_network() -> None:
@@ -235,8 +232,10 @@ def test_single_sample_is_predicted_by_the_whole_network() -> None:
         )
         return look[0]
 
-    sketched = weights(gt.weighting.Sketch(0.4, factors="implicit"))
-    chex.assert_trees_all_close(sketched, weights("product"), rtol=1e-12)
+    for factors in ("flow", "implicit"):
+        sketched = weights(gt.weighting.Sketch(0.4, factors=factors))
+        expected = weights(gt.weighting.Full(factors))
+        chex.assert_trees_all_close(sketched, expected, rtol=1e-12)
 
 
 def test_tokens_are_samples() -> None:

@@ -113,8 +113,8 @@ def test_strong_damping_leaves_the_step_of_the_base(name: str) -> None:
         params = jax.tree.map(lambda p: p + 0.1, params)
 
 
-def test_newton_weights_of_one_output_are_the_same_game() -> None:
-    """`weighting="newton"` around SGD is the joint step with lambda = 1 / rate, all orders in."""
+def test_exact_weights_of_one_output_are_the_same_game() -> None:
+    """`weighting="exact"` around SGD is the joint step with lambda = 1 / rate, all orders in."""
     rate = 0.5
 
     def apply_fn(params: Any, x: jax.Array) -> jax.Array:
@@ -123,7 +123,7 @@ def test_newton_weights_of_one_output_are_the_same_game() -> None:
     def loss(outputs: jax.Array, targets: jax.Array) -> jax.Array:
         return jnp.log(jnp.cosh(outputs - targets))
 
-    weighting = gt.weighting.Newton(steps=30)
+    weighting = gt.weighting.Exact(steps=30)
     implicit: Any = gt.implicit(optax.sgd(rate), apply_fn, loss, weighting=weighting, bounds=None)
     term = gt.supervised_term(apply_fn, loss)
     joint: Any = gt.joint(term, 1 / rate, step=FULL_STEP)

@@ -28,7 +28,7 @@ def trace(tx: Any, losses: LossesOfParams) -> None:
 
 
 def implicit() -> Any:
-    return gt.implicit(optax.sgd(RATE), weighting="product")
+    return gt.implicit(optax.sgd(RATE), weighting="full")
 
 
 def sequential() -> Any:

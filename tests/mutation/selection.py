@@ -8,25 +8,21 @@ FOLDERS = ("implicit", "sequential", "curvature", "terminal", "core", "network",
 """The folders of `gtddp_jax` that hold the mathematics."""
 
 SEQUENTIAL_STEP = "tests/sequential/test_exact_loss.py::test_network_equals_the_reference"
-IMPLICIT_STEP = "tests/implicit/test_product.py::test_product_equals_its_formula[momentum]"
+IMPLICIT_STEP = "tests/implicit/test_full.py::test_full_equals_its_formula[momentum]"
 STEPS = (IMPLICIT_STEP, f"{SEQUENTIAL_STEP}[shortcut_at_1]")
 """One exact step of each game."""
 
-TAIL = "tests/implicit/test_tail.py"
 KRONECKER = "tests/curvature/kronecker"
 SHARED_INPUT = f"{KRONECKER}/test_shared_input.py"
 CURVATURE = "tests/curvature/test_exact_curvatures.py::test_curvature_equals_its_formula"
 
 QUICK: dict[str, tuple[str, ...]] = {
-    "implicit/weighting/tail": (
-        f"{TAIL}::test_weights_and_calibrations_equal_their_formulas[momentum]",
-        f"{TAIL}::test_ratios_are_bounded_by_most",
-    ),
-    "implicit/weighting/newton": ("tests/implicit/test_newton.py::test_momentum_in_closed_form",),
-    "implicit/predictors": ("tests/implicit/test_tail_sets.py",),
+    "implicit/weighting/exact": ("tests/implicit/test_exact.py::test_momentum_in_closed_form",),
+    "implicit/weighting/sketch": ("tests/implicit/test_sketch.py",),
+    "implicit/guarded_step": ("tests/implicit/test_guarded_step.py",),
     "implicit": (
         IMPLICIT_STEP,
-        "tests/implicit/test_product.py::test_gradient_and_update_are_the_weighted_ones",
+        "tests/implicit/test_full.py::test_gradient_and_update_are_the_weighted_ones",
     ),
     "sequential": (
         f"{SEQUENTIAL_STEP}[shortcut_at_1]",
@@ -53,7 +49,7 @@ QUICK: dict[str, tuple[str, ...]] = {
         f"{CURVATURE}[adam_schedule]",
     ),
     "terminal": (
-        "tests/implicit/test_product.py::test_hard_scalar_equations",
+        "tests/implicit/test_full.py::test_hard_scalar_equations",
         "tests/terminal",
     ),
     "core/validation": ("tests/implicit/test_errors.py",),
@@ -72,14 +68,13 @@ QUICK: dict[str, tuple[str, ...]] = {
 SAFETY = "tests/sequential/test_safety.py"
 
 MORE: dict[str, tuple[str, ...]] = {
-    "implicit/weighting/tail": (TAIL, "tests/implicit/test_errors.py"),
-    "implicit/weighting/newton": ("tests/implicit/test_newton.py",),
+    "implicit/weighting/exact": ("tests/implicit/test_exact.py",),
     "implicit": (
-        "tests/implicit/test_response.py",
         "tests/implicit/test_errors.py",
         "tests/implicit/test_contract.py",
-        "tests/implicit/test_product.py",
-        "tests/implicit/test_judgement.py",
+        "tests/implicit/test_full.py",
+        "tests/implicit/test_guarded_step.py",
+        "tests/implicit/test_sketch.py",
         "tests/implicit/test_devices.py",
     ),
     "sequential": (
@@ -108,7 +103,7 @@ MORE: dict[str, tuple[str, ...]] = {
     "curvature": ("tests/curvature/test_exact_curvatures.py", f"{KRONECKER}/test_errors.py"),
     "terminal": (
         f"{SEQUENTIAL_STEP}[shortcut_at_1]",
-        "tests/implicit/test_product.py",
+        "tests/implicit/test_full.py",
         "tests/sequential/test_exact_terminals.py",
         "tests/robustness/test_faults.py::test_flat_places_of_the_loss",
     ),
@@ -123,7 +118,7 @@ MORE: dict[str, tuple[str, ...]] = {
         f"{SAFETY}::test_double_counting_is_reported",
         "tests/sequential/test_report.py",
         "tests/implicit/test_contract.py::test_a_loss_gradient_as_running_cost_is_noticed",
-        "tests/implicit/test_judgement.py",
+        "tests/core/test_duplicate_gradient.py",
     ),
     "core": (
         "tests/network/test_sample_gradients.py",
@@ -139,7 +134,7 @@ MORE: dict[str, tuple[str, ...]] = {
     "tracing": (
         "tests/flax_models/test_players.py",
         "tests/flax_models/test_refusals.py",
-        "tests/implicit/test_tail_sets.py",
+        "tests/implicit/test_sketch.py",
         "tests/flax_models/test_verify.py",
         "tests/docs/test_errors_page.py",
     ),

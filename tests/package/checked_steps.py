@@ -80,10 +80,10 @@ def flax_models() -> None:
 def implicit() -> None:
     net, x = dense(), images(5)
     params = net.init(KEY, x)
-    for weighting in ("tail", "newton"):
+    for weighting in ("sketch", "exact"):
         trace(gt.implicit(optax.adam(0.1), net, loss, weighting=weighting), params, x)
-    look = gt.implicit_weights(optax.sgd(0.1), net, loss, weighting="product")
-    state = gt.implicit(optax.sgd(0.1), net, loss, weighting="product").init(params)
+    look = gt.implicit_weights(optax.sgd(0.1), net, loss, weighting="full")
+    state = gt.implicit(optax.sgd(0.1), net, loss, weighting="full").init(params)
     assert jax.eval_shape(look, state, params, (x, TARGETS)).shape == (SAMPLES,)
 
 

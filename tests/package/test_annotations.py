@@ -16,7 +16,6 @@ ANYTHING = {
     "from_flax.apply_kwargs": "values are the model's own",
     "from_flax.eval_kwargs": "values are the model's own",
     "Losses.__init__.per_sample": "its argument has the type of the outputs",
-    "implicit.weighting": "the state of a weighting is its own",
     "implicit_weights.options": "the further arguments of implicit, which checks them",
 }
 """Where `Any` stands in a public signature, and why."""

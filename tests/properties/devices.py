@@ -44,7 +44,7 @@ class World:
         self._base = bases.draw(rng)
         self._rollout = str(rng.choice(list(ROLLOUTS)))
         self._name = str(rng.choice(list(implicit.BASES)))
-        self._weighting = str(rng.choice(["product", "tail"]))
+        self._weighting = str(rng.choice(["full", "sketch"]))
         self._game = ("sequential", "implicit")[index % 2]
 
     def __str__(self) -> str:

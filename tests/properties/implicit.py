@@ -42,11 +42,11 @@ BASES: dict[str, Build] = {
 }
 
 WEIGHTINGS: dict[str, Callable[[Rng], Any]] = {
-    "product": lambda rng: gt.weighting.Product(response=float(rng.choice([0.5, 1.0]))),
-    "newton": lambda rng: gt.weighting.Newton(form=str(rng.choice(["gram", "matrix_free"]))),
-    "tail": lambda rng: gt.weighting.Tail(
-        "head", response=1.0, good=0.1, poor=0.0, calibrate_every=2
+    "sketch": lambda rng: gt.weighting.Sketch(
+        share=float(rng.choice([0.3, 1.0])), factors=str(rng.choice(["flow", "implicit"]))
     ),
+    "full": lambda rng: gt.weighting.Full(factors=str(rng.choice(["flow", "implicit"]))),
+    "exact": lambda rng: gt.weighting.Exact(form=str(rng.choice(["gram", "matrix_free"]))),
 }
 
 

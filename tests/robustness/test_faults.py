@@ -31,8 +31,8 @@ Tree = Any
 TRACED = {
     "sequential": lambda loss: gt.adam(NET, loss, 1e-2),
     "kronecker": lambda loss: gt.kfac(NET, loss, 1e-2),
-    "product": lambda loss: gt.implicit(optax.adam(1e-2), NET, loss, weighting="product"),
-    "tail": lambda loss: gt.implicit(optax.adam(1e-2), lambda p, x: NET.apply(p, x), loss),
+    "full": lambda loss: gt.implicit(optax.adam(1e-2), NET, loss, weighting="full"),
+    "sketch": lambda loss: gt.implicit(optax.adam(1e-2), lambda p, x: NET.apply(p, x), loss),
 }
 
 
@@ -149,7 +149,7 @@ def check_skipped(before: Any, updates: Tree, after: Any, label: str) -> None:
     assert not any(u.any() for u in jax.tree.leaves(updates)), label
 
 
-QUICK_GAMES = quick_cases(GAMES, "adam", "kfac", "product, adam")
+QUICK_GAMES = quick_cases(GAMES, "adam", "kfac", "full, adam")
 BAD = {"nan": jnp.nan, "inf": jnp.inf, "-inf": -jnp.inf}
 
 

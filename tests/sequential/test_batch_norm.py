@@ -318,7 +318,7 @@ def test_the_implicit_game_takes_a_network_with_statistics() -> None:
         return problem.net.apply(params, x, batch_stats=stats, train=True)
 
     updates = {}
-    options: dict[str, Any] = {"weighting": "product", "has_aux": True, "aux": problem.batch_stats}
+    options: dict[str, Any] = {"weighting": "full", "has_aux": True, "aux": problem.batch_stats}
     for strength in (0.0, 1.0):
         tx: Any = gt.implicit(optax.sgd(0.1), apply_fn, loss, strength=strength, **options)
         batch = ((problem.x, problem.batch_stats), problem.y)

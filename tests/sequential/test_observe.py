@@ -18,7 +18,7 @@ X, Y = jax.random.normal(jax.random.key(1), (6, 5)), jnp.arange(6) % 3
 PARAMS = NET.init(jax.random.key(0), X)
 
 TRANSFORMATIONS: dict[str, Any] = {
-    "implicit": lambda: gt.implicit(optax.adam(0.1), NET, LOSS, weighting="product"),
+    "implicit": lambda: gt.implicit(optax.adam(0.1), NET, LOSS, weighting="full"),
     "chain": lambda: optax.chain(optax.identity(), gt.adam(NET, LOSS, 0.1)),
 }
 

@@ -55,7 +55,7 @@ def test_same_training_without_the_game(name: str) -> None:
 
 @pytest.mark.parametrize("name", quick_cases(CONVERSIONS, *QUICK))
 def test_the_game_has_an_effect(name: str) -> None:
-    _, report = run(CONVERSIONS[name].converted(partial(gt.implicit, weighting="product")))
+    _, report = run(CONVERSIONS[name].converted(partial(gt.implicit, weighting="full")))
     assert report.skipped_steps == 0 and not report.samples_coupled
     assert report.sample_weight_max - report.sample_weight_min > 0.01
 

@@ -30,7 +30,7 @@ def main() -> None:
         has_aux=True,
         aux={"mean": jnp.zeros(3), "count": jnp.int32(0)},
         axis_name="data",
-        weighting="product",
+        weighting="full",
     )
 
     def aux_after(x: jax.Array, y: jax.Array) -> Any:

@@ -25,7 +25,7 @@ class Game(NamedTuple):
 
 
 def _implicit(base: Any, **options: Any) -> Any:
-    return gt.implicit(base, models.mlp, models.cross_entropy, weighting="product", **options)
+    return gt.implicit(base, models.mlp, models.cross_entropy, weighting="full", **options)
 
 
 def _sequential(base: Any, **options: Any) -> Any:

@@ -102,8 +102,8 @@ def test_the_weights_function_takes_what_update_takes(updates: str, base: Any) -
     params = models.mlp_params()
     running = None if updates == "none" else jax.tree.map(lambda u: 0.5 * u, params)
     options: Any = (base, models.mlp, models.cross_entropy)
-    tx = models.implicit(*options, weighting="product")
-    look = models.implicit_weights(*options, weighting="product")
+    tx = models.implicit(*options, weighting="full")
+    look = models.implicit_weights(*options, weighting="full")
     seen: list[Any] = []
     tx.update(running, tx.init(params), params, batch=batch(), value=2.0, observe=seen.append)
     got = look(tx.init(params), params, batch(), running, value=2.0)

@@ -23,8 +23,7 @@ HIDDEN = 4
 # NumPy's, because double precision is only switched on later.
 X = np.random.default_rng(0).normal(size=(8, 6))
 LABELS = np.arange(8) % 3
-HEAD = gt.weighting.Tail("head", response=1.0, good=0.1, poor=0.0)
-MATRIX_FREE = gt.weighting.Newton(steps=1, form="matrix_free", solver_steps=4)
+MATRIX_FREE = gt.weighting.Exact(steps=1, form="matrix_free", solver_steps=4)
 dense = functools.partial(nn.Dense, param_dtype=float)
 convolution = functools.partial(nn.Conv, 2, (3,), param_dtype=float)
 
@@ -72,7 +71,7 @@ def implicit_network() -> Case:
     net = network()
 
     def game(rate: Any) -> Any:
-        return gt.implicit(optax.sgd(rate, 0.9), net, make_loss(), weighting="product")
+        return gt.implicit(optax.sgd(rate, 0.9), net, make_loss(), weighting="full")
 
     return optax.inject_hyperparams(game)(rate=0.1), net.init(jax.random.key(0), X), {}
 
@@ -90,10 +89,10 @@ def flax_model() -> Case:
 
 
 CASES: dict[str, Callable[[], Case]] = {
-    "tail": lambda: implicit_function(HEAD, small_network()),
-    "newton": lambda: implicit_function(gt.weighting.Newton(steps=1), network()),
-    "newton, matrix-free": lambda: implicit_function(MATRIX_FREE, small_network()),
-    "product": implicit_network,
+    "sketch": lambda: implicit_function("sketch", small_network()),
+    "exact": lambda: implicit_function(gt.weighting.Exact(steps=1), network()),
+    "exact, matrix-free": lambda: implicit_function(MATRIX_FREE, small_network()),
+    "full": implicit_network,
     "sgd": lambda: sequential(gt.sgd, network(), rollout="nonlinear"),
     "ekfac": lambda: sequential(gt.ekfac, small_network()),
     "from_flax": flax_model,

@@ -38,7 +38,7 @@ def test_types_of_arrays(name: str) -> None:
     assert P(None, "model") in jax.tree.leaves(types[0])
 
 
-@pytest.mark.parametrize("name", ["product", "sgd"])
+@pytest.mark.parametrize("name", ["full", "sgd"])
 def test_the_arrays_alone_name_the_mesh(name: str) -> None:
     """Under jit, `jax.set_mesh` is not needed."""
     case = CASES[name]()

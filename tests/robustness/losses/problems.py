@@ -21,19 +21,7 @@ BASE = optax.sgd(0.3, momentum=0.9)
 CROSS_ENTROPY = optax.softmax_cross_entropy_with_integer_labels
 
 
-def everything(params: Tree) -> Tree:
-    return jax.tree.map(lambda leaf: True, params)
-
-
-TAIL = gt.weighting.Tail(everything, response=1.0, good=-0.9, poor=-1.0)
-"""A tail that is the whole network, so its prediction is used from the first calibration on."""
-
-WEIGHTINGS = {
-    "tail": TAIL,
-    "product": "product",
-    "sketch": "sketch",
-    "newton": gt.weighting.Newton(steps=3),
-}
+WEIGHTINGS = ("sketch", "full")
 
 
 def inputs(seed: int = 0) -> tuple[jax.Array, jax.Array]:

@@ -34,7 +34,7 @@ def real_loss(outputs: jax.Array, targets: jax.Array) -> jax.Array:
 
 @pytest.mark.parametrize("weighting", problems.WEIGHTINGS)
 def test_the_implicit_game(weighting: str) -> None:
-    options = {"weighting": problems.WEIGHTINGS[weighting]}
+    options = {"weighting": weighting}
     games = [
         implicit(BASE, lambda p, x: as_complex(problems.mlp(p, x)), complex_loss, **options),
         implicit(BASE, problems.mlp, real_loss, **options),
@@ -54,7 +54,7 @@ def test_the_games_on_a_network(rollout: str) -> None:
             for net, loss in ((numbers, complex_loss), (pairs, real_loss))
         ],
         [
-            implicit(BASE, net, loss, weighting="product")
+            implicit(BASE, net, loss, weighting="full")
             for net, loss in ((numbers, complex_loss), (pairs, real_loss))
         ],
     )[: 2 if rollout == "linear" else 1]:
@@ -73,7 +73,7 @@ class Spectral(nn.Module):
 
 
 def test_players_with_complex_numbers_are_refused() -> None:
-    """The implicit game on a function takes them."""
+    """The implicit game takes them."""
     net = gt.Network([Spectral()])
     traced = gt.from_flax(Spectral(), X)
     params = net.init(jax.random.key(0), X)
@@ -81,13 +81,11 @@ def test_players_with_complex_numbers_are_refused() -> None:
     for tx, given in (
         (gtddp(net, complex_loss, curvature), params),
         (gtddp(traced, complex_loss, curvature), traced.init(jax.random.key(0), X)),
-        (implicit(BASE, net, complex_loss, weighting="product"), params),
     ):
         with pytest.raises(ValueError, match="reads or writes complex numbers"):
             problems.trace(tx, given, (X, TARGETS))
-    problems.trace(
-        implicit(BASE, net.apply, complex_loss, weighting="product"), params, (X, TARGETS)
-    )
+    for weighting in problems.WEIGHTINGS:
+        problems.trace(implicit(BASE, net, complex_loss, weighting=weighting), params, (X, TARGETS))
 
 
 @pytest.mark.parametrize("rollout", ["linear", "nonlinear"])

@@ -102,20 +102,13 @@ def assert_is_base_step(updates: Any, loss: Any, params: Any, apply_fn: Any, bas
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-13), updates, want)
 
 
-@pytest.mark.parametrize("weighting", ["tail", "product", "newton"])
+@pytest.mark.parametrize("weighting", problems.WEIGHTINGS)
 def test_the_implicit_game_takes_the_base_step(weighting: str) -> None:
     params = problems.mlp_params()
-    weightings = dict(problems.WEIGHTINGS)
-    tx = implicit(BASE, problems.mlp, in_batch_negatives, weighting=weightings[weighting])
-
-    @compiled
-    def step(params: Any) -> Any:
-        # After the calibration of a first step.
-        _, state = tx.update(None, tx.init(params), params, batch=(X, LABELS))
-        state = state._replace(base=BASE.init(params))
-        return tx.update(None, state, params, batch=(X, LABELS))
-
-    updates, state = step(params)
+    tx = implicit(BASE, problems.mlp, in_batch_negatives, weighting=weighting)
+    updates, state = compiled(
+        lambda params: tx.update(None, tx.init(params), params, batch=(X, LABELS))
+    )(params)
     assert state.report.samples_coupled
     assert state.report.sample_weight_min == state.report.sample_weight_max == 1
     assert_is_base_step(updates, in_batch_negatives, params, problems.mlp, BASE)
@@ -165,7 +158,7 @@ def test_keys_in_the_targets_couple_nothing() -> None:
         return CROSS_ENTROPY(queries @ keys.T, jnp.arange(len(queries)))
 
     keys = jnp.asarray(np.random.default_rng(3).normal(size=(BATCH, 4)))
-    tx = implicit(BASE, problems.mlp, against_keys, weighting="product")
+    tx = implicit(BASE, problems.mlp, against_keys, weighting="full")
     _, state = problems.run(tx, problems.mlp_params(), (X, keys), steps=1)
     assert not state.report.samples_coupled
     assert state.report.sample_weight_max - state.report.sample_weight_min > 0.05

@@ -45,7 +45,7 @@ def games(loss: Loss, **options: Any) -> list[tuple[Any, Any]]:
     params = problems.network_params(net, X)
     return [
         (implicit(BASE, net, loss, **options), params),
-        (implicit(BASE, net.apply, loss, weighting="product", **options), params),
+        (implicit(BASE, net.apply, loss, weighting="full", **options), params),
         (gtddp(net, loss, gt.curvature.SGD(0.5), **options), params),
     ]
 
@@ -88,9 +88,9 @@ def test_what_the_warning_says_is_true_and_its_remedy_helps() -> None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        tx = implicit(BASE, log_softmax, likelihood, weighting="product")
+        tx = implicit(BASE, log_softmax, likelihood, weighting="full")
         _, linear = problems.run(tx, params, (X, LABELS), steps=1)
-    tx = implicit(BASE, net.apply, problems.CROSS_ENTROPY, weighting="product")
+    tx = implicit(BASE, net.apply, problems.CROSS_ENTROPY, weighting="full")
     _, remedied = problems.run(tx, params, (X, LABELS), steps=1)
     assert linear.report.sample_weight_min == linear.report.sample_weight_max == 1
     np.testing.assert_allclose(linear.report.loss, remedied.report.loss, rtol=1e-6)

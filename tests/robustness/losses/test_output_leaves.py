@@ -10,7 +10,7 @@ import pytest
 
 import gtddp_jax as gt
 from tests.robustness.losses import problems
-from tests.robustness.losses.problems import BASE, CROSS_ENTROPY, TAIL, gtddp, implicit
+from tests.robustness.losses.problems import BASE, CROSS_ENTROPY, gtddp, implicit
 
 X, LABELS = problems.inputs()
 
@@ -36,8 +36,8 @@ def plain_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return loss_with_constants(with_constants(logits), labels)
 
 
-@pytest.mark.parametrize("weighting", [TAIL, "product"], ids=["tail", "product"])
-def test_the_implicit_game(weighting: Any) -> None:
+@pytest.mark.parametrize("weighting", problems.WEIGHTINGS)
+def test_the_implicit_game(weighting: str) -> None:
     """Tokens of any shape and random keys are constants, too."""
     start = problems.mlp_params()
     constants = with_constants(problems.mlp(start, X))

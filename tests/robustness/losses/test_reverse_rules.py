@@ -72,13 +72,11 @@ opaque.defvjp(
 
 @pytest.mark.parametrize("weighting", problems.WEIGHTINGS)
 def test_models(weighting: str) -> None:
-    """Two steps: the tail calibrates after the first."""
-
     def model(rounding: Any) -> Any:
         return lambda p, x: rounding(jnp.tanh(x @ p["hidden"])) @ p["out"]
 
     games = [
-        implicit(BASE, model(rounding), CROSS_ENTROPY, weighting=problems.WEIGHTINGS[weighting])
+        implicit(BASE, model(rounding), CROSS_ENTROPY, weighting=weighting)
         for rounding in (rounded, rounded_by_stop_gradient)
     ]
     params = problems.mlp_params()
@@ -88,8 +86,7 @@ def test_models(weighting: str) -> None:
 @pytest.mark.parametrize("weighting", problems.WEIGHTINGS)
 def test_losses(weighting: str) -> None:
     games = [
-        implicit(BASE, problems.mlp, loss, weighting=problems.WEIGHTINGS[weighting])
-        for loss in (fused, CROSS_ENTROPY)
+        implicit(BASE, problems.mlp, loss, weighting=weighting) for loss in (fused, CROSS_ENTROPY)
     ]
     params = problems.mlp_params()
     problems.assert_same_game(*(problems.run(tx, params, (X, LABELS)) for tx in games))
@@ -142,7 +139,7 @@ def test_the_base_alone_asks_for_first_derivatives_only() -> None:
     terminals = [terminal() for terminal in gt.terminal.TERMINALS.values()]
     games: list[tuple[Any, optax.GradientTransformation]] = [
         (implicit(BASE, net, opaque, strength=0.0), BASE),
-        (implicit(BASE, net.apply, opaque, weighting="product", strength=0), BASE),
+        (implicit(BASE, net.apply, opaque, weighting="full", strength=0), BASE),
         *(
             (
                 gtddp(net, opaque, gt.curvature.SGD(0.5), feedback=False, terminal=terminal),
@@ -161,7 +158,7 @@ def test_a_loss_without_a_second_derivative_is_named() -> None:
     net = problems.network()
     params = problems.network_params(net, X)
     for tx in (
-        implicit(BASE, net.apply, opaque, weighting="product"),
+        implicit(BASE, net.apply, opaque, weighting="full"),
         implicit(BASE, net, jax.jit(opaque)),
         gtddp(net, opaque, gt.curvature.SGD(0.5)),
     ):

@@ -101,9 +101,8 @@ def implicit_case(axis_name: str | None) -> tuple[Any, Tree]:
         outputs, changed = model.apply(given, inputs, mutable=["batch_stats"])
         return outputs, changed["batch_stats"]
 
-    weighting = gt.weighting.Tail("head", response=1.0, good=0.1, poor=0.0)
     aux = variables["batch_stats"]
-    options = {"has_aux": True, "aux": aux, "axis_name": axis_name, "weighting": weighting}
+    options = {"has_aux": True, "aux": aux, "axis_name": axis_name}
     return gt.implicit(optax.sgd(0.1, 0.9), apply_fn, LOSS, **options), variables["params"]
 
 

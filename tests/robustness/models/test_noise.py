@@ -118,7 +118,7 @@ def test_implicit_steps_train(name: str) -> None:
         x, key = inputs
         return model.apply(params, keys_by_name(model, key), x)
 
-    tx: Any = gt.implicit(optax.sgd(0.1, momentum=0.9), apply_fn, model.loss, weighting="product")
+    tx: Any = gt.implicit(optax.sgd(0.1, momentum=0.9), apply_fn, model.loss, weighting="full")
     step: Any = gt.make_update(tx)
     params, state = model.params, tx.init(model.params)
     for key in KEYS:

@@ -14,7 +14,7 @@ from tests.robustness.samples.test_mask_recipes import LOSSES
 from tests.sequential.devices_script import DEVICES, Devices, distance
 
 KEEP = np.array([False, False, True, True, True, False, True, True])
-NAMES = ("tail", "sgd, gradient model", "kfac, joint", "ekfac, per example")
+NAMES = ("sketch", "sgd, gradient model", "kfac, joint", "ekfac, per example")
 
 
 def compare(name: str) -> None:

@@ -53,10 +53,9 @@ class Game(NamedTuple):
     base: Any = None
 
 
-def _implicit(base: Any, weighting: Any, *, players: bool = False, **options: Any) -> Game:
+def _implicit(base: Any, weighting: Any, **options: Any) -> Game:
     def build(net: gt.Network, loss: Loss, **more: Any) -> Any:
-        model: Any = net if players else lambda params, x: net.apply(params, x)
-        return gt.implicit(base, model, loss, weighting=weighting, **options, **more)
+        return gt.implicit(base, net, loss, weighting=weighting, **options, **more)
 
     return Game(build, base=base)
 
@@ -67,16 +66,14 @@ def _kronecker(make: Any, net: gt.Network = DENSE, **options: Any) -> Game:
 
 
 MOMENTUM = optax.sgd(0.3, momentum=0.9)
-TRUSTING = gt.weighting.Tail("head", response=1.0, good=0.9999, poor=-1.0)
 GRADIENT_MODEL = gt.terminal.GradientHessian()
 
 IMPLICIT = {
-    "tail": _implicit(MOMENTUM, TRUSTING),
-    "product": _implicit(optax.adamw(0.05), "product", players=True),
-    "product, gradient model": _implicit(MOMENTUM, "product", terminal=GRADIENT_MODEL),
-    "newton": _implicit(MOMENTUM, "newton", players=True),
-    "newton, matrix free": _implicit(
-        optax.rmsprop(0.02), gt.weighting.Newton(2, "matrix_free", solver_steps=4)
+    "sketch": _implicit(MOMENTUM, "sketch"),
+    "full": _implicit(optax.adamw(0.05), "full"),
+    "full, gradient model": _implicit(MOMENTUM, "full", terminal=GRADIENT_MODEL),
+    "exact, matrix free": _implicit(
+        optax.rmsprop(0.02), gt.weighting.Exact(2, "matrix_free", solver_steps=4)
     ),
 }
 SEQUENTIAL = {

@@ -20,7 +20,7 @@ PAGE = Path(__file__).resolve().parents[3] / "docs" / "masks.md"
 Loss = Callable[[Any, Any], jax.Array]
 BOTH = {
     "implicit": lambda net, loss: gt.implicit(
-        optax.sgd(0.3, momentum=0.9), net, loss, weighting="product"
+        optax.sgd(0.3, momentum=0.9), net, loss, weighting="full"
     ),
     "sequential": lambda net, loss: gt.adam(net, loss, 0.05),
 }

@@ -24,7 +24,6 @@ from tests.robustness.samples.games import (
     KRONECKER,
     LABELS,
     REAL,
-    TRUSTING,
     Game,
     Player,
     cross_entropy,
@@ -44,7 +43,7 @@ def assert_equal(got: Tree, want: Tree, rtol: float = 0.0, atol: float = 1e-12) 
 def statistics(state: Any) -> Tree:
     """The state, without eigenvectors, which are known up to their signs only."""
     if not hasattr(state, "curvature"):
-        return state.base, state.weighting
+        return state.base
     return [
         [(p.input_factor, p.output_factor, p.moments) for p in stage.factors.players.values()]
         if hasattr(stage, "factors")
@@ -76,7 +75,7 @@ def test_padding_changes_nothing(name: str) -> None:
     assert_equal(padded.state.report, report, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", ["tail", "kfac", "ekfac, per example"])
+@pytest.mark.parametrize("name", ["sketch", "kfac", "ekfac, per example"])
 def test_without_the_scale_padding_scales_the_loss(name: str) -> None:
     """A plain masked loss: the real samples alone, their loss multiplied by n / B."""
 
@@ -112,9 +111,15 @@ def test_a_batch_of_padding_is_neutral(name: str) -> None:
         zeros = jax.tree.map(np.zeros_like, params)
         want, _ = player.game.base.update(zeros, before.base, params)
         assert_equal(updates, want)
-    if name == "tail":
-        # The calibration of this step is made up for later.
-        assert_equal(player.state.weighting, before.weighting._replace(pending=True), atol=0)
+
+
+@pytest.mark.parametrize("name", ["sketch", "full"])
+def test_a_single_sample_has_its_weight(name: str) -> None:
+    player = Player(GAMES[name], cross_entropy)
+    for _ in range(2):
+        player.step(IMAGES[:1], LABELS[:1])
+    report = player.state.report
+    assert report.sample_weight_max < 0.999 and report.sample_weight_std == 0
 
 
 @pytest.mark.parametrize("mode", ["running", "per_example"])
@@ -159,7 +164,6 @@ def test_batch_normalization_with_the_mask_leaves_padding_out() -> None:
             optax.sgd(0.3, momentum=0.9),
             apply_fn,
             loss,
-            weighting=TRUSTING,
             has_aux=True,
             aux={"batch_stats": variables["batch_stats"]},
         )

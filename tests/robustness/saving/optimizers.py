@@ -135,15 +135,14 @@ CASES: dict[str, Callable[[], Case]] = {
     "adam, bfloat16": _bfloat16(lambda: gt.adam(NET, LOSS, 1e-2)),
     "sgd, nnx model": _nnx,
     "implicit": _implicit(optax.adam(1e-2)),
-    "implicit, product": _implicit(optax.sgd(0.1, momentum=0.9), weighting="product"),
-    "implicit, newton": _implicit(optax.rmsprop(1e-2), weighting="newton"),
+    "implicit, full": _implicit(optax.sgd(0.1, momentum=0.9), weighting="full"),
     "implicit, aux": _with_aux,
     "implicit, accumulated": _implicit(optax.MultiSteps(optax.adam(1e-2), 2)),
     "implicit, in a chain": lambda: Case(
         optax.chain(
             optax.add_decayed_weights(1e-3),
             optax.inject_hyperparams(
-                lambda rate: gt.implicit(optax.adam(rate), NET, LOSS, weighting="product")
+                lambda rate: gt.implicit(optax.adam(rate), NET, LOSS, weighting="full")
             )(rate=1e-2),
         ),
         NET.init(KEY, X),
