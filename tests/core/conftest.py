@@ -1,5 +1,5 @@
 """Tests run in float64, where exactness is claimed, and without implicit rank promotion."""
 
-from tests.exactness import float32, hostile
+from tests.exactness import hostile
 
-__all__ = ["float32", "hostile"]
+__all__ = ["hostile"]
