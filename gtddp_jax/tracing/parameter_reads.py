@@ -92,6 +92,9 @@ def read_function(function: Callable[[Tree], tuple[Any, Any]], params: Tree) -> 
     outputs = [atom for atom in program.outputs[: counts[0]] if isinstance(atom, int)]
     if not outputs or len(outputs) < counts[0]:
         return None
+    # An output without rows is refused by name once the loss has been called.
+    if not all(program.shapes[value].shape for value in outputs):
+        return None
     samples = SampleLabels(program, outputs)
     if not samples.labels:
         return None
