@@ -59,6 +59,12 @@ def integrate_sample_weights(
         w [B].
     """
     interval = 1.0 / FLOW_STEPS
+    # The losses may be in double precision where the parameters are in single precision.
+    dtype = jnp.result_type(constant_shift, weight_influence, expansion.exact_loss.value)
+    constant_shift, weight_influence = (
+        constant_shift.astype(dtype),
+        weight_influence.astype(dtype),
+    )
     raised = jnp.maximum(-weight_influence, 0) * interval
     influence = jnp.maximum(weight_influence, 0) * interval
     is_raised = raised > 0
