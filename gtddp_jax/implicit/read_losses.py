@@ -26,7 +26,10 @@ class ReadLosses(LinearizedLosses):
         outputs, rest = super()._differentiate_model()
         # Zeros to differentiate by are not spread over axes of type Explicit.
         is_explicit = explicit_mesh(self._params) is not None
-        read_fn = None if is_explicit else read_function(self._forward, self._params)
+        # What cannot be traced is refused by name once the model has been called.
+        is_traceable = not any(isinstance(leaf, str) for leaf in jax.tree.leaves(rest))
+        can_read = is_traceable and not is_explicit
+        read_fn = read_function(self._forward, self._params) if can_read else None
         if read_fn is None:
             return outputs, rest
         structure = jax.tree.structure((outputs, rest))
