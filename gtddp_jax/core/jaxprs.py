@@ -130,19 +130,6 @@ def all_equations(jaxpr: core.Jaxpr) -> Iterator[core.JaxprEqn]:
             yield from all_equations(program.jaxpr)
 
 
-def is_elementwise(function: Callable[..., Any], *args: Any) -> bool:
-    """Whether a function has no side effects and computes element by element.
-
-    Such a function costs one pass over its inputs, and may be evaluated a second time in another
-    place with the same result. See `NON_ELEMENTWISE` for the primitives that rule it out.
-    """
-    closed = jax.make_jaxpr(function)(*args)
-    return not closed.effects and not any(
-        NON_ELEMENTWISE.fullmatch(equation.primitive.name)
-        for equation in all_equations(closed.jaxpr)
-    )
-
-
 def reads_argument(function: Callable[[Any], Any], argument: Any) -> bool:
     """Whether a result of a function depends on its argument, as far as its program tells."""
     program = jax.make_jaxpr(function)(argument).jaxpr

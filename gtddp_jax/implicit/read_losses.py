@@ -27,7 +27,7 @@ class ReadLosses(LinearizedLosses):
         # Zeros to differentiate by are not spread over axes of type Explicit.
         is_explicit = explicit_mesh(self._params) is not None
         # What cannot be traced is refused by name once the model has been called.
-        is_traceable = not any(isinstance(leaf, str) for leaf in jax.tree.leaves(rest))
+        is_traceable = all(map(_is_array, jax.tree.leaves(rest)))
         can_read = is_traceable and not is_explicit
         read_fn = read_function(self._forward, self._params) if can_read else None
         if read_fn is None:
@@ -54,3 +54,7 @@ class ReadLosses(LinearizedLosses):
         gradient = jax.tree.leaves(self._output_gradient(cotangent))
         leaves = self.adjoint_pass.weighted_gradient(gradient, cotangent)
         return jax.tree.unflatten(jax.tree.structure(self._params), leaves)
+
+
+def _is_array(leaf: object) -> bool:
+    return hasattr(leaf, "dtype") or isinstance(leaf, (bool, int, float, complex))

@@ -51,18 +51,3 @@ def test_branches_are_contained_programs() -> None:
     closed = jax.make_jaxpr(branches)(X)
     names = {equation.primitive.name for equation in jaxprs.all_equations(closed.jaxpr)}
     assert {"sin", "cos"} <= names
-
-
-@pytest.mark.parametrize(
-    ("function", "expected"),
-    [
-        (lambda x: jnp.sin(x) * x + 1, True),
-        (jax.jit(lambda x: x - 0.1 * jnp.sqrt(x)), True),
-        (lambda x: x / x.sum(), False),
-        (jax.jit(jax.checkpoint(lambda x: jnp.outer(x, x) @ x)), False),
-        (lambda x: jax.lax.fori_loop(0, 2, lambda _, y: y + 1, x), False),
-    ],
-    ids=["arithmetic", "jit", "reduction", "nested product", "loop"],
-)
-def test_elementwise_functions(function: Callable[..., Any], expected: bool) -> None:
-    assert jaxprs.is_elementwise(function, X) == expected
