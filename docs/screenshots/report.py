@@ -3,7 +3,7 @@
 python docs/screenshots/report.py RUN     (needs the extra `browser` and a Chromium on the PATH)
 
 The run of the pictures: gtddp train --game sequential implicit --epochs 8 --optimizer adam
-    --rival none --schedule constant --weighting tail
+    --rival none --schedule constant --weighting sketch
 """
 
 import io

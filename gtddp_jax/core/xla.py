@@ -25,7 +25,7 @@ def materialize(tree: Tree) -> Tree:
     """The same numbers, as arrays in memory."""
 
     # On CPUs XLA fuses elementwise arithmetic into a product that uses its result, and computes it
-    # there more slowly; it does not fuse a selection. A step of the implicit game with `product`
+    # there more slowly; it does not fuse a selection. A step of the implicit game with `full`
     # weighting, Adam and an MLP 784-512 of players: 13 against 27 ms (B = 8), 36 against 44 ms
     # (B = 128). No gain where the product is taken by autodiff of a whole model.
     def leaf_in_memory(x: jax.Array) -> jax.Array:
