@@ -65,7 +65,9 @@ class Report(NamedTuple):
         feedback_ratio: `|step - k| / |k|`, where k is the open gain, the step without feedback;
             [stages]. None in the implicit game, which has no open gain.
         predicted_change: the change of the mean loss that the terminal model predicts for the step;
-            with feedback off, and in the implicit game, the step times its own gradient.
+            with feedback off, the step times its own gradient. In the implicit game the weighted
+            mean `mean_i w_i s_i` of the predicted changes s of the losses, to first order; 0 where
+            the base is played alone.
         actual_change: the change of this batch's mean loss if `actual_change_known`, else 0.
         actual_change_known: bool; whether the step evaluated the new outputs (nonlinear rollout).
         skipped: bool; the step was not finite, so parameters and curvature state did not change.
