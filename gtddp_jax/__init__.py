@@ -30,7 +30,7 @@ from gtddp_jax.losses import (
     value_and_grad,
     value_and_update,
 )
-from gtddp_jax.network import Cooperative, Network, NetworkError, Residual, Stage
+from gtddp_jax.network import Cooperative, Network, NetworkError, Residual, Stage, player
 from gtddp_jax.reference.verify import Verification, verify
 from gtddp_jax.sequential.alias import adam, adamw, ekfac, kfac, rmsprop, scale_by_gt_ekfac, sgd
 from gtddp_jax.sequential.optimizer import gtddp, make_update
@@ -81,6 +81,7 @@ __all__ = [
     "metrics",
     "nnx",
     "paper_gtddp",
+    "player",
     "reference",
     "rmsprop",
     "scale_by_gt_ekfac",

@@ -5,6 +5,7 @@ from gtddp_jax.network.errors import NetworkError
 from gtddp_jax.network.facts import INPUTS, EdgeFacts, PlayerFacts, StageFacts, stage_facts
 from gtddp_jax.network.network import Network
 from gtddp_jax.network.program import AddOp, FunctionOp, PlayerOp, Stage, StageOp
+from gtddp_jax.network.pure_players import PurePlayer, player
 
 __all__ = [
     "INPUTS",
@@ -16,9 +17,11 @@ __all__ = [
     "NetworkError",
     "PlayerFacts",
     "PlayerOp",
+    "PurePlayer",
     "Residual",
     "Stage",
     "StageFacts",
     "StageOp",
+    "player",
     "stage_facts",
 ]

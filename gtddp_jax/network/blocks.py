@@ -8,6 +8,7 @@ import flax.linen as nn
 from jaxtyping import Array, Shaped
 
 from gtddp_jax.network.errors import NetworkError
+from gtddp_jax.network.pure_players import as_linen
 
 Function: TypeAlias = Callable[[Shaped[Array, "B ..."]], Shaped[Array, "B ..."]]
 """A layer without parameters."""
@@ -53,7 +54,8 @@ class Cooperative:
     """Players that read the same input and add their outputs (the module of paper Fig. 7a).
 
     Args:
-        players: two or more parametric linen modules whose outputs have the same shape.
+        players: two or more parametric modules (linen, nnx, Equinox, or by `player`), whose outputs
+            have the same shape.
 
     Example:
         >>> import flax.linen as nn
@@ -61,7 +63,7 @@ class Cooperative:
         >>> block = gt.Cooperative([nn.Dense(64), nn.Dense(64)])
     """
 
-    players: Sequence[nn.Module]
+    players: Sequence[Any]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "players", as_layers(self.players))
@@ -72,7 +74,7 @@ class Cooperative:
         for player in self.players:
             if not isinstance(player, nn.Module):
                 raise NetworkError(
-                    f"Cooperative: {player!r} is not a flax.linen module. Its members are players; "
+                    f"Cooperative: {player!r} is not a module. Its members are players; "
                     "put parameter-free functions before or after the block."
                 )
 
@@ -85,6 +87,6 @@ def as_layers(layers: Layer | Sequence[Layer]) -> tuple[Layer, ...]:
     """A single layer or a sequence of layers, as a tuple."""
     # Not any Sequence: a user's callable may well implement __getitem__ and __len__.
     if isinstance(layers, (list, tuple)):
-        return tuple(layers)
+        return tuple(map(as_linen, layers))
     single: Any = layers
-    return (single,)
+    return (as_linen(single),)

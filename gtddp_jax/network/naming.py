@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 
 from gtddp_jax.network.errors import NetworkError
+from gtddp_jax.network.pure_players import PurePlayer
 
 
 def layer_label(layer: object) -> str:
@@ -14,6 +15,8 @@ def layer_label(layer: object) -> str:
     # A partial has no name of its own.
     if isinstance(layer, functools.partial):
         return layer_label(layer.func)
+    if isinstance(layer, PurePlayer):
+        return layer.label
     if isinstance(layer, nn.Module):
         return type(layer).__name__
     return getattr(layer, "__name__", type(layer).__name__)
@@ -39,18 +42,20 @@ class PlayerNamer:
         # Whether it keeps samples apart is checked later, when shapes are known (`probe`).
         if not callable(layer):
             raise NetworkError(
-                f"{place}: {layer!r} is neither a flax.linen module, a function, gt.Residual nor "
-                "gt.Cooperative."
+                f"{place}: {layer!r} is neither a module (linen, nnx, Equinox or gt.player), a "
+                "function, gt.Residual nor gt.Cooperative."
             )
         return layer
 
     def name_player(self, module: nn.Module, place: str) -> str:
         """A unique name for the module at `place`."""
         # By identity: two equal modules (nn.Dense(4) twice) are two players.
-        if id(module) in self._place_of_module:
+        is_made = isinstance(module, PurePlayer) and module.origin is not None
+        identity = id(module.origin if is_made else module)
+        if identity in self._place_of_module:
             raise NetworkError(
                 f"{place}: the same {layer_label(module)} object already stands at "
-                f"{self._place_of_module[id(module)]}. Make a module for each place; players that "
+                f"{self._place_of_module[identity]}. Make a module for each place; players that "
                 "share parameters are not supported in a stage list."
             )
         name = module.name or self._next_name(layer_label(module))
@@ -60,7 +65,7 @@ class PlayerNamer:
                 "players must differ, they are the keys of `params`."
             )
         self._place_of_name[name] = place
-        self._place_of_module[id(module)] = place
+        self._place_of_module[identity] = place
         return name
 
     def _next_name(self, layer_type: str) -> str:
