@@ -24,6 +24,7 @@ from gtddp_jax.core.trees import upcast
 from gtddp_jax.core.types import AxisName, Outputs, PerSample, Tree
 from gtddp_jax.terminal import TerminalExpansion, TerminalModel
 from gtddp_jax.terminal.coupling import expand_terminal
+from gtddp_jax.tracing.separate_losses import losses_are_separate
 
 JvpFn: TypeAlias = Callable[[Tree], PerSample]
 """Maps a parameter change to the first-order change of each loss, [B]."""
@@ -76,7 +77,11 @@ class LinearizedLosses:
         self._dtype = value.dtype
         self.samples: SampleReductions = SampleReductions(value.shape[0], axis_name)
         self.expansion: TerminalExpansion = expand_terminal(
-            terminal, loss_of_differentiable, outputs, self.samples
+            terminal,
+            loss_of_differentiable,
+            outputs,
+            self.samples,
+            are_separate=losses_are_separate(loss_of_differentiable, outputs),
         )
         self.expansion = self.expansion.with_gradient_share(self.counted.share)
 

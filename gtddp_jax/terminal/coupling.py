@@ -82,7 +82,12 @@ def separate_expansion(inner: TerminalExpansion, coupled: Flag | bool) -> Separa
 
 
 def expand_terminal(
-    terminal: TerminalModel, loss: PerSampleLoss, outputs: Outputs, samples: SampleReductions
+    terminal: TerminalModel,
+    loss: PerSampleLoss,
+    outputs: Outputs,
+    samples: SampleReductions,
+    *,
+    are_separate: bool = False,
 ) -> TerminalExpansion:
     """Expands a terminal model, guarded against losses that couple samples.
 
@@ -91,11 +96,17 @@ def expand_terminal(
         loss: maps outputs to losses [B].
         outputs: an array [B, ...] or a tree of such arrays.
         samples: the sample axis.
+        are_separate: whether samples are known to be separate.
     """
     expansion = terminal.expand(loss, outputs)
     is_single = samples.local == 1 and samples.axis_name is None
     # Weights of 1 are right for any loss, and a single sample has no other.
-    if isinstance(expansion, FirstOrderExpansion) or expansion.is_linear or is_single:
+    if (
+        isinstance(expansion, FirstOrderExpansion)
+        or expansion.is_linear
+        or is_single
+        or are_separate
+    ):
         return expansion
     return separate_expansion(expansion, samples_are_coupled(expansion.exact_loss, samples))
 
