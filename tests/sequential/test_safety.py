@@ -189,7 +189,10 @@ def test_wrong_options_name_the_right_ones() -> None:
             lambda: gt.curvature.FromOptax(cast(Any, "adam")),
             r"must be an optax\.GradientTransformation",
         ),
-        (lambda: gt.curvature.Adam(1e-3, mask=cast(Any, {"Dense_0": True})), r"must be a function"),
+        (
+            lambda: gt.curvature.Adam(1e-3, mask=cast(Any, {"Dense_0": True})),
+            r"the mask must be a function",
+        ),
         (lambda: gt.terminal.ExactLoss(max_shift=0), r"max_shift=0.*> 0, or None"),
         (lambda: gt.terminal.ExactLoss(max_shift=-1.0), r"max_shift=-1.0.*> 0, or None"),
     ]
