@@ -22,7 +22,8 @@ class StepParts(NamedTuple):
     """The base optimizer's update u(q), split by its cause.
 
     Attributes:
-        momentum_step: u(0), the update for a zero gradient: momentum, weight decay.
+        momentum_step: u(0), the update for a zero gradient: momentum, weight decay; zero where it
+            is not finite.
         gradient_response: u(q) - u(0), what the gradient q adds.
     """
 
@@ -78,8 +79,11 @@ class BaseOptimizer:
     def split_update(self, q: Tree) -> StepParts:
         """Return u(q) as the sum of the momentum step and the gradient response."""
         full_step = self.predict_update(q)
-        momentum_step = self.predict_update(jax.tree.map(jnp.zeros_like, q))
-        # Both are operands of products, which XLA would slow down by fusing the update into them.
-        return StepParts(
-            materialize(momentum_step), materialize(optax.tree.sub(full_step, momentum_step))
+        # A base that divides by the norm of the gradient has no step for a zero gradient.
+        momentum_step = jax.tree.map(
+            lambda u: jnp.where(jnp.isfinite(u), u, jnp.zeros_like(u)),
+            self.predict_update(jax.tree.map(jnp.zeros_like, q)),
         )
+        # Both are operands of products, which XLA would slow down by fusing the update into them;
+        # the selection above keeps the momentum step apart, too.
+        return StepParts(momentum_step, materialize(optax.tree.sub(full_step, momentum_step)))

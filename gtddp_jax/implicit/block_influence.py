@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, UInt32
 
+from gtddp_jax.core.samples import to_varying, varying_axes
 from gtddp_jax.core.trees import upcast
 from gtddp_jax.core.types import PerSample
 from gtddp_jax.implicit.adjoint_pass import AdjointPass
@@ -96,6 +97,8 @@ class BlockInfluence:
             changes: n changes of the block, [n, ...].
         """
         changes = self._scaled(changes).astype(self._param.dtype)
+        # The base is the same on all devices, the samples are not.
+        changes = to_varying(changes, varying_axes(self._param))
         totals = [
             jax.vmap(functools.partial(self._read_derivative, leaf_read, adjoint))(changes)
             for leaf_read, adjoint in zip(self._block.plan.reads, self._adjoints, strict=True)

@@ -59,12 +59,14 @@ def take_guarded_step(base: BaseOptimizer, q: Tree, ok: Flag) -> GuardedStep:
     present = jax.tree.leaves(base.state)
     next_values = program.outputs[count:]
     computed = {value for equation in program.equations for value in equation.outputs}
-    # Values that are not computed, such as the gradient itself, are selected at the end.
+    # Values that are not computed, such as the gradient itself, are selected at the end. So are
+    # numbers, such as a count, whose rounding in the rate would depend on the selection.
     old = {
         value: leaf
         for value, leaf in zip(next_values, present, strict=True)
         if isinstance(value, int)
         and value in computed
+        and jnp.ndim(leaf)
         and program.shapes[value].dtype == jnp.result_type(leaf)
     }
     update = _run(program, q, {}, ok)[:count]

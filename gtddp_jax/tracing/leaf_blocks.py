@@ -236,11 +236,11 @@ def _work(read_fn: ReadFunction, read: ParameterUse) -> float:
     operand = shapes[_value(equation, read.operands[0])].shape
     if equation.name == "dot_general":
         contracted, _ = equation.params["dimension_numbers"]
-        return output * math.prod(operand[axis] for axis in contracted[read.operands[0]])
+        return float(output * math.prod(operand[axis] for axis in contracted[read.operands[0]]))
     if equation.name == "conv_general_dilated":
         features = equation.params["dimension_numbers"].rhs_spec[0]
         return output * math.prod(operand) / operand[features]
-    return output
+    return float(output)
 
 
 def _whole_read(

@@ -79,7 +79,8 @@ def test_a_step_is_taken_or_not(name: str) -> None:
 
     taken, want = both(jnp.array(True))
     assert taken.ok
-    chex.assert_trees_all_close((taken.update, taken.state), want, rtol=1e-14)
+    # Muon rounds its products by the program around them.
+    chex.assert_trees_all_close((taken.update, taken.state), want, rtol=1e-13)
     chex.assert_trees_all_equal_dtypes((taken.update, taken.state), want)
     left, _ = both(jnp.array(False))
     assert not left.ok and not any(leaf.any() for leaf in jax.tree.leaves(left.update))

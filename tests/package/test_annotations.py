@@ -16,6 +16,11 @@ ANYTHING = {
     "from_flax.apply_kwargs": "values are the model's own",
     "from_flax.eval_kwargs": "values are the model's own",
     "Losses.__init__.per_sample": "its argument has the type of the outputs",
+    "explain_losses.args": "the arguments of the function of losses",
+    "explain_losses.kwargs": "the arguments of the function of losses",
+    "player.init": "the user's own trees",
+    "player.apply": "the user's own trees",
+    "Cooperative.__init__.players": "modules of several libraries",
     "implicit_weights.options": "the further arguments of implicit, which checks them",
 }
 """Where `Any` stands in a public signature, and why."""

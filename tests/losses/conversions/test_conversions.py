@@ -39,6 +39,9 @@ def run(steps: Any) -> tuple[list[np.ndarray], Any]:
     return numbers, report
 
 
+SINGLE_PRECISION_RATE = "flax lm1b"
+"""Its schedule is in float32, where the compiler rounds by the program around it."""
+
 QUICK = "flax ogbg", "flax gemma", "equinox stateful"
 
 
@@ -47,10 +50,11 @@ def test_same_training_without_the_game(name: str) -> None:
     """Parameters, statistics, metrics, and the optimizer's state, which holds the gradients."""
     original, converted = CONVERSIONS[name]
     expected, _ = run(original())
+    tolerance = 1e-6 if name == SINGLE_PRECISION_RATE else 1e-12
     for game in (lambda base: base, partial(gt.implicit, strength=0.0)):
         numbers, _ = run(converted(game))
         for number, want in zip(numbers, expected, strict=True):
-            np.testing.assert_allclose(number, want, rtol=1e-12, atol=1e-14)
+            np.testing.assert_allclose(number, want, rtol=tolerance, atol=tolerance / 100)
 
 
 @pytest.mark.parametrize("name", quick_cases(CONVERSIONS, *QUICK))

@@ -25,12 +25,15 @@ class Game(NamedTuple):
 
 
 def _implicit(base: Any, **options: Any) -> Any:
-    return gt.implicit(base, models.mlp, models.cross_entropy, weighting="full", **options)
+    return gt.implicit(base, models.mlp, models.cross_entropy, weighting=FULL, **options)
 
 
 def _sequential(base: Any, **options: Any) -> Any:
     return gt.gtddp(NET, models.cross_entropy, gt.curvature.FromOptax(base), **options)
 
+
+FULL = gt.weighting.Full(factors="implicit")
+"""The whole network, by the formula of `tests/implicit/dense.py`."""
 
 GAMES = (
     Game("implicit", _implicit, models.mlp_params),

@@ -175,8 +175,8 @@ def seen_arguments(seen: dict[str, Any]) -> Any:
     """SGD that keeps the arguments it receives."""
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
-        seen.clear()
-        seen.update(extra_args, updates=updates)
+        # A base is traced as well as called, and only a callback sees numbers.
+        jax.debug.callback(seen.update, {**extra_args, "updates": updates})
         return jax.tree.map(lambda g: -0.1 * g, updates), state
 
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
@@ -188,7 +188,9 @@ def test_arguments_of_a_base(game: Game) -> None:
     seen: dict[str, Any] = {}
     params, tx = game.params(), game.build(seen_arguments(seen))
     _, state = tx.update(None, tx.init(params), params, batch=batch())
+    jax.effects_barrier()
     np.testing.assert_allclose(seen["value"], state.report.loss, rtol=1e-6)
     jax.tree.map(np.testing.assert_array_equal, seen["grad"], seen["updates"])
     tx.update(None, state, params, batch=batch(), value=3.0, epoch=7)
+    jax.effects_barrier()
     assert (seen["value"], seen["epoch"]) == (3.0, 7)

@@ -124,8 +124,9 @@ def test_weights_of_frozen_parameters_equal_the_dense_ones() -> None:
     params, base_state = dense.compiled(lambda u: (u, base.init(u)))(p.params)
     warm = jax.tree.map(lambda leaf: leaf + 0.3 if leaf.ndim else leaf, base_state)
     game = (base, p.apply_fn, p.loss)
-    state = models.implicit(*game, weighting="full").init(params)._replace(base=warm)
-    got = models.implicit_weights(*game, weighting="full")(state, params, batch())
+    options: Any = {"weighting": gt.weighting.Full(factors="implicit")}
+    state = models.implicit(*game, **options).init(params)._replace(base=warm)
+    got = models.implicit_weights(*game, **options)(state, params, batch())
     losses = dense.Losses(p)
     influence = dense.influence(losses, dense.Base(base, warm, params))
     want = losses.scalar_weights(*influence, bounds=(0.0, 10.0))

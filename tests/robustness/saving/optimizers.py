@@ -130,6 +130,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "ekfac": _on(NET, gt.ekfac, 0.1),
     "scale_by_gt_ekfac": _on(NET, gt.scale_by_gt_ekfac),
     "gtddp": _on(NET, gt.gtddp, gt.curvature.FromOptax(optax.lion(1e-2))),
+    "paper_gtddp": _on(NET, gt.paper_gtddp, gt.curvature.RMSProp(1e-2)),
     "gtddp, cooperative": _on(COOPERATING, gt.gtddp, gt.curvature.KFAC(0.1)),
     "adam, statistics and keys": _normed,
     "adam, bfloat16": _bfloat16(lambda: gt.adam(NET, LOSS, 1e-2)),
