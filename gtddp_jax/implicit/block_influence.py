@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, UInt32
+from jaxtyping import Array, Float, UInt32
 
 from gtddp_jax.core.samples import to_varying, varying_axes
 from gtddp_jax.core.trees import upcast
@@ -90,7 +90,7 @@ class BlockInfluence:
         )
         return pull_back(self._adjoints)[0]
 
-    def directional_derivatives(self, changes: jax.Array) -> PerSample:
+    def directional_derivatives(self, changes: jax.Array) -> Float[Array, "n B"]:
         """The change of each loss by changes of the leaf, estimated from the block: [n, B].
 
         Args:
