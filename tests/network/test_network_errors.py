@@ -88,7 +88,7 @@ BUILD: dict[str, tuple[Callable[[], Any], list[str]]] = {
     "one cooperator": (lambda: gt.Cooperative([nn.Dense(4)]), ["1 player(s)", "two or more"]),
     "function cooperates": (
         lambda: gt.Cooperative(MIXED),
-        ["not a flax.linen module", "before or after the block"],
+        ["is not a module", "before or after the block"],
     ),
 }
 
