@@ -63,7 +63,8 @@ def test_a_variant_that_trains_as_the_base_differs_by_nothing(
     twin = dataclasses.replace(VARIANTS["base"], label="{}, a twin")
     monkeypatch.setitem(VARIANTS, "twin", twin)
     (found,) = compare_with_base(quiet_runner(folder), cell_grid(cell, variant=("twin",)), SEEDS)
-    assert found.final.value == 0
+    # Equal time may add an epoch to the base, whose course is then interpolated.
+    assert abs(found.final.value) < 1e-6
     assert found.json_data["diverged"] == [0, 0]
     text = comparison_table([found])
     assert text.count("\n") == 2 and "Adam, a twin" in text
@@ -120,7 +121,8 @@ def test_variants_that_need_optax_are_left_out_for_kfac(folder: Path, cell: Cell
     )
 
 
-STEADY = [name for name in VARIANTS if name not in ("base", "implicit", "sequential-gradient")]
+UNSTEADY = ("base", "implicit", "sequential-gradient", "sequential-paper")
+STEADY = [name for name in VARIANTS if name not in UNSTEADY]
 """Without those tested above, and the paper's terminal model, which diverges at this rate."""
 
 
