@@ -7,6 +7,7 @@
 | None                                     | no leaf        |
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -29,6 +30,26 @@ def split_outputs(outputs: Tree) -> tuple[Outputs, Tree]:
     )
     constants = jax.tree.map(lambda leaf: None if is_differentiable_leaf(leaf) else leaf, outputs)
     return differentiable, constants
+
+
+def split_forward(
+    forward: Callable[[Tree], tuple[Tree, Tree | None]],
+) -> Callable[[Tree], tuple[Outputs, tuple[Tree, Tree | None]]]:
+    """A model as JAX differentiates it with `has_aux=True`.
+
+    Args:
+        forward: `forward(params) -> (outputs, aux)`.
+
+    Returns:
+        `params -> (differentiable part, (constants, aux))`.
+    """
+
+    def differentiable_forward(params: Tree) -> tuple[Outputs, tuple[Tree, Tree | None]]:
+        outputs, aux = forward(params)
+        differentiable, constants = split_outputs(outputs)
+        return differentiable, (constants, aux)
+
+    return differentiable_forward
 
 
 def join_outputs(differentiable: Outputs, constants: Tree) -> Tree:

@@ -1,7 +1,7 @@
 """Steps with infinities or NaNs are skipped: how they are detected, and how the old state is kept.
 
-Whether a step is finite is known once all of it has been computed, so both games compute a step
-first and then select between the new and the old state.
+The sequential game computes a step first and then selects between the new and the old state; the
+implicit game selects while its base computes the state (`implicit/guarded_step.py`).
 """
 
 import jax
@@ -34,12 +34,13 @@ def squares_finite(tree: Tree) -> Flag:
     leaves = [upcast(leaf) for leaf in jax.tree.leaves(tree)]
     # On CPUs a product with a vector takes half the time of a reduction. It does not tell JAX how
     # to spread its result.
-    matrices = [
-        leaf for leaf in leaves if leaf.size > PACKED_SIZE and leaf.ndim > 1 and not is_spread(leaf)
+    are_multiplied = [
+        leaf.size > PACKED_SIZE and leaf.ndim > 1 and not is_spread(leaf) for leaf in leaves
     ]
-    vectors = pack_small_arrays([leaf for leaf in leaves if not any(leaf is m for m in matrices)])
-    sums = [(vector * _root_of_largest(vector)).sum() for vector in vectors]
-    for matrix in matrices:
+    pairs = list(zip(leaves, are_multiplied, strict=True))
+    summed = pack_small_arrays([leaf for leaf, is_multiplied in pairs if not is_multiplied])
+    sums = [(vector * _root_of_largest(vector)).sum() for vector in summed]
+    for matrix in (leaf for leaf, is_multiplied in pairs if is_multiplied):
         row = jnp.full(matrix.shape[-1], _root_of_largest(matrix), matrix.dtype)
         sums.append((matrix @ row).sum())
     return jnp.isfinite(jnp.stack(sums)).all()

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gtddp_jax.core.outputs import split_outputs
-from gtddp_jax.core.types import Outputs, Tree
+from gtddp_jax.core.outputs import split_forward
+from gtddp_jax.core.types import Tree
 from gtddp_jax.explain.text_table import align_columns
 from gtddp_jax.implicit.weighting import Sketch
 from gtddp_jax.losses.losses import LossesFn
@@ -71,14 +71,7 @@ def explain_losses(
             with training_scope("implicit"):
                 return losses(params, *args, **kwargs)
 
-        split = SplitLosses(call, None)
-
-        def forward(params: Tree) -> tuple[Outputs, Any]:
-            outputs, aux = split.forward(params)
-            differentiable, constants = split_outputs(outputs)
-            return differentiable, (constants, aux)
-
-        read_fns.append(read_function(forward, params))
+        read_fns.append(read_function(split_forward(SplitLosses(call, None).forward), params))
 
     jax.eval_shape(trace, params, args, kwargs)
     (read_fn,) = read_fns

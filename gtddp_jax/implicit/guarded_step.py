@@ -49,12 +49,12 @@ def take_guarded_step(base: BaseOptimizer, q: Tree, ok: Flag) -> GuardedStep:
         q: the gradient.
         ok: whether all that is known before the step is finite.
     """
-    if jax.make_jaxpr(base.compute_update)(q).effects:
+    program = trace_program(base.compute_update, {}, q=q)
+    if program.has_effects:
         # What prints or calls back must do so once.
         update, state = base.compute_update(q)
         ok &= all_finite(update)
         return GuardedStep(ok, zeros_unless(ok, update), tree_where(ok, state, base.state))
-    program = trace_program(base.compute_update, {}, q=q)
     count = len(jax.tree.leaves(q))
     present = jax.tree.leaves(base.state)
     next_values = program.outputs[count:]

@@ -4,7 +4,7 @@
 |--------|------------------------------------------------------|----------------------------|
 | G_i    | gradient of sample i's loss by all parameters        | a row of the derivative    |
 | q(w)   | (1/B) sum_i w_i G_i                                  | `weighted_gradient(w)`     |
-| G . k  | first-order change of each sample's loss along k     | `jvp_fn(k)`, `jvp`         |
+| G . k  | first-order change of each sample's loss along k     | `jvp_fn(k)`                |
 
 Batch coupling (BatchNorm) and weight sharing need no special case: G_i is the gradient of one
 number, the loss of sample i, by all parameters.
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from gtddp_jax.core.counted_samples import CountedSamples, samples_with_gradient
 from gtddp_jax.core.explicit_sharding import reshard_like
-from gtddp_jax.core.outputs import check_per_sample_outputs, join_outputs, split_outputs
+from gtddp_jax.core.outputs import check_per_sample_outputs, join_outputs, split_forward
 from gtddp_jax.core.samples import SampleReductions, to_varying, varying_axes
 from gtddp_jax.core.trees import upcast
 from gtddp_jax.core.types import AxisName, Outputs, PerSample, Tree
@@ -59,12 +59,7 @@ class LinearizedLosses:
         self._params = SampleReductions(0, axis_name).local_copy(params)
         self._axis_name = axis_name
 
-        def differentiable_outputs(params: Tree) -> tuple[Outputs, tuple[Tree, Tree | None]]:
-            outputs, aux = forward(params)
-            differentiable, constants = split_outputs(outputs)
-            return differentiable, (constants, aux)
-
-        self._forward = differentiable_outputs
+        self._forward = split_forward(forward)
         outputs, (constants, aux) = self._differentiate_model()
         self.aux: Tree | None = aux
         self.outputs: Tree = join_outputs(outputs, constants)
@@ -81,7 +76,7 @@ class LinearizedLosses:
             loss_of_differentiable,
             outputs,
             self.samples,
-            are_separate=losses_are_separate(loss_of_differentiable, outputs),
+            are_separate=lambda: losses_are_separate(loss_of_differentiable, outputs),
         )
         self.expansion = self.expansion.with_gradient_share(self.counted.share)
 

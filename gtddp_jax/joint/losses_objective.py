@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from typing_extensions import override
 
-from gtddp_jax.core.outputs import join_outputs, split_outputs
+from gtddp_jax.core.outputs import join_outputs, split_forward, split_outputs
 from gtddp_jax.core.types import AxisName, Flag, Number, Outputs, Scalar, Tree
 from gtddp_jax.joint.objective import Objective, TermOutputs
 from gtddp_jax.losses.losses import Losses
@@ -54,14 +54,9 @@ class LossesObjective(Objective):
         self.axis_name: AxisName = axis_name
         self._split = SplitLosses(call, axis_name)
 
-        def first_outputs(params: Tree) -> tuple[Outputs, tuple[Tree, Tree | None]]:
-            outputs, aux = self._split.forward(params)
-            differentiable, constants = split_outputs(outputs)
-            return differentiable, (constants, aux)
-
         # Differentiated, because only then does `SplitLosses` see what depends on the parameters.
         outputs, _, (self._constants, aux) = jax.vjp(
-            first_outputs, self.local_copy(params), has_aux=True
+            split_forward(self._split.forward), self.local_copy(params), has_aux=True
         )
         self.aux: Tree | None = aux
         _check_real(outputs)

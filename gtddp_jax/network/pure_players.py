@@ -88,14 +88,12 @@ def player(
 def as_linen(layer: Any) -> Any:
     """A module of nnx or Equinox as a linen module; anything else as it is."""
     # By name: not every user has Equinox, and nnx takes long to import.
-    libraries = {
-        base.__module__.partition(".")[0] if "nnx" not in base.__module__ else "nnx"
-        for base in type(layer).__mro__
-        if base.__name__ == "Module"
-    }
-    if "nnx" in libraries:
-        return _from_nnx(layer)
-    return _from_equinox(layer) if "equinox" in libraries else layer
+    for base in type(layer).__mro__:
+        if base.__name__ == "Module" and base.__module__.startswith("flax.nnx."):
+            return _from_nnx(layer)
+        if base.__name__ == "Module" and base.__module__.startswith("equinox."):
+            return _from_equinox(layer)
+    return layer
 
 
 def _from_nnx(module: Any) -> PurePlayer:

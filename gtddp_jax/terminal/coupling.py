@@ -11,6 +11,7 @@ The derivative psi'(0) would not tell as much: it is also 1 for a mean that is b
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -87,7 +88,7 @@ def expand_terminal(
     outputs: Outputs,
     samples: SampleReductions,
     *,
-    are_separate: bool = False,
+    are_separate: Callable[[], bool] = lambda: False,
 ) -> TerminalExpansion:
     """Expands a terminal model, guarded against losses that couple samples.
 
@@ -96,7 +97,7 @@ def expand_terminal(
         loss: maps outputs to losses [B].
         outputs: an array [B, ...] or a tree of such arrays.
         samples: the sample axis.
-        are_separate: whether samples are known to be separate.
+        are_separate: tells whether samples are known to be separate; asked only if it matters.
     """
     expansion = terminal.expand(loss, outputs)
     is_single = samples.local == 1 and samples.axis_name is None
@@ -105,7 +106,7 @@ def expand_terminal(
         isinstance(expansion, FirstOrderExpansion)
         or expansion.is_linear
         or is_single
-        or are_separate
+        or are_separate()
     ):
         return expansion
     return separate_expansion(expansion, samples_are_coupled(expansion.exact_loss, samples))

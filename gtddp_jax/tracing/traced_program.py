@@ -82,6 +82,8 @@ class TracedProgram:
         constants: values known at tracing time.
         outputs: values and literals of the leaves of the result.
         structure: tree structure of the result.
+        has_effects: whether the function prints, calls back or has other effects. Such equations
+            may be among those removed.
     """
 
     equations: tuple[TracedEquation, ...]
@@ -90,6 +92,7 @@ class TracedProgram:
     constants: dict[ValueId, Any]
     outputs: tuple[Atom, ...]
     structure: Any
+    has_effects: bool
 
     def initial_values(self, **arguments: Tree) -> dict[ValueId, Any]:
         """The values known before the first equation: constants and the leaves of arguments."""
@@ -226,4 +229,5 @@ def trace_program(
         constants=builder.constants,
         outputs=tuple(outputs),
         structure=jax.tree.structure(result_shape),
+        has_effects=bool(closed.effects),
     )

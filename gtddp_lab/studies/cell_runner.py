@@ -20,6 +20,7 @@ from gtddp_lab import data, networks
 from gtddp_lab.core.files import MIB, parse_json, read_text_file, write_atomically
 from gtddp_lab.core.json_types import check_type
 from gtddp_lab.studies.cells import Cell
+from gtddp_lab.studies.statistics import finite_or_none
 from gtddp_lab.studies.step_timing import median_ratio, time_interleaved
 from gtddp_lab.studies.variants import VARIANTS, variant_fits
 from gtddp_lab.training.records import EpochRecord
@@ -197,41 +198,42 @@ class CellRunner:
         keys = [f"{cell.base}/{cell.variant}" for cell in cells]
         group = dataclasses.replace(_timing_cell(cells[0]), base="sgd")
         name = f"costs-{group.result_key(0)}"
-        known = _read_json_object(self._result_path(name)) or {}
+        known = self._read_ratios(name)
         if not set(keys) <= set(known):
-            seconds = step_seconds(
-                {
-                    key: _cell_trainer(cell, self._data_dir)
-                    for key, cell in zip(keys, cells, strict=True)
-                }
+            known = self._measure_ratios(
+                dict(zip(keys, cells, strict=True)), f"{group.dataset}, {group.network}", {}
             )
-            known = {key: median_ratio(seconds[key], seconds[keys[0]]) for key in keys}
-            shown = ", ".join(f"{key} {cost:.2f}" for key, cost in known.items())
-            self._say(f"step times, {group.dataset}, {group.network}: {shown}")
             self._write_result(name, known)
-        return {cell: float(known[key]) for key, cell in zip(keys, cells, strict=True)}
+        return {cell: known[key] for key, cell in zip(keys, cells, strict=True)}
+
+    def _read_ratios(self, name: str) -> dict[str, float]:
+        """The stored ratios of step times of this name."""
+        known = _read_json_object(self._result_path(name)) or {}
+        return {key: ratio for key, ratio in known.items() if isinstance(ratio, float)}
+
+    def _measure_ratios(
+        self, cells: Mapping[str, Cell], problem: str, known: Mapping[str, float]
+    ) -> dict[str, float]:
+        """The step times of cells as multiples of the first's, interleaved; says them."""
+        seconds = step_seconds(
+            {name: _cell_trainer(cell, self._data_dir) for name, cell in cells.items()}
+        )
+        first = seconds[next(iter(cells))]
+        # Known ratios win, so that reports of the same folder agree.
+        ratios = {name: median_ratio(seconds[name], first) for name in cells} | dict(known)
+        shown = ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items())
+        self._say(f"step times, {problem}: {shown}")
+        return ratios
 
     def _variant_ratios(self, group: Cell, variants: set[str]) -> dict[str, float]:
         name = f"time-{group.result_key(0)}"
-        known = _read_json_object(self._result_path(name)) or {}
-        known = {key: ratio for key, ratio in known.items() if isinstance(ratio, float)}
+        known = self._read_ratios(name)
         if variants <= set(known):
             return known
         names = ["base", *sorted((variants | set(known)) - {"base"})]
-        trainers = {
-            variant: _cell_trainer(dataclasses.replace(group, variant=variant), self._data_dir)
-            for variant in names
-        }
-        seconds = step_seconds(trainers)
-        # Known ratios win, so that reports of the same folder agree.
-        ratios = {
-            variant: median_ratio(seconds[variant], seconds["base"]) for variant in names
-        } | known
-        shown = ", ".join(f"{variant} {ratio:.2f}" for variant, ratio in ratios.items())
-        self._say(
-            f"step times, {group.dataset}, {group.network}, {group.base}, "
-            f"batch {group.batch_size}: {shown}"
-        )
+        cells = {variant: dataclasses.replace(group, variant=variant) for variant in names}
+        problem = f"{group.dataset}, {group.network}, {group.base}, batch {group.batch_size}"
+        ratios = self._measure_ratios(cells, problem, known)
         self._write_result(name, ratios)
         return ratios
 
@@ -264,10 +266,9 @@ def _supported_cells(cells: Iterable[Cell]) -> list[Cell]:
 def _summarize_run(records: list[EpochRecord]) -> StoredRun:
     """The stored figures of one run, ready for JSON."""
     figures = {
-        name: [_none_if_not_finite(getattr(record, name)) for record in records]
-        for name in KEPT_FIGURES
+        name: [finite_or_none(getattr(record, name)) for record in records] for name in KEPT_FIGURES
     }
-    skipped = (_none_if_not_finite(record.report.get("skipped_steps", 0)) for record in records)
+    skipped = (finite_or_none(record.report.get("skipped_steps", 0)) for record in records)
     return {
         **figures,
         "skipped": sum(int(count or 0) for count in skipped),
@@ -323,10 +324,6 @@ def _cell_trainer(cell: Cell, data_dir: str | Path | None) -> Trainer:
         cell.batch_size,
         cell.epochs,
     )
-
-
-def _none_if_not_finite(value: Any) -> float | None:
-    return float(value) if math.isfinite(value) else None
 
 
 def _nan_if_none(values: list[float | None]) -> list[float]:

@@ -12,7 +12,14 @@ import numpy as np
 
 from gtddp_lab.studies.cell_runner import CellResult, CellRunner
 from gtddp_lab.studies.cells import Cell
-from gtddp_lab.studies.statistics import Estimate, bootstrap_mean, mean_log_ratio, variance_change
+from gtddp_lab.studies.markdown import markdown_table
+from gtddp_lab.studies.statistics import (
+    Estimate,
+    bootstrap_mean,
+    finite_or_none,
+    mean_log_ratio,
+    variance_change,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,12 +69,12 @@ class Comparison:
             "seeds": len(self.variant.seeds),
             "step_ratio": self.step_ratio,
             "train_loss": [
-                _finite_or_none(self._base_final.mean()),
-                _finite_or_none(self._final.mean()),
+                finite_or_none(self._base_final.mean()),
+                finite_or_none(self._final.mean()),
             ],
             "validation_accuracy": [
-                _finite_or_none(self._base_accuracy),
-                _finite_or_none(self._accuracy),
+                finite_or_none(self._base_accuracy),
+                finite_or_none(self._accuracy),
             ],
             "diverged": [int(self.base_diverged.sum()), int(self.variant.diverged.sum())],
             "skipped": list(self.variant.skipped),
@@ -143,17 +150,21 @@ def compare_with_base(runner: CellRunner, cells: Iterable[Cell], seeds: int) -> 
     ]
 
 
+def epochs_at_equal_time(epochs: int, ratio: float) -> int:
+    """Return how many epochs a method trains while another, `ratio` times as slow, trains `epochs`.
+
+    Rounded up to whole epochs, and at least `epochs`.
+    """
+    # The tolerance keeps rounding errors of the ratio from adding an epoch.
+    return max(epochs, math.ceil(epochs * ratio - 1e-6))
+
+
 def _pair_with_bases(ratios: Mapping[Cell, float]) -> list[_Pairing]:
     """Choose the runs of the bases, given the ratio of step times of each variant."""
-    # The tolerance keeps rounding errors of the ratio from adding an epoch.
-    equal_time_epochs = {
-        cell: max(cell.epochs, math.ceil(cell.epochs * ratio - 1e-6))
-        for cell, ratio in ratios.items()
-    }
     longest: dict[Cell, int] = {}
-    for cell, epochs in equal_time_epochs.items():
+    for cell, ratio in ratios.items():
         base = dataclasses.replace(cell.base_cell, epochs=1)
-        longest[base] = max(longest.get(base, 0), epochs)
+        longest[base] = max(longest.get(base, 0), epochs_at_equal_time(cell.epochs, ratio))
     pairings = []
     for cell, ratio in ratios.items():
         base = dataclasses.replace(cell.base_cell, epochs=1)
@@ -162,7 +173,8 @@ def _pair_with_bases(ratios: Mapping[Cell, float]) -> list[_Pairing]:
             equal_epochs = equal_time = dataclasses.replace(base, epochs=longest[base])
         else:
             equal_epochs = cell.base_cell
-            equal_time = dataclasses.replace(base, epochs=equal_time_epochs[cell])
+            longer = epochs_at_equal_time(cell.epochs, ratio)
+            equal_time = dataclasses.replace(base, epochs=longer)
         pairings.append(_Pairing(cell, ratio, equal_epochs, equal_time))
     return pairings
 
@@ -209,10 +221,6 @@ def _interpolate_courses(courses: np.ndarray, at: float) -> np.ndarray:
     return (1 - share) * courses[:, whole_epochs - 1] + share * courses[:, whole_epochs]
 
 
-def _finite_or_none(value: float | np.floating) -> float | None:
-    return float(value) if math.isfinite(value) else None
-
-
 def comparison_table(comparisons: Sequence[Comparison], *columns: str) -> str:
     """Return a Markdown table with one row per comparison.
 
@@ -221,10 +229,9 @@ def comparison_table(comparisons: Sequence[Comparison], *columns: str) -> str:
         *columns: Keys of `COMPARISON_COLUMNS`; all of them by default.
     """
     names = columns or tuple(COMPARISON_COLUMNS)
-    lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
-    for row in comparisons:
-        lines.append(f"| {' | '.join(COMPARISON_COLUMNS[name](row) for name in names)} |")
-    return "\n".join(lines)
+    return markdown_table(
+        names, ([COMPARISON_COLUMNS[name](row) for name in names] for row in comparisons)
+    )
 
 
 def _loss_text(result: CellResult, epochs: int | None = None) -> str:

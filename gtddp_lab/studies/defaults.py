@@ -11,6 +11,7 @@ from gtddp_lab.studies.comparison import (
     compare_with_base,
     comparison_table,
 )
+from gtddp_lab.studies.markdown import markdown_table
 from gtddp_lab.studies.paper.setting import (
     EPOCHS_BY_DATASET,
     QUICK_SETTING,
@@ -126,21 +127,19 @@ def verdict_table(rows: Sequence[Comparison]) -> str:
         "equal time, validation: better / worse",
         "variance: lower / higher",
     )
-    lines = [f"| {' | '.join(headings)} |", "|" + "---|" * len(headings)]
     groups: dict[tuple[str, str, str], list[Comparison]] = {}
     for row in rows:
         # Momentum decides how much an implicit step can help.
         kind = "without momentum" if row.cell.base in ("plain_sgd", "rmsprop") else "with momentum"
         groups.setdefault((row.cell.network, row.cell.variant, kind), []).append(row)
+    lines: list[list[str]] = []
     for (network, variant, kind), members in groups.items():
         counts = [_better_worse(members, name, sign) for name, sign in _BETTER_SIGNS.items()]
         diverges = sum(bool((row.variant.diverged & ~row.base_diverged).any()) for row in members)
         trains = sum(bool((~row.variant.diverged & row.base_diverged).any()) for row in members)
-        lines.append(
-            f"| {network} | {variant}, {kind} | {len(members)} | {diverges} | {trains} | "
-            f"{' | '.join(counts)} |"
-        )
-    return "\n".join(lines)
+        method = f"{variant}, {kind}"
+        lines.append([network, method, str(len(members)), str(diverges), str(trains), *counts])
+    return markdown_table(headings, lines)
 
 
 _BETTER_SIGNS = {

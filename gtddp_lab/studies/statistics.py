@@ -10,6 +10,11 @@ CONFIDENCE_LEVEL = 0.95
 BOOTSTRAP_RESAMPLES = 9999
 
 
+def finite_or_none(value: Any) -> float | None:
+    """Return a number ready for JSON: None if it is not finite."""
+    return float(value) if math.isfinite(value) else None
+
+
 class Estimate(NamedTuple):
     """A statistic and its confidence interval.
 
@@ -46,7 +51,7 @@ class Estimate(NamedTuple):
     @property
     def json_data(self) -> list[float | None]:
         """The three numbers, ready for JSON."""
-        return [float(number) if math.isfinite(number) else None for number in self]
+        return [finite_or_none(number) for number in self]
 
 
 UNKNOWN = Estimate(math.nan, math.nan, math.nan)

@@ -14,10 +14,12 @@ import numpy as np
 
 from gtddp_lab.studies.cell_runner import CellResult, CellRunner
 from gtddp_lab.studies.cells import Cell, default_cell
+from gtddp_lab.studies.comparison import epochs_at_equal_time
+from gtddp_lab.studies.markdown import markdown_table
 from gtddp_lab.studies.paper.setting import QUICK_SETTING, cell_runner, seed_count
 from gtddp_lab.studies.pictures import draw_intervals
 from gtddp_lab.studies.section import StudyOptions, StudySection
-from gtddp_lab.studies.statistics import Estimate, mean_log_ratio
+from gtddp_lab.studies.statistics import Estimate, finite_or_none, mean_log_ratio
 
 TUNING_SEEDS = 2
 
@@ -82,18 +84,19 @@ def study_tuned(options: StudyOptions) -> StudySection:
         if changes is None:
             continue
         methods = tune_methods(options, dataset, changes)
+        ratios = _log_ratios(methods)
         name = f"tuned_{dataset}"
         pictures += draw_intervals(
             [
-                (f"{method.cell.label} {method.cell.rate:g}", _log_ratios(method, methods))
-                for method in methods
+                (f"{method.cell.label} {method.cell.rate:g}", pair)
+                for method, pair in zip(methods, ratios, strict=True)
             ],
             {"equal epochs: final loss, log-ratio": -1, "equal time: final loss, log-ratio": -1},
             options.out,
             name,
         )
-        sections.append(_problem_text(dataset, methods, options, f"{name}.png"))
-        data[dataset] = [_method_data(method, methods) for method in methods]
+        sections.append(_problem_text(dataset, methods, ratios, options, f"{name}.png"))
+        data[dataset] = list(map(_method_data, methods, ratios))
     return StudySection(
         "tuned", "Tuned against tuned", "\n\n".join(sections), data, tuple(pictures)
     )
@@ -122,7 +125,7 @@ def tune_methods(
     seeds = TUNING_SEEDS + seed_count(options, dataset)
     longer = {
         cell: dataclasses.replace(
-            cell, epochs=math.ceil(cell.epochs * dearest / costs[cell] - 1e-6)
+            cell, epochs=epochs_at_equal_time(cell.epochs, dearest / costs[cell])
         )
         for cell, _ in best
     }
@@ -150,25 +153,19 @@ def _reported(result: CellResult, name: str) -> np.ndarray:
     return result.final_figure(name)[TUNING_SEEDS:]
 
 
-def _best_baseline(methods: Sequence[TunedMethod], *, equal_time: bool) -> CellResult:
-    """The results of the baseline with the lowest final training loss."""
-    results = [
-        method.equal_time if equal_time else method.equal_epochs
-        for method in methods
-        if not method.is_game
-    ]
-    return min(results, key=lambda result: _reported(result, "train_loss").mean())
+def _log_ratios(methods: Sequence[TunedMethod]) -> list[tuple[Estimate, Estimate]]:
+    """Final training loss against the best baseline: at equal epochs and at equal time."""
+    equal_epochs = _against_best(methods, [method.equal_epochs for method in methods])
+    equal_time = _against_best(methods, [method.equal_time for method in methods])
+    return list(zip(equal_epochs, equal_time, strict=True))
 
 
-def _log_ratios(method: TunedMethod, methods: Sequence[TunedMethod]) -> list[Estimate]:
-    """Final training loss against the best baseline: at equal epochs, and at equal time."""
-    return [
-        mean_log_ratio(
-            _reported(own, "train_loss"),
-            _reported(_best_baseline(methods, equal_time=equal_time), "train_loss"),
-        )
-        for own, equal_time in ((method.equal_epochs, False), (method.equal_time, True))
-    ]
+def _against_best(methods: Sequence[TunedMethod], results: Sequence[CellResult]) -> list[Estimate]:
+    """Log-ratios of the results to those of the baseline with the lowest mean loss."""
+    losses = [_reported(result, "train_loss") for result in results]
+    baselines = [loss for method, loss in zip(methods, losses, strict=True) if not method.is_game]
+    best = min(baselines, key=np.mean)
+    return [mean_log_ratio(loss, best) for loss in losses]
 
 
 NEAR_BEST = 1.25
@@ -183,7 +180,11 @@ def near_best_rates(tuning: Mapping[float, float]) -> tuple[float, float]:
 
 
 def _problem_text(
-    dataset: str, methods: Sequence[TunedMethod], options: StudyOptions, picture: str
+    dataset: str,
+    methods: Sequence[TunedMethod],
+    ratios: Sequence[tuple[Estimate, Estimate]],
+    options: StudyOptions,
+    picture: str,
 ) -> str:
     cell = methods[0].cell
     images = "all training images" if cell.subset is None else f"{cell.subset} training images"
@@ -197,9 +198,8 @@ def _problem_text(
         "equal time",
         "rates near the best",
     )
-    lines = [f"| {' | '.join(headings)} |", "|" + "---|" * len(headings)]
-    for method in methods:
-        epochs, time = (estimate.text() for estimate in _log_ratios(method, methods))
+    rows = []
+    for method, (epochs, time) in zip(methods, ratios, strict=True):
         smallest, largest = near_best_rates(method.tuning)
         row = (
             method.cell.label,
@@ -207,11 +207,11 @@ def _problem_text(
             f"{method.cost:.2f}",
             f"{_reported(method.equal_epochs, 'train_loss').mean():.4f}",
             f"{100 * _reported(method.equal_epochs, 'validation_accuracy').mean():.2f}",
-            epochs,
-            time,
+            epochs.text(),
+            time.text(),
             f"{smallest:g}" if smallest == largest else f"{smallest:g} to {largest:g}",
         )
-        lines.append(f"| {' | '.join(row)} |")
+        rows.append(row)
     return "\n\n".join(
         [
             f"### {dataset}",
@@ -221,29 +221,24 @@ def _problem_text(
             f"with 95 % intervals. Rates near the best reach at most {NEAR_BEST} times the loss "
             "there.",
             f"![Log-ratios with intervals]({picture})",
-            "\n".join(lines),
+            markdown_table(headings, rows),
         ]
     )
 
 
-def _method_data(method: TunedMethod, methods: Sequence[TunedMethod]) -> dict[str, Any]:
+def _method_data(method: TunedMethod, ratios: tuple[Estimate, Estimate]) -> dict[str, Any]:
     """All numbers of a method, ready for JSON."""
-    epochs, time = _log_ratios(method, methods)
+    epochs, time = ratios
     return {
         "cell": dataclasses.asdict(method.cell),
-        "tuning": {
-            f"{rate:g}": loss if math.isfinite(loss) else None
-            for rate, loss in method.tuning.items()
-        },
+        "tuning": {f"{rate:g}": finite_or_none(loss) for rate, loss in method.tuning.items()},
         "cost": method.cost,
         "equal_time_epochs": method.equal_time.cell.epochs,
-        "train_loss": _finite(_reported(method.equal_epochs, "train_loss")),
-        "validation_accuracy": _finite(_reported(method.equal_epochs, "validation_accuracy")),
-        "equal_time_train_loss": _finite(_reported(method.equal_time, "train_loss")),
+        "train_loss": [*map(finite_or_none, _reported(method.equal_epochs, "train_loss"))],
+        "validation_accuracy": [
+            *map(finite_or_none, _reported(method.equal_epochs, "validation_accuracy"))
+        ],
+        "equal_time_train_loss": [*map(finite_or_none, _reported(method.equal_time, "train_loss"))],
         "log_ratio_equal_epochs": epochs.json_data,
         "log_ratio_equal_time": time.json_data,
     }
-
-
-def _finite(values: np.ndarray) -> list[float | None]:
-    return [float(value) if math.isfinite(value) else None for value in values]

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from gtddp_lab.studies import competitors
-from gtddp_lab.studies.paper.paper_method import paper_method
+from gtddp_lab.studies.paper.paper_method import PAPER_SETTINGS, paper_method
 from gtddp_lab.training.methods import TrainingMethod, build_method
 
 
@@ -55,7 +55,7 @@ VARIANTS: dict[str, Variant] = {
     "sequential-nonlinear": Variant(
         "GT-DDP-{} (nonlinear)", _game_method("sequential"), {"rollout": "nonlinear"}
     ),
-    "sequential-paper": Variant("GT-DDP-{} (as published)", paper_method),
+    "sequential-paper": Variant("GT-DDP-{} (as published)", paper_method, PAPER_SETTINGS),
     "implicit": Variant("Implicit-{}", _game_method("implicit"), bases=OPTAX),
     "full": Variant("Implicit-{} (full)", _game_method("implicit"), {"weighting": "full"}, OPTAX),
     "extragradient": Variant("{} extragradient", competitors.extragradient_method, bases=OPTAX),

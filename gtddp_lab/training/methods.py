@@ -148,7 +148,7 @@ def _build_implicit(
 ) -> optax.GradientTransformation:
     assert optimizer.build_base is not None  # checked in `build_method`
     base = optimizer.build_base(rate)
-    # A network is passed itself where possible: its sums over samples share a backward pass.
+    # Statistics and keys travel with the inputs and as aux.
     if model_call.is_stateless(net):
         return gt.implicit(base, net, loss, weighting=settings.weighting)
     return gt.implicit(

@@ -1,46 +1,28 @@
 """The sequential game as published, as a training method."""
 
+import dataclasses
+from functools import partial
 from typing import Any
 
-import optax
+from gtddp_lab.training.methods import GAMES, OPTIMIZERS, TrainingMethod, build_method
 
-import gtddp_jax as gt
-from gtddp_lab.training.methods import OPTIMIZERS, TrainingMethod
-from gtddp_lab.training.settings import LearningRate, TrainSettings
-from gtddp_lab.training.state import BatchStats
-from gtddp_lab.training.steps import SampleLoss, make_sequential_step
+PAPER_SETTINGS: dict[str, Any] = {"rollout": "nonlinear", "terminal": "gradient"}
+"""Fields of ``TrainSettings`` with which the sequential game is the published one."""
 
 KRONECKER_BASES = ("kfac", "ekfac")
 """Bases whose preconditioner is the same for open and closed gradients."""
 
 
 def paper_method(base: str) -> TrainingMethod:
-    """Table 1, Eq. 6 and Eq. 9 literally; see `gtddp_jax.paper_gtddp`.
+    """Table 1, Eq. 6 and Eq. 9 literally, given `PAPER_SETTINGS`; see `gtddp_jax.paper_gtddp`.
 
     Args:
         base: Key in ``methods.OPTIMIZERS``.
     """
+    method = dataclasses.replace(build_method(base, "sequential"), name=f"paper-{base}")
+    if base in KRONECKER_BASES:
+        return method
     entry = OPTIMIZERS[base]
-    options: dict[str, Any] = {} if base in KRONECKER_BASES else {"statistics": "open"}
-
-    def build_optimizer(
-        net: gt.Network,
-        loss: SampleLoss,
-        settings: TrainSettings,
-        rate: LearningRate,
-        batch_stats: BatchStats,
-    ) -> optax.GradientTransformation:
-        del settings
-        return entry.build_sequential(
-            net,
-            loss,
-            rate,
-            rollout="nonlinear",
-            terminal=gt.terminal.GradientHessian(),
-            batch_stats=batch_stats,
-            **options,
-        )
-
-    return TrainingMethod(
-        f"paper-{base}", entry.label, build_optimizer, make_sequential_step, has_sample_weights=True
-    )
+    build = partial(entry.build_sequential, statistics="open")
+    literal = dataclasses.replace(entry, build_sequential=build)
+    return dataclasses.replace(method, build=partial(GAMES["sequential"].build, literal))

@@ -11,7 +11,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import gtddp_jax as gt
-from gtddp_lab.studies.paper.paper_method import paper_method
+from gtddp_lab.studies.paper.paper_method import PAPER_SETTINGS, paper_method
 from gtddp_lab.training.settings import TrainSettings
 
 RATE = 0.01
@@ -27,7 +27,7 @@ def test_the_step_is_that_of_paper_gtddp(base: str, curvature: gt.curvature.Curv
     x, y = jnp.linspace(-1, 1, 10).reshape(5, 2), jnp.array([0, 1, 2, 0, 1])
     params = net.init(jax.random.key(0), x)
     method = paper_method(base)
-    settings = TrainSettings(RATE)
+    settings = TrainSettings(RATE, **PAPER_SETTINGS)
     games: list[Any] = [
         method.build(net, loss, settings, RATE, {}),
         gt.paper_gtddp(net, loss, curvature),
