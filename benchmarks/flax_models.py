@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from models import GPT, ResNet18, ViT
 
 import gtddp_jax as gt
 from gtddp_lab.studies.step_timing import (
@@ -33,77 +34,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "projected": {"terminal": gt.terminal.ProjectedHessian()},
 }
 """Feedback off, the default terminal model, and the one that does not evaluate the loss again."""
-
-
-class ResNet18(nn.Module):
-    """ResNet-18 for CIFAR, without pooling after the first convolution."""
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps images [B, 32, 32, 3] to scores [B, 10]."""
-
-        def norm(x: jax.Array) -> jax.Array:
-            return nn.BatchNorm(use_running_average=False)(x)
-
-        x = nn.relu(norm(nn.Conv(64, (3, 3), use_bias=False)(x)))
-        for stage, width in enumerate((64, 128, 256, 512)):
-            for block in range(2):
-                strides = 2 if stage > 0 and block == 0 else 1
-                h = nn.relu(norm(nn.Conv(width, (3, 3), strides=strides, use_bias=False)(x)))
-                h = norm(nn.Conv(width, (3, 3), use_bias=False)(h))
-                if x.shape != h.shape:
-                    x = norm(nn.Conv(width, (1, 1), strides=strides, use_bias=False)(x))
-                x = nn.relu(x + h)
-        return nn.Dense(10)(x.mean((1, 2)))
-
-
-class Block(nn.Module):
-    """A transformer block."""
-
-    width: int
-    heads: int
-    causal: bool = False
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps [B, T, width] to the same shape."""
-        h = nn.LayerNorm()(x)
-        mask = nn.make_causal_mask(jnp.ones(x.shape[:2])) if self.causal else None
-        x = x + nn.MultiHeadDotProductAttention(self.heads)(h, mask=mask)
-        h = nn.gelu(nn.Dense(4 * self.width)(nn.LayerNorm()(x)))
-        return x + nn.Dense(self.width)(h)
-
-
-class ViT(nn.Module):
-    """A vision transformer of six layers on 8 x 8 patches of 4 x 4 pixels."""
-
-    width: int = 128
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps images [B, 32, 32, 3] to scores [B, 10]."""
-        x = nn.Conv(self.width, (4, 4), strides=(4, 4))(x).reshape(x.shape[0], -1, self.width)
-        x = x + self.param("positions", nn.initializers.normal(0.02), (1, x.shape[1], self.width))
-        for _ in range(6):
-            x = Block(self.width, 4)(x)
-        return nn.Dense(10)(nn.LayerNorm()(x).mean(1))
-
-
-class GPT(nn.Module):
-    """A language model of six layers with a tied embedding."""
-
-    vocabulary: int = 8192
-    width: int = 128
-
-    @nn.compact
-    def __call__(self, tokens: jax.Array) -> jax.Array:
-        """Maps tokens [B, T] to scores [B, T, V]."""
-        embed = nn.Embed(self.vocabulary, self.width)
-        x = embed(tokens)
-        x = x + self.param("positions", nn.initializers.normal(0.02), (1, x.shape[1], self.width))
-        for _ in range(6):
-            x = Block(self.width, 4, causal=True)(x)
-        return embed.attend(nn.LayerNorm()(x))
 
 
 class Case(NamedTuple):

@@ -1,170 +1,251 @@
-"""Step time and memory of the implicit game against its plain optax base, interleaved.
+"""Cost of the implicit game's steps against its plain optax base, interleaved.
 
-python benchmarks/implicit.py [--rounds N] [--only TEXT] [--base NAME]
+python benchmarks/implicit.py [--rounds N] [--only TEXT] [--base NAME] [--columns NAME ...]
+
+Steps per round of a scan are 50 for networks whose step takes less than a millisecond, as in the
+studies, and one otherwise. FLOPs and bytes are the compiler's count, the ratio that a device
+without fixed costs would see. The first step is its tracing and compiling.
 """
 
 import argparse
-import collections
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from nets import conv_block, mlp_case, one_block_case
-
-import gtddp_jax as gt
-from gtddp_lab.networks import pool
-from gtddp_lab.studies.step_timing import (
-    batch_update_step,
-    compile_step,
-    median_ratio,
-    time_interleaved,
+from models import (
+    GPT,
+    VAE,
+    BiLSTM,
+    GraphNetwork,
+    Perceptron,
+    ResidualConvolutions,
+    ResNet18,
+    ScannedGPT,
+    ViT,
 )
 
+import gtddp_jax as gt
+from gtddp_lab.studies.step_timing import median_ratio, time_interleaved
+
 LOSS = optax.softmax_cross_entropy_with_integer_labels
-BASES = {"sgd": lambda: optax.sgd(1e-2, 0.9), "adam": lambda: optax.adam(1e-3)}
+BASES = {
+    "sgd": lambda: optax.sgd(1e-3, 0.9, nesterov=True),
+    "adam": lambda: optax.adam(1e-4),
+}
+COLUMNS: dict[str, Any] = {
+    "game off": {"strength": 0.0},
+    "sketch": {},
+    "full": {"weighting": "full"},
+}
+DRAW = np.random.default_rng(0)
 
 
-class Model(NamedTuple):
-    """A model, its parameters and a batch.
+class Case(NamedTuple):
+    """A model's losses, its parameters and a batch.
 
     Attributes:
-        model: as `gt.implicit` takes it.
-        apply_fn: `apply_fn(params, inputs) -> outputs`.
+        losses: `losses(params, batch) -> gt.Losses`.
         params: its parameters.
-        batch: inputs and targets.
-        loss: `loss(outputs, targets) -> [B]`.
+        batch: a pytree.
+        scanned: steps in one compiled call.
     """
 
-    model: Any
-    apply_fn: Callable[..., Any]
+    losses: Callable[..., Any]
     params: Any
     batch: Any
-    loss: Callable[..., Any] = LOSS
+    scanned: int = 1
 
 
-def of_network(net: gt.Network, shape: tuple[int, ...]) -> Model:
-    """A `gt.Network`."""
-    rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.normal(size=shape), jnp.float32)
-    batch = x, jnp.asarray(rng.integers(0, 10, shape[0]))
-    return Model(net, net.apply, net.init(jax.random.key(0), x[:1]), batch)
+def classifier(model: Any, inputs: Any, classes: int = 10, scanned: int = 1) -> Case:
+    """A classifier with random labels and, where it has any, running statistics."""
+    variables = jax.jit(model.init)(jax.random.key(0), inputs)
+    rest = {name: tree for name, tree in variables.items() if name != "params"}
+    labels = DRAW.integers(0, classes, len(jax.tree.leaves(inputs)[0]))
+
+    def losses(params: Any, batch: Any) -> gt.Losses:
+        x, y = batch
+        outputs, after = model.apply({"params": params, **rest}, x, mutable=list(rest))
+        return gt.Losses(outputs, lambda outputs: LOSS(outputs, y), aux=after)
+
+    return Case(losses, variables["params"], (inputs, jnp.asarray(labels)), scanned)
 
 
-def pooled(blocks: int, batch: int = 32) -> Model:
-    """A residual net with a pooled head on 28x28 images."""
-    layers: list[Any] = [nn.Conv(16, (3, 3), 2), nn.relu]
-    for _ in range(blocks):
-        layers += conv_block(16)
-    return of_network(gt.Network([*layers, pool, nn.Dense(10)]), (batch, 28, 28, 1))
+def language_model(model: Any, batch: int, length: int) -> Case:
+    """A language model with one loss per sequence."""
+    text = jnp.asarray(DRAW.integers(0, model.vocabulary, (batch, length + 1)))
+
+    def losses(params: Any, text: Any) -> gt.Losses:
+        outputs = model.apply(params, text[:, :-1])
+        return gt.Losses(outputs, lambda outputs: LOSS(outputs, text[:, 1:]).mean(-1))
+
+    return Case(losses, jax.jit(model.init)(jax.random.key(0), text[:1, :-1]), text)
 
 
-class Transformer(nn.Module):
-    """A small language model."""
+def autoencoder(batch: int) -> Case:
+    """A variational autoencoder with one negative evidence bound per image."""
+    model = VAE()
+    images = jnp.asarray(DRAW.random((batch, 784)) < 0.5, jnp.float32)
+    noise = normal(batch, model.latents)
 
-    width: int = 128
-    layers: int = 4
-    vocabulary: int = 256
+    def losses(params: Any, batch: Any) -> gt.Losses:
+        x, noise = batch
 
-    @nn.compact
-    def __call__(self, tokens: jax.Array) -> jax.Array:
-        """Tokens [B, T] to logits [B, T, vocabulary]."""
-        x = nn.Embed(self.vocabulary, self.width)(tokens)
-        mask = nn.make_causal_mask(tokens)
-        for _ in range(self.layers):
-            x = x + nn.SelfAttention(4)(nn.LayerNorm()(x), mask)
-            x = x + nn.Dense(self.width)(nn.gelu(nn.Dense(4 * self.width)(nn.LayerNorm()(x))))
-        return nn.Dense(self.vocabulary)(nn.LayerNorm()(x))
+        def bounds(outputs: Any) -> jax.Array:
+            logits, mean, logvar = outputs
+            divergence = -0.5 * jnp.sum(1 + logvar - mean**2 - jnp.exp(logvar), -1)
+            return optax.sigmoid_binary_cross_entropy(logits, x).sum(-1) + divergence
 
+        return gt.Losses(model.apply(params, x, noise), bounds)
 
-def transformer(batch: int = 16, length: int = 64) -> Model:
-    """A 4-layer transformer with one loss per sequence."""
-    model = Transformer()
-    tokens = jnp.asarray(np.random.default_rng(0).integers(0, 256, (batch, length + 1)))
-    params = model.init(jax.random.key(0), tokens[:1, :-1])
-    shifted = (tokens[:, :-1], tokens[:, 1:])
-    return Model(model.apply, model.apply, params, shifted, lambda o, t: LOSS(o, t).mean(-1))
+    return Case(losses, model.init(jax.random.key(0), images, noise), (images, noise))
 
 
-CASES: dict[str, Callable[[], Model]] = {
-    "digits 8x8x16, B=8": lambda: of_network(*one_block_case(16, 8, 1, 8)),
-    "digits 8x8x16, B=128": lambda: of_network(*one_block_case(16, 8, 1, 128)),
-    "mlp 784-512, B=8": lambda: of_network(*mlp_case(8)),
-    "mlp 784-512, B=128": lambda: of_network(*mlp_case(128)),
-    "1 block 28x28x16, B=128": lambda: of_network(*one_block_case(16, 28, 1, 128)),
-    "8 blocks pooled, B=32": lambda: pooled(8),
-    "16 blocks pooled, B=32": lambda: pooled(16),
-    "transformer, B=16": transformer,
+def graphs(batch: int, nodes: int = 32) -> Any:
+    """Random graphs: normalized adjacencies and node features."""
+    edges = DRAW.random((batch, nodes, nodes)) < 0.2
+    adjacency = edges / np.maximum(edges.sum(-1, keepdims=True), 1)
+    return jnp.asarray(adjacency, jnp.float32), normal(batch, nodes, 16)
+
+
+def normal(*shape: int) -> jax.Array:
+    """Standard normal numbers."""
+    return jnp.asarray(DRAW.normal(size=shape), jnp.float32)
+
+
+def tokens(batch: int, length: int, vocabulary: int) -> jax.Array:
+    """Random tokens."""
+    return jnp.asarray(DRAW.integers(0, vocabulary, (batch, length)))
+
+
+CASES: dict[str, Callable[[], Case]] = {
+    "MLP 64-64-64, B=32": lambda: classifier(Perceptron((64, 64)), normal(32, 64), scanned=50),
+    "MLP 784-512x3, B=8": lambda: classifier(Perceptron((512,) * 3), normal(8, 784)),
+    "MLP 784-512x3, B=128": lambda: classifier(Perceptron((512,) * 3), normal(128, 784)),
+    "MLP 512-1024x4, B=256": lambda: classifier(Perceptron((1024,) * 4), normal(256, 512)),
+    "6 blocks 14x14x32, B=128": lambda: classifier(
+        ResidualConvolutions(32, 6), normal(128, 14, 14, 1)
+    ),
+    "8 blocks pooled 14x14x16, B=32": lambda: classifier(
+        ResidualConvolutions(16, 8, stride=2), normal(32, 28, 28, 1)
+    ),
+    "16 blocks pooled 14x14x16, B=32": lambda: classifier(
+        ResidualConvolutions(16, 16, stride=2), normal(32, 28, 28, 1)
+    ),
+    "ResNet-18 BatchNorm, B=16": lambda: classifier(ResNet18(), normal(16, 32, 32, 3)),
+    "ResNet-18 GroupNorm, B=16": lambda: classifier(ResNet18(32), normal(16, 32, 32, 3)),
+    "ViT 6x128, B=16": lambda: classifier(ViT(), normal(16, 32, 32, 3)),
+    "GPT 4x128, V=256, 16x64": lambda: language_model(GPT(256, layers=4), 16, 64),
+    "GPT 4x128 in nn.scan, V=256, 16x64": lambda: language_model(ScannedGPT(), 16, 64),
+    "GPT 6x128, V=8192, 8x64": lambda: language_model(GPT(8192), 8, 64),
+    "BiLSTM 128, 32x32": lambda: classifier(BiLSTM(), tokens(32, 32, 2000)),
+    "GNN 4x128, B=64": lambda: classifier(GraphNetwork(), graphs(64)),
+    "VAE 784-500-20, B=128": lambda: autoencoder(128),
 }
 
 
-def variants(model: Model) -> dict[str, dict[str, Any]]:
-    """Model and options of `gt.implicit` by column name."""
-    any_model, network = {"model": model.apply_fn}, {"model": model.model}
-    return {
-        "sketch": any_model,
-        "full": network | {"weighting": "full"},
-        "full, any model": any_model | {"weighting": "full"},
-    }
-
-
-def plain_step(model: Model, tx: Any) -> Callable[..., Any]:
-    """A plain optax training step."""
+def plain_step(case: Case, tx: Any) -> Callable[..., Any]:
+    """A plain optax training step on the same losses."""
 
     def step(params: Any, state: Any, batch: Any) -> Any:
-        def mean(params: Any) -> jax.Array:
-            return model.loss(model.apply_fn(params, batch[0]), batch[1]).mean()
-
-        value, gradient = jax.value_and_grad(mean)(params)
+        _, gradient = gt.value_and_grad(case.losses)(params, batch)
         updates, state = tx.update(gradient, state, params)
-        return optax.apply_updates(params, updates), state, value
+        return optax.apply_updates(params, updates), state
 
     return step
 
 
-def measure(model: Model, base: str, rounds: int) -> dict[str, tuple[float, float]]:
-    """Time and memory ratios to the plain step, by column."""
-    make = BASES[base]
-    plain = make()
-    steps, memory = {}, {}
-    steps["base"], memory["base"] = compile_step(
-        plain_step(model, plain), model.params, plain.init(model.params), model.batch
-    )
-    for name, options in variants(model).items():
-        tx = gt.implicit(make(), options.pop("model"), model.loss, **options)
-        state = tx.init(model.params)
-        steps[name], memory[name] = compile_step(
-            batch_update_step(tx), model.params, state, model.batch
+def game_step(case: Case, tx: Any) -> Callable[..., Any]:
+    """A step of the implicit game."""
+    no_gradient: Any = None
+
+    def step(params: Any, state: Any, batch: Any) -> Any:
+        updates, state = tx.update(
+            no_gradient, state, params, losses=lambda params: case.losses(params, batch)
         )
-    seconds = time_interleaved(steps, rounds)
-    times = {name: median_ratio(seconds[name], seconds["base"]) for name in steps}
-    print(f"    plain step {np.median(seconds['base']) * 1e3:.2f} ms", flush=True)
-    return {name: (value, memory[name] / memory["base"]) for name, value in times.items()}
+        return optax.apply_updates(params, updates), state
+
+    return step
+
+
+class Compiled(NamedTuple):
+    """A compiled step as a function without arguments, and what the compiler says of it."""
+
+    run: Callable[[], Any]
+    compile_seconds: float
+    flops: float
+    accessed: float
+    temporary: int
+
+
+def compiled(step: Callable[..., Any], case: Case, state: Any) -> Compiled:
+    """Compile a step that updates its buffers in place, as training loops do."""
+
+    def steps(params: Any, state: Any, batch: Any) -> Any:
+        if case.scanned == 1:
+            return step(params, state, batch)
+        return jax.lax.scan(
+            lambda carry, _: (step(*carry, batch), None),
+            (params, state),
+            None,
+            length=case.scanned,
+        )[0]
+
+    clock = time.process_time()
+    lowered = jax.jit(steps, donate_argnums=(0, 1)).lower(case.params, state, case.batch)
+    program = lowered.compile()
+    clock = time.process_time() - clock
+    cost: Any = program.cost_analysis()
+    plan: Any = program.memory_analysis()
+    kept = jax.tree.map(jnp.copy, (case.params, state))
+
+    def run() -> None:
+        nonlocal kept
+        kept = jax.block_until_ready(program(*kept, case.batch))
+
+    flops, accessed = cost["flops"], cost["bytes accessed"]
+    total = plan.temp_size_in_bytes + plan.argument_size_in_bytes
+    return Compiled(run, clock, flops, accessed, total)
+
+
+def measure(case: Case, base: str, columns: list[str], rounds: int) -> list[str]:
+    """One line per column."""
+    plain = BASES[base]()
+    steps = {"base": compiled(plain_step(case, plain), case, plain.init(case.params))}
+    for name in columns:
+        tx = gt.implicit(BASES[base](), **COLUMNS[name])
+        steps[name] = compiled(game_step(case, tx), case, tx.init(case.params))
+    seconds = time_interleaved({name: step.run for name, step in steps.items()}, rounds, 0.05)
+    reference = steps["base"]
+    lines = [f"    plain step {np.median(seconds['base']) / case.scanned * 1e3:.2f} ms"]
+    for name in columns:
+        one = steps[name]
+        lines.append(
+            f"    {name:10s} time {median_ratio(seconds[name], seconds['base']):5.2f}"
+            f"  flops {one.flops / reference.flops:5.2f}"
+            f"  bytes {one.accessed / reference.accessed:5.2f}"
+            f"  memory {one.temporary / reference.temporary:5.2f}"
+            f"  first step {one.compile_seconds / reference.compile_seconds:5.2f}"
+        )
+    return lines
 
 
 def main() -> None:
-    """Print one block per network and base, then geometric means."""
+    """Print one block per model and base."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=11)
-    parser.add_argument("--only", default="", help="networks whose name contains this text")
-    parser.add_argument("--base", choices=tuple(BASES), default=None)
+    parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument("--only", default="", help="models whose name contains this text")
+    parser.add_argument("--base", choices=tuple(BASES), default="adam")
+    parser.add_argument("--columns", nargs="+", choices=tuple(COLUMNS), default=list(COLUMNS))
     options = parser.parse_args()
-    every: dict[str, list[float]] = collections.defaultdict(list)
     for name, make in CASES.items():
-        if options.only not in name:
-            continue
-        model = make()
-        for base in [options.base] if options.base else BASES:
-            print(f"{name} | {base}")
-            for column, (time, memory) in measure(model, base, options.rounds).items():
-                every[column].append(time)
-                print(f"    {column:22s} {time:5.2f}x  memory {memory:5.2f}x", flush=True)
-    print("geometric means")
-    for column, ratios in every.items():
-        print(f"    {column:22s} {np.exp(np.mean(np.log(ratios))):5.2f}x")
+        if options.only in name:
+            print(f"{name} | {options.base}")
+            lines = measure(make(), options.base, options.columns, options.rounds)
+            print("\n".join(lines), flush=True)
 
 
 if __name__ == "__main__":

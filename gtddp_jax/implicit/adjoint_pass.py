@@ -66,10 +66,13 @@ class AdjointPass:
         """The leaves of the outputs; the leaves of the rest, and what the reads have read."""
         program = self.read_fn.program
         values = program.initial_values(params=params)
-        shift_at = dict(
-            zip((read.equation_index for read in self.read_fn.reads), shifts, strict=True)
-        )
-        reads = {read.equation_index: read for read in self.read_fn.reads}
+        reads, shift_at = {}, {}
+        for read, of_read in zip(self.read_fn.reads, shifts, strict=True):
+            loop_read = self.read_fn.loop_reads.get(read.equation_index)
+            if loop_read is None:
+                reads[read.equation_index], shift_at[read.equation_index] = read, of_read
+            else:
+                values[loop_read.shift] = loop_read.lay_out(of_read[0])
         for index, equation in enumerate(program.equations):
             evaluate_equation(equation, values)
             if index in reads:

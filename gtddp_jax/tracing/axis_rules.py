@@ -182,7 +182,8 @@ class _Operation:
 
     def _reshape(self) -> list[Axes]:
         axes = self._labels.new_axes(self._output_shapes[0])
-        before: Axis = sum(self._inputs[0], ())
+        order = self._params.get("dimensions") or range(len(self._inputs[0]))
+        before: Axis = sum((self._inputs[0][position] for position in order), ())
         after: Axis = sum(axes, ())
         self._pair(before, after)
         return [axes]

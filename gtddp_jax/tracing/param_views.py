@@ -88,6 +88,11 @@ def _layout_step(equation: TracedEquation, program: TracedProgram) -> LayoutStep
     return None
 
 
+def is_layout_change(equation: TracedEquation, program: TracedProgram) -> bool:
+    """Whether an equation changes nothing but the layout or dtype of its only input."""
+    return _layout_step(equation, program) is not None
+
+
 def find_view_equations(
     program: TracedProgram, producers: Mapping[ValueId, int], value: ValueId
 ) -> tuple[ValueId, tuple[TracedEquation, ...]] | None:

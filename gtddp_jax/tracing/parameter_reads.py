@@ -8,16 +8,23 @@
 A *read* is a use of parameters (`ParameterUse`) that is found without refusing any program. Every
 way from a parameter to the outputs leads through a read, so the derivative by the parameters is the
 sum over reads of the derivative by their outputs, the adjoints, times that of the read itself.
+The reads inside of a scan are evaluated for all iterations at once (`opened_loops`).
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from gtddp_jax.core.types import Tree
+from gtddp_jax.tracing.opened_loops import (
+    LoopRead,
+    OpenedLoops,
+    match_loop_reads,
+    open_loops,
+)
 from gtddp_jax.tracing.parameter_uses import NO_LEAVES, ParameterUse
 from gtddp_jax.tracing.sample_labels import SampleLabels
 from gtddp_jax.tracing.traced_program import (
@@ -43,6 +50,7 @@ class ReadFunction:
         source_leaves: for each value of parameters, the leaves that it is computed from.
         reuses_adjoints: whether the adjoints of the sum of all losses, each sample's times its
             weight, are those of the weighted sum, and the reads are cheap to evaluate again.
+        loop_reads: the reads inside of opened scans, by the position of their equation.
     """
 
     program: TracedProgram
@@ -51,6 +59,7 @@ class ReadFunction:
     reads: tuple[ParameterUse, ...]
     source_leaves: tuple[frozenset[int], ...]
     reuses_adjoints: bool
+    loop_reads: Mapping[int, LoopRead]
 
     @property
     def producers(self) -> dict[ValueId, int]:
@@ -95,29 +104,53 @@ def read_function(function: Callable[[Tree], tuple[Any, Any]], params: Tree) -> 
     # An output without rows is refused by name once the loss has been called.
     if not all(program.shapes[value].shape for value in outputs):
         return None
+    read_fn = _read_program(program, counts[0], None)
+    if read_fn is None:
+        return None
+    opened = open_loops(program, read_fn.source_leaves, read_fn.reads)
+    read_opened = opened and _read_program(opened.program, counts[0], opened)
+    return read_opened or read_fn
+
+
+def _read_program(
+    program: TracedProgram, output_count: int, opened: OpenedLoops | None
+) -> ReadFunction | None:
+    """Reads a program; None if there is nothing to read, or loops were opened in vain."""
+    outputs = [atom for atom in program.outputs[:output_count] if isinstance(atom, int)]
     samples = SampleLabels(program, outputs)
     if not samples.labels:
         return None
     needed = values_before(program.equations, outputs)
-    reads, source_leaves = _find_reads(program, samples, needed)
-    if not reads:
+    read_values = [] if opened is None else [a for a in opened.read_values if isinstance(a, int)]
+    wanted = values_before(program.equations, [*outputs, *read_values])
+    loops = set() if opened is None else opened.loops
+    reads, source_leaves = _find_reads(program, samples, wanted, loops)
+    loop_reads = {} if opened is None else match_loop_reads(opened, reads, needed)
+    if not reads or loop_reads is None:
         return None
     coupled = _values_before_coupling(program, samples, needed)
-    reuses_adjoints = all(
-        program.equations[read.equation_index].name not in OPAQUE
-        and all(
-            samples.is_per_sample(value) and value not in coupled
-            for value in _output_values(program, read)
+
+    def is_separate(read: ParameterUse) -> bool:
+        equation = program.equations[read.equation_index]
+        values = [equation.outputs[position] for position in read.outputs]
+        # In the program of the outputs, a read of a loop is known by its shift.
+        loop_read = loop_reads.get(read.equation_index)
+        places = values if loop_read is None else [loop_read.shift]
+        return (
+            equation.name not in OPAQUE
+            and all(map(samples.is_per_sample, values))
+            and coupled.isdisjoint(places)
         )
-        for read in reads
-    )
+
     return ReadFunction(
-        program, counts[0], samples, tuple(reads), tuple(source_leaves), reuses_adjoints
+        program,
+        output_count,
+        samples,
+        tuple(reads),
+        tuple(source_leaves),
+        all(map(is_separate, reads)),
+        loop_reads,
     )
-
-
-def _output_values(program: TracedProgram, read: ParameterUse) -> list[ValueId]:
-    return [program.equations[read.equation_index].outputs[position] for position in read.outputs]
 
 
 def _values_before_coupling(
@@ -133,9 +166,16 @@ def _values_before_coupling(
 
 
 def _find_reads(
-    program: TracedProgram, samples: SampleLabels, needed: set[ValueId]
+    program: TracedProgram, samples: SampleLabels, needed: set[ValueId], loops: set[int]
 ) -> tuple[list[ParameterUse], list[frozenset[int]]]:
-    """The reads, and for each value of parameters the leaves that it is computed from."""
+    """The reads, and for each value of parameters the leaves that it is computed from.
+
+    Args:
+        program: the program.
+        samples: its samples.
+        needed: the values of which derivatives are wanted.
+        loops: the positions of opened scans, whose reads are other equations.
+    """
     source_leaves = [NO_LEAVES] * len(program.shapes)
     for leaf, value in enumerate(program.groups["params"]):
         source_leaves[value] = frozenset({leaf})
@@ -146,7 +186,7 @@ def _find_reads(
             for position, atom in enumerate(equation.inputs)
             if isinstance(atom, int) and source_leaves[atom]
         }
-        if not operands:
+        if not operands or index in loops:
             continue
         leaves = NO_LEAVES.union(*operands.values())
         is_per_batch = not any(samples.has_samples(value) for value in equation.outputs)

@@ -158,13 +158,24 @@ class _ProgramBuilder:
         )
 
     def _add_equation(self, source: core.JaxprEqn, inputs: list[Atom]) -> Sequence[Atom]:
-        program = inlinable_program(source)
+        program = inlinable_program(source) or _permuting_reshape(source)
         if program is not None:
             return self.add_program(program, inputs)
         # Everything else stays as it is, loops and custom derivatives included.
         outputs = tuple(self.add_value(variable.aval) for variable in source.outvars)
         self.equations.append(TracedEquation(source, tuple(inputs), outputs))
         return outputs
+
+
+def _permuting_reshape(source: core.JaxprEqn) -> ContainedProgram | None:
+    """A reshape that permutes the axes first, as its two steps; None for any other equation."""
+    if source.primitive.name != "reshape" or source.params["dimensions"] is None:
+        return None
+    params = source.params
+    closed = jax.make_jaxpr(
+        lambda x: jax.lax.reshape(jax.lax.transpose(x, params["dimensions"]), params["new_sizes"])
+    )(source.invars[0].aval)
+    return ContainedProgram(closed.jaxpr, closed.consts)
 
 
 def values_before(equations: Sequence[TracedEquation], outputs: Iterable[ValueId]) -> set[ValueId]:

@@ -149,7 +149,9 @@ class Einsums(nn.Module):
         x = nn.tanh(nn.Einsum((2, 3, 4), "btd,hdk->bhtk")(x[..., :3]))
         x = nn.DenseGeneral(3, axis=(1, 3))(x)
         x = nn.tanh(nn.Dense(4)(x.reshape(-1, 3))).reshape(x.shape[0], -1)
-        return nn.Dense(2)(x)
+        # A kernel that is stored in another order of its axes.
+        kernel = self.param("columns_first", nn.initializers.normal(1.0), (2, x.shape[-1]))
+        return x @ jnp.reshape(kernel, kernel.shape[::-1], order="F")
 
 
 class Reparametrised(nn.Module):

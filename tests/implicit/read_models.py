@@ -87,6 +87,13 @@ def merged_axes(p: Any, x: Any) -> Any:
     return hidden @ p["head"]
 
 
+def columns_first(p: Any, x: Any) -> Any:
+    """Reshapes that permute axes first, of data and of parameters."""
+    rows = jnp.reshape(x, (x.shape[0], -1), order="F")
+    hidden = jnp.tanh(rows @ jnp.reshape(p["a"], (6, 5), order="F"))
+    return jnp.reshape(hidden.T, (-1, x.shape[0])).T @ p["head"]
+
+
 def start_state(p: Any, x: Any) -> Any:
     start = jnp.broadcast_to(p["start"], (x.shape[0], p["start"].shape[0]))
     return jnp.concatenate([x, start], 1) @ p["head"] / p["divisor"]
@@ -100,11 +107,85 @@ def batch_norm(p: Any, x: Any) -> Any:
 
 def recurrent(p: Any, x: Any) -> Any:
     def cell(state: Any, row: Any) -> Any:
-        state = jnp.tanh(row @ p["a"] + state @ p["square"])
+        state = jnp.tanh(row @ p["a"] + state @ p["square"].T + p["b"])
         return state, None
 
     state, _ = lax.scan(cell, jnp.zeros((x.shape[0], p["a"].shape[1])), x.swapaxes(0, 1))
     return state @ p["head"]
+
+
+def stacked_layers(p: Any, x: Any) -> Any:
+    def layer(x: Any, of_layer: Any) -> Any:
+        hidden = jnp.tanh(x @ of_layer["a"] + of_layer["b"])
+        return x + hidden @ of_layer["c"].astype(x.dtype), hidden.sum(-1)
+
+    x, sums = lax.scan(jax.checkpoint(layer), x, {key: p[key] for key in ("a", "b", "c")})
+    return (x + sums.T) @ p["head"]
+
+
+def stacked_convolutions(p: Any, x: Any) -> Any:
+    def layer(x: Any, kernel: Any) -> Any:
+        numbers = ("NHWC", "HWIO", "NHWC")
+        x = lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=numbers)
+        return jnp.tanh(x * p["scale"]), None
+
+    x, _ = lax.scan(layer, x, p["kernels"], reverse=True)
+    return x.mean((1, 2)) @ p["head"]
+
+
+def loop_in_a_loop(p: Any, x: Any) -> Any:
+    """Layers in a loop, each of which is recurrent; all of them read the same table."""
+
+    def layer(tokens: Any, of_layer: Any) -> Any:
+        def cell(state: Any, token: Any) -> Any:
+            row = p["table"][token]
+            return jnp.tanh(row @ of_layer["a"] + state @ p["square"] + state), None
+
+        start = jnp.zeros((tokens.shape[0], p["square"].shape[0]))
+        state, _ = lax.scan(cell, start, tokens.T)
+        return tokens, state
+
+    _, states = lax.scan(layer, x, {"a": p["a"]})
+    return states.sum(0) @ p["head"]
+
+
+def start_in_a_loop(p: Any, x: Any) -> Any:
+    """The carry starts as a parameter, which meets the samples outside of the loop."""
+
+    def cell(state: Any, row: Any) -> Any:
+        return jnp.tanh(row @ p["a"] + state), None
+
+    def one(rows: Any) -> Any:
+        return lax.scan(cell, p["start"], rows)[0]
+
+    return jax.vmap(one)(x) @ p["head"]
+
+
+def masked_in_a_loop(p: Any, x: Any) -> Any:
+    """A kernel meets a constant first: the loop stays closed."""
+    mask = jnp.tri(*p["a"].shape)
+
+    def cell(state: Any, row: Any) -> Any:
+        return jnp.tanh(row @ (p["a"] * mask) + state), None
+
+    start = jnp.zeros((x.shape[0], p["a"].shape[1]))
+    return lax.scan(cell, start, x.swapaxes(0, 1))[0] @ p["head"]
+
+
+def kernel_in_a_loop(p: Any, x: Any) -> Any:
+    def cell(state: Any, row: Any) -> Any:
+        return _kernel(row, p["a"]) + 0.5 * state @ p["square"], None
+
+    start = jnp.zeros((x.shape[0], p["a"].shape[1]))
+    return lax.scan(cell, start, x.swapaxes(0, 1))[0] @ p["head"]
+
+
+def coupled_in_a_loop(p: Any, x: Any) -> Any:
+    def layer(x: Any, a: Any) -> Any:
+        x = x @ a
+        return jnp.tanh((x - x.mean(0)) * lax.rsqrt(x.var(0) + 1e-3)), None
+
+    return lax.scan(layer, x, p["a"])[0] @ p["head"]
 
 
 def branches(p: Any, x: Any) -> Any:
@@ -176,6 +257,7 @@ MODELS = {
     "mapped": ReadModel(mapped, _arrays(a=(4, 5), b=(5,), head=(5, 3)), _inputs(4)),
     "samples_last": ReadModel(samples_last, _arrays(a=(4, 5), b=(5,), head=(5, 3)), _inputs(4)),
     "merged_axes": ReadModel(merged_axes, _arrays(a=(4, 5), b=(5,), head=(10, 3)), _inputs(2, 4)),
+    "columns_first": ReadModel(columns_first, _arrays(a=(5, 6), head=(5, 3)), _inputs(2, 3)),
     "start_state": ReadModel(
         start_state,
         _arrays(start=(2,), head=(6, 3), divisor=(3,)),
@@ -191,10 +273,48 @@ MODELS = {
     ),
     "recurrent": ReadModel(
         recurrent,
-        _arrays(a=(4, 5), square=(5, 5), head=(5, 3)),
+        _arrays(a=(4, 5), square=(5, 5), b=(5,), head=(5, 3)),
+        _inputs(2, 4),
+    ),
+    "stacked_layers": ReadModel(
+        stacked_layers,
+        _arrays(a=(3, 3, 5), b=(3, 5), c=(3, 5, 3), head=(3, 3)),
+        _inputs(3),
+    ),
+    "stacked_convolutions": ReadModel(
+        stacked_convolutions,
+        _arrays(kernels=(3, 2, 2, 4, 4), scale=(4,), head=(4, 3)),
+        _inputs(3, 3, 4),
+    ),
+    "loop_in_a_loop": ReadModel(
+        loop_in_a_loop,
+        _arrays(table=(7, 4), a=(2, 4, 5), square=(5, 5), head=(5, 3)),
+        np.arange(BATCH * 3).reshape(BATCH, 3) % 7,
+    ),
+    "start_in_a_loop": ReadModel(
+        start_in_a_loop,
+        _arrays(a=(4, 5), start=(5,), head=(5, 3)),
+        _inputs(2, 4),
+    ),
+    "masked_in_a_loop": ReadModel(
+        masked_in_a_loop,
+        _arrays(a=(4, 5), head=(5, 3)),
         _inputs(2, 4),
         reuses=False,
         takes_part=("head",),
+    ),
+    "kernel_in_a_loop": ReadModel(
+        kernel_in_a_loop,
+        _arrays(a=(4, 5), square=(5, 5), head=(5, 3)),
+        _inputs(2, 4),
+        reuses=False,
+        takes_part=("square", "head"),
+    ),
+    "coupled_in_a_loop": ReadModel(
+        coupled_in_a_loop,
+        _arrays(a=(2, 4, 4), head=(4, 3)),
+        _inputs(4),
+        reuses=False,
     ),
     "branches": ReadModel(
         branches,

@@ -37,7 +37,7 @@ class Sketch(SampleWeighting):
     """Predict with a random share of each layer's units.
 
     Parameters take part whose every use is a product, a convolution, an embedding, a bias or a
-    scale. The others are trained like all, and are left out of the prediction alone. If none takes
+    scale, inside of a scan too. The others are trained like all, and are left out of the prediction alone. If none takes
     part, or the batch is a single sample, the whole network predicts as in `Full`. Below an
     operation that couples samples, such as batch normalization, the prediction is approximate: it
     books on a sample what its activations do to the losses of others.
