@@ -37,10 +37,10 @@ class Sketch(SampleWeighting):
     """Predict with a random share of each layer's units.
 
     Parameters take part whose every use is a product, a convolution, an embedding, a bias or a
-    scale, inside of a scan too. The others are trained like all, and are left out of the prediction alone. If none takes
-    part, or the batch is a single sample, the whole network predicts as in `Full`. Below an
-    operation that couples samples, such as batch normalization, the prediction is approximate: it
-    books on a sample what its activations do to the losses of others.
+    scale, inside of a scan too. The others are trained like all, and are left out of the prediction
+    alone. If none takes part, or the batch is a single sample, the whole network predicts as in
+    `Full`. Below an operation that couples samples, such as batch normalization, the prediction is
+    approximate: it books on a sample what its activations do to the losses of others.
 
     Args:
         share: share of the units of a layer, in (0, 1]; 1 predicts with all of them. Small layers
