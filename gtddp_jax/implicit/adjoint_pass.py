@@ -1,7 +1,7 @@
 """One pass of a read function: its outputs, the adjoints of its reads, and weighted gradients."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import jax
@@ -13,6 +13,9 @@ from gtddp_jax.tracing.parameter_reads import ReadFunction
 from gtddp_jax.tracing.traced_program import ValueId, evaluate_equation, read_atom
 
 Leaves: TypeAlias = list[Any]
+
+PRODUCTS = ("dot_general", "conv_general_dilated")
+"""Operations that are linear in their data and in a parameter."""
 
 Adjoints: TypeAlias = list[list[jax.Array]]
 """For each read, the derivatives by its differentiable outputs."""
@@ -117,19 +120,52 @@ class AdjointPass:
         if not self.read_fn.reuses_adjoints:
             return self._pull_params(gradient)
         program, samples = self.read_fn.program, self.read_fn.samples
+        scaled_data = {index: self._scaled_data(index, w) for index in self._reads_of_less_data}
         weighted = [
-            [
+            of_read
+            if read.equation_index in scaled_data
+            else [
                 samples.scale_samples(program.equations[read.equation_index].outputs[i], g, w)
                 for i, g in zip(read.outputs, of_read, strict=True)
             ]
             for read, of_read in zip(self.read_fn.reads, self.adjoints, strict=True)
         ]
         # Nothing of this forward pass but the derivative is used, so most of it is dead code.
-        _, pull_back = jax.vjp(self._read_outputs, self.params)
+        _, pull_back = jax.vjp(
+            functools.partial(self._read_outputs, scaled_data=scaled_data), self.params
+        )
         return pull_back(weighted)[0]
 
-    def _read_outputs(self, params: Leaves) -> Adjoints:
-        """The outputs of all reads as functions of the parameters, at recorded data."""
+    @property
+    def _reads_of_less_data(self) -> list[int]:
+        """The products whose data are not larger than their output: the cheaper side to scale."""
+        program, samples = self.read_fn.program, self.read_fn.samples
+        found = []
+        for read in self.read_fn.reads:
+            equation = program.equations[read.equation_index]
+            if equation.name not in PRODUCTS or len(read.operands) != 1:
+                continue
+            data = equation.inputs[1 - read.operands[0]]
+            if not isinstance(data, int) or not samples.is_per_sample(data):
+                continue
+            if program.shapes[data].size <= program.shapes[equation.outputs[0]].size:
+                found.append(read.equation_index)
+        return found
+
+    def _scaled_data(self, index: int, w: PerSample) -> dict[ValueId, jax.Array]:
+        """The data of a product, times one weight per sample."""
+        (data,) = (v for v in self.read_fn.program.equations[index].value_inputs if v in self.data)
+        return {data: self.read_fn.samples.scale_samples(data, self.data[data], w)}
+
+    def _read_outputs(
+        self, params: Leaves, scaled_data: Mapping[int, dict[ValueId, jax.Array]]
+    ) -> Adjoints:
+        """The outputs of all reads as functions of the parameters, at recorded data.
+
+        Args:
+            params: the parameters.
+            scaled_data: other data of some reads, by the position of their equation.
+        """
         program = self.read_fn.program
         values = self.data | dict(zip(program.groups["params"], params, strict=True))
         for index in self.read_fn.parameter_equations:
@@ -137,6 +173,7 @@ class AdjointPass:
         outputs = []
         for read in self.read_fn.reads:
             equation = program.equations[read.equation_index]
-            results = equation(*(read_atom(values, atom) for atom in equation.inputs))
+            own_values = values | scaled_data.get(read.equation_index, {})
+            results = equation(*(read_atom(own_values, atom) for atom in equation.inputs))
             outputs.append([results[position] for position in read.outputs])
         return outputs

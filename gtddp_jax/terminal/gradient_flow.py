@@ -17,12 +17,16 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gtddp_jax.core.types import PerSample
+from gtddp_jax.core.types import PerSample, Scalar
 from gtddp_jax.terminal.base import TerminalExpansion
 from gtddp_jax.terminal.scalar_equation import Bounds, clip_sample_weights
 
-FLOW_STEPS = 4
-"""Intervals of tau, on each of which psi is a parabola and the flow is exact."""
+INTERVALS = (0.0, 0.03, 0.15, 0.32, 0.5)
+"""Intervals of tau, on each of which psi is a parabola and the flow is exact.
+
+That of length 0 evaluates psi' at the start. The next are short, because the first guess of where
+they lead knows nothing of the curvature.
+"""
 
 
 class _Flow(NamedTuple):
@@ -58,48 +62,46 @@ def integrate_sample_weights(
     Returns:
         w [B].
     """
-    interval = 1.0 / FLOW_STEPS
     # The losses may be in double precision where the parameters are in single precision.
     dtype = jnp.result_type(constant_shift, weight_influence, expansion.exact_loss.value)
     constant_shift, weight_influence = (
         constant_shift.astype(dtype),
         weight_influence.astype(dtype),
     )
-    raised = jnp.maximum(-weight_influence, 0) * interval
-    influence = jnp.maximum(weight_influence, 0) * interval
-    is_raised = raised > 0
+    is_raised = weight_influence < 0
 
-    def shift_after(shift: PerSample, derivative: PerSample, curvature: PerSample) -> PerSample:
-        falling = influence * derivative * _mean_of_decay(influence * curvature)
-        return shift + jnp.where(is_raised, raised, -falling)
+    def advance(flow: _Flow, interval: Scalar) -> tuple[_Flow, None]:
+        step = interval * weight_influence
+        falling = jnp.maximum(step, 0.0)
 
-    def advance(flow: _Flow, _: None) -> tuple[_Flow, None]:
+        def shift_after(before: PerSample, curvature: PerSample) -> PerSample:
+            mean = before * _mean_of_decay(falling * curvature)
+            return flow.shift - step * jnp.where(is_raised, 1.0, mean)
+
         # The chord to where the last curvature leads gives the curvature of the interval.
-        guess = shift_after(flow.shift, flow.derivative, flow.curvature)
+        guess = shift_after(flow.derivative, flow.curvature)
         distance = guess - flow.shift
         is_moving = distance != 0
-        rise = expansion.derivative(guess) - flow.derivative
-        chord = rise / jnp.where(is_moving, distance, 1.0)
+        found = expansion.derivative(guess)
+        before = jnp.where(is_moving, flow.derivative, found)
+        chord = (found - before) / jnp.where(is_moving, distance, 1.0)
         # A loss that bends down counts as a line, unless the sample is raised.
-        chord = jnp.where(is_moving & (is_raised | (chord > 0)), chord, 0.0)
-        end = shift_after(flow.shift, flow.derivative, chord)
-        derivative = flow.derivative + chord * (end - flow.shift)
-        mean_if_falling = flow.derivative * _mean_of_decay(influence * jnp.maximum(chord, 0))
-        mean = jnp.where(is_raised, 0.5 * (flow.derivative + derivative), mean_if_falling)
+        chord = jnp.where(is_raised, chord, jnp.maximum(chord, 0.0))
+        end = shift_after(before, chord)
+        after = before + chord * (end - flow.shift)
+        mean = jnp.where(
+            is_raised, 0.5 * (before + after), before * _mean_of_decay(falling * chord)
+        )
         weights = flow.weights + interval * mean
-        return _Flow(end, derivative, jnp.maximum(chord, 0), weights), None
+        return _Flow(end, after, jnp.maximum(chord, 0.0), weights), None
 
-    start = _Flow(
-        constant_shift,
-        expansion.derivative(constant_shift),
-        expansion.curvature,
-        jnp.zeros_like(constant_shift),
-    )
-    flow, _ = jax.lax.scan(advance, start, None, length=FLOW_STEPS)
+    zeros = jnp.zeros_like(constant_shift)
+    start = _Flow(constant_shift, zeros, zeros, zeros)
+    flow, _ = jax.lax.scan(advance, start, jnp.asarray(INTERVALS, dtype))
     return clip_sample_weights(flow.weights, bounds)
 
 
 def _mean_of_decay(x: PerSample) -> PerSample:
-    """(1 - exp(-x)) / x, the mean of exp(-x tau) over tau in [0, 1], for x >= 0."""
-    is_small = x < 1e-4
+    """(1 - exp(-x)) / x, the mean of exp(-x tau) over tau in [0, 1]."""
+    is_small = jnp.abs(x) < 1e-4
     return jnp.where(is_small, 1 - 0.5 * x, -jnp.expm1(-x) / jnp.where(is_small, 1.0, x))
