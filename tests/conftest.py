@@ -20,9 +20,13 @@ COMPILED = Path(__file__).parent.parent / ".pytest_cache" / "d" / "compiled"
 Most of the time of the tests is compilation. JAX reads these variables when it is imported.
 """
 
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(COMPILED))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+CACHE = {
+    "JAX_COMPILATION_CACHE_DIR": str(COMPILED),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
+for variable, setting in CACHE.items():
+    os.environ.setdefault(variable, setting)
 
 COMPILED_LIMIT = 2**30
 """Size of the compiled programs in bytes beyond which a run starts without them."""
@@ -53,7 +57,7 @@ def child_environment(devices: int = 1) -> Mapping[str, str]:
         for name, value in os.environ.items()
         if not name.startswith(("JAX_", "XLA_", "PYTEST_"))
     }
-    return kept | {
+    return kept | {variable: os.environ[variable] for variable in CACHE} | {
         "JAX_PLATFORMS": "cpu",
         "NPROC": str(max(2 * devices, os.cpu_count() or 1)),
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
