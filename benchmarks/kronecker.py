@@ -105,7 +105,9 @@ def plain(case: Case, params: Any, batch: Any, tx: Any) -> Runner:
 def ours(case: Case, params: Any, batch: Any, make: Any, period: int, feedback: bool) -> Runner:
     """`gt.kfac` or `gt.ekfac`."""
     every = {"refresh_every": period, "factors_every": min(FACTORS_EVERY, period)}
-    tx = make(case.net, LOSS, RATE, DAMPING, feedback=feedback, **every)
+    tx = make(
+        case.net, LOSS, RATE, DAMPING, equilibrium="feedback" if feedback else "open_loop", **every
+    )
 
     def step(params: Any, state: Any, batch: Any) -> Any:
         updates, state = tx.update(None, state, params, batch=batch)

@@ -57,11 +57,15 @@ def child_environment(devices: int = 1) -> Mapping[str, str]:
         for name, value in os.environ.items()
         if not name.startswith(("JAX_", "XLA_", "PYTEST_"))
     }
-    return kept | {variable: os.environ[variable] for variable in CACHE} | {
-        "JAX_PLATFORMS": "cpu",
-        "NPROC": str(max(2 * devices, os.cpu_count() or 1)),
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-    }
+    return (
+        kept
+        | {variable: os.environ[variable] for variable in CACHE}
+        | {
+            "JAX_PLATFORMS": "cpu",
+            "NPROC": str(max(2 * devices, os.cpu_count() or 1)),
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        }
+    )
 
 
 @pytest.fixture

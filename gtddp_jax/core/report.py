@@ -44,8 +44,8 @@ class Report(NamedTuple):
     with these, and `scalars` gives all numbers to a logger.
 
     What a step costs no report can say, because a compiled step cannot read a clock: time it beside
-    the base, which is the same call with `strength=0.0` or `feedback=False`, after a first step
-    that compiles. `gtddp_jax.explain` shows what each layer of a sequential game costs.
+    the base, which is the same call with `strength=0.0` or `equilibrium="open_loop"`, after a first
+    step that compiles. `gtddp_jax.explain` shows what each layer of a sequential game costs.
 
     A sample's weight w at a stage multiplies its loss gradient there; with feedback off, all
     weights are 1. The running cost is what the user adds to the loss as a gradient, such as weight

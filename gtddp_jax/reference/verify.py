@@ -339,7 +339,7 @@ def _check_feedback_off(model: _VerifiedModel, bound: float) -> VerificationChec
     """
     net, params = model.net, model.params
     metric = curvature.SGD(LEARNING_RATE, momentum=0.9)
-    tx: Any = gtddp(net, model.loss, metric, feedback=False, batch_stats=model.batch_stats)
+    tx: Any = gtddp(net, model.loss, metric, equilibrium="open_loop", batch_stats=model.batch_stats)
     base = optax.sgd(LEARNING_RATE, momentum=0.9)
 
     @jax.jit

@@ -1,7 +1,7 @@
 """GT-DDP optimizers named after their base method, in optax's argument order.
 
 Each alias takes the arguments of its curvature and the keyword arguments of `gtddp`. With
-`feedback=False` it is the optax optimizer of the same name.
+`equilibrium="open_loop"` it is the optax optimizer of the same name.
 
 The keyword arguments of `gtddp` are typed once, by `GameOptions`. The decorator `game_alias` copies
 their defaults into the signature of each alias, which `optax.inject_hyperparams` reads, and the
@@ -30,7 +30,7 @@ Alias = TypeVar("Alias", bound=Callable[..., optax.GradientTransformationExtraAr
 class GameOptions(TypedDict, total=False):
     """The keyword arguments of `gtddp`, documented there."""
 
-    feedback: bool
+    equilibrium: str
     terminal: TerminalModel | None
     rollout: str
     self_response: bool
@@ -301,15 +301,16 @@ def ekfac(
 ) -> optax.GradientTransformationExtraArgs:
     """GT-DDP-EKFAC: `gtddp` with `curvature.EKFAC`, which takes the further `options`.
 
-    With `feedback=False` it is EKFAC. With `feedback=False` and `cooperative="rescale"` (or another
-    cooperation mode) it is GT-EKFAC, the paper's game-theoretic second-order method without
+    With `equilibrium="open_loop"` it is EKFAC, and with `cooperative="rescale"` (or another
+    cooperation mode) beside it GT-EKFAC, the paper's game-theoretic second-order method without
     feedback (Sec. 6).
 
     Example:
         >>> import flax.linen as nn, gtddp_jax as gt, optax
         >>> net = gt.Network([gt.Cooperative([nn.Dense(2), nn.Dense(2)])])
         >>> loss = optax.softmax_cross_entropy_with_integer_labels
-        >>> tx = gt.ekfac(net, loss, 1e-2, damping=1e-2, cooperative="rescale", feedback=False)
+        >>> options = {"cooperative": "rescale", "equilibrium": "open_loop"}
+        >>> tx = gt.ekfac(net, loss, 1e-2, damping=1e-2, **options)
     """
     game, curvature_options = _split_options(options)
     base = curvature.EKFAC(learning_rate, damping, momentum, **curvature_options)
@@ -351,7 +352,9 @@ def scale_by_gt_ekfac(
     # A learning rate of 1 leaves the length to the chain. The step points downhill already, but
     # `scale_by_` transformations keep the sign of the gradient.
     base = curvature.EKFAC(1.0, damping, cooperative=cooperative, **options)
-    step = gtddp(net, loss, base, feedback=False, axis_name=axis_name, batch_stats=batch_stats)
+    step = gtddp(
+        net, loss, base, equilibrium="open_loop", axis_name=axis_name, batch_stats=batch_stats
+    )
     scaled = optax.chain(step, optax.scale(-1.0))
     return game_transformation(
         "scale_by_gt_ekfac",

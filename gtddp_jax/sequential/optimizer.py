@@ -31,7 +31,7 @@ def gtddp(
     loss: Loss | None,
     curvature: Curvature,
     *,
-    feedback: bool = True,
+    equilibrium: str = "feedback",
     terminal: TerminalModel | None = None,
     rollout: str = "linear",
     self_response: bool = False,
@@ -56,7 +56,9 @@ def gtddp(
             that is linear in the outputs leaves all weights at 1, of which a warning tells; one
             that couples samples is played with weights of 1 (`Report.samples_coupled`).
         curvature: the base method, from `gtddp_jax.curvature`; includes the learning rate.
-        feedback: False for the base method itself, computed by the same code.
+        equilibrium: what a player knows. "feedback": the plans of later stages and the moves of
+            earlier ones, the game of the paper. "open_loop": nothing of the others, which is the
+            base method itself, computed by the same code. `implicit` and `joint` play with more.
         terminal: the terminal model, from `gtddp_jax.terminal`. The default is
             `ExactLoss(max_shift=1.0, bounds=(0.02, 10.0))`, the exact loss with bounded weights.
         rollout: "linear" (cheap) or "nonlinear" (the paper's, one more forward pass).
@@ -102,7 +104,7 @@ def gtddp(
         net=net,
         loss=loss,
         curvature=curvature,
-        feedback=feedback,
+        equilibrium=equilibrium,
         terminal=terminal,
         rollout=rollout,
         axis_name=axis_name,
@@ -137,7 +139,14 @@ def gtddp(
         )
 
     return game_transformation(
-        "gtddp", init, update, net, curvature, feedback=feedback, terminal=terminal, rollout=rollout
+        "gtddp",
+        init,
+        update,
+        net,
+        curvature,
+        equilibrium=equilibrium,
+        terminal=terminal,
+        rollout=rollout,
     )
 
 

@@ -70,6 +70,10 @@ class GTDDPState(NamedTuple):
         return f"GTDDPState({report_line(self.report)})"
 
 
+EQUILIBRIA = ("feedback", "open_loop")
+"""What a player knows of the others, by the names of dynamic game theory."""
+
+
 @dataclasses.dataclass(frozen=True)
 class SequentialGame:
     """The options of `gtddp`, validated, and its two functions."""
@@ -77,7 +81,7 @@ class SequentialGame:
     net: StagedNetwork
     loss: Loss | None
     curvature: Curvature
-    feedback: bool
+    equilibrium: str
     terminal: TerminalModel
     rollout: str
     axis_name: AxisName
@@ -100,8 +104,19 @@ class SequentialGame:
                 f"gtddp: terminal must come from gtddp_jax.terminal, got {self.terminal!r}. Pass, "
                 "for example, gtddp_jax.terminal.ExactLoss(max_shift=1.0)."
             )
+        if self.equilibrium not in EQUILIBRIA:
+            raise ValueError(
+                f"gtddp: equilibrium must be one of {EQUILIBRIA}, got {self.equilibrium!r}. With a "
+                "prediction of everybody's step play gtddp_jax.implicit, with full knowledge "
+                "gtddp_jax.joint."
+            )
         if self.rollout not in ROLLOUTS:
             raise ValueError(f"Invalid rollout: {self.rollout!r}. Supported: {tuple(ROLLOUTS)}.")
+
+    @property
+    def feedback(self) -> bool:
+        """Whether a player knows what the others do."""
+        return self.equilibrium == "feedback"
 
     def init_state(self, params: Tree, batch_stats: Tree) -> GTDDPState:
         """The state before the first step, with the running statistics `batch_stats`."""

@@ -40,7 +40,7 @@ NO_SECOND_DERIVATIVE = (
     "second derivative: {culprit} a derivative that has none itself ({error}). Compute the "
     "backward rule with differentiable JAX operations, or use a loss such as "
     "optax.softmax_cross_entropy_with_integer_labels. The base optimizer alone needs first "
-    "derivatives only: implicit(..., strength=0.0), gtddp(..., feedback=False)."
+    "derivatives only: implicit(..., strength=0.0), gtddp(..., equilibrium='open_loop')."
 )
 
 

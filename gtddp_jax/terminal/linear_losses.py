@@ -16,7 +16,7 @@ LINEAR_LOSS = (
     "model and a negative log-likelihood in the loss, or the model itself returns the loss. Return "
     "logits from the model and put the nonlinearity into the loss, for example "
     "optax.softmax_cross_entropy_with_integer_labels(logits, labels). If only the base optimizer "
-    "is meant, say so: implicit(..., strength=0.0), gtddp(..., feedback=False)."
+    "is meant, say so: implicit(..., strength=0.0), gtddp(..., equilibrium='open_loop')."
 )
 
 

@@ -14,7 +14,7 @@ in all iterations (a recurrent network) or a slice of a stack for each of them (
 
 import enum
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -156,6 +156,7 @@ class OpenedScan:
         )
 
 
+@runtime_checkable
 class _Visitor(Protocol):
     """What a walk does at the equations of a body; the outputs of reads are data."""
 

@@ -108,7 +108,9 @@ def _build_base(
 ) -> optax.GradientTransformation:
     if optimizer.build_base is None:
         # KFAC and EKFAC need the network, so their base is the game without feedback.
-        return optimizer.build_sequential(net, loss, rate, feedback=False, batch_stats=batch_stats)
+        return optimizer.build_sequential(
+            net, loss, rate, equilibrium="open_loop", batch_stats=batch_stats
+        )
     return optimizer.build_base(rate)
 
 

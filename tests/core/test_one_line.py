@@ -22,7 +22,8 @@ LABELS = jnp.arange(4) % 3
 LOSS = optax.softmax_cross_entropy_with_integer_labels
 NETWORK = "Network(2 stages, 2 players)"
 ADAM = "chain(scale_by_adam, scale)"
-GAME = "feedback=True, terminal=ExactLoss(bounds=(0.02, 10)), rollout='linear')"
+GAME = "equilibrium='feedback', terminal=ExactLoss(bounds=(0.02, 10)), rollout='linear')"
+SHORT, SHORTER = GAME.replace("'linear'", "..."), GAME.replace("linear'", "lin...")
 LINES: list[tuple[str, Any]] = [
     (
         f"implicit({ADAM}, weighting=Sketch(), bounds=(0, 10), strength=1)",
@@ -55,7 +56,7 @@ LINES: list[tuple[str, Any]] = [
         lambda: gt.adam(NET, LOSS, 1e-3),
     ),
     (
-        f"gtddp({NETWORK}, Adam(learning_rate=lambda, weight_decay=0.0001), {GAME}",
+        f"gtddp({NETWORK}, Adam(learning_rate=lambda, weight_decay=0.0001), {SHORT}",
         lambda: gt.adamw(NET, LOSS, lambda step: 0.1),
     ),
     (
@@ -63,7 +64,7 @@ LINES: list[tuple[str, Any]] = [
         lambda: gt.rmsprop(NET, LOSS, jnp.array(0.1)),
     ),
     (
-        f"gtddp({NETWORK}, FromOptax(base={ADAM}), {GAME}",
+        f"gtddp({NETWORK}, FromOptax(base={ADAM}), {SHORTER}",
         lambda: gt.gtddp(NET, LOSS, gt.curvature.FromOptax(optax.adam(1e-3))),
     ),
     (
@@ -72,8 +73,10 @@ LINES: list[tuple[str, Any]] = [
     ),
     (
         f"gtddp({NETWORK}, SGD(learning_rate=cosine_decay_schedule, momentum=0.9), "
-        "feedback=False, terminal=ExactLoss(bounds=(0.02, 10)), rollout='...)",
-        lambda: gt.sgd(NET, LOSS, optax.cosine_decay_schedule(0.1, 10), 0.9, feedback=False),
+        "equilibrium='open_loop', terminal=ExactLoss(bounds=(0.02, 10)), ...)",
+        lambda: gt.sgd(
+            NET, LOSS, optax.cosine_decay_schedule(0.1, 10), 0.9, equilibrium="open_loop"
+        ),
     ),
 ]
 LINES += [

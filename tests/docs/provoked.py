@@ -265,6 +265,9 @@ PROVOKED: dict[tuple[str, str], Callable[[], Any]] = {
     ("terminal/base.py", "loss(outputs, targets) cannot be differentiated"): (
         lambda: expand(opaque_square, X)
     ),
+    ("sequential/step.py", "gtddp: equilibrium must be"): lambda: gt.sgd(
+        NET, LOSS, 0.1, equilibrium="nash"
+    ),
     ("sequential/step.py", "Invalid rollout"): lambda: gt.sgd(NET, LOSS, 0.1, rollout="x"),
     ("core/optax_base.py", "…: the base needs"): lambda: implicit_step(optax.contrib.sophia(0.1)),
     ("core/validation.py", "implicit: aux must be"): lambda: implicit_step(

@@ -46,7 +46,7 @@ def flax_loss(p: zoo.Problem, params: Tree, stats: Tree, rngs: Any) -> tuple[jax
 def test_ten_steps_equal_optax(name: str) -> None:
     p = zoo.problem(name, batch=2)
     base = optax.adam(0.01)
-    tx: Any = gt.adam(p.net, log_cosh, 0.01, feedback=False, batch_stats=p.batch_stats)
+    tx: Any = gt.adam(p.net, log_cosh, 0.01, equilibrium="open_loop", batch_stats=p.batch_stats)
     batch = (p.inputs, None)
 
     @jax.jit

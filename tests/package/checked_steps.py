@@ -52,7 +52,9 @@ def curvatures() -> None:
     net, x = dense(), images(5)
     params = net.init(KEY, x)
     trace(gt.sgd(net, loss, 0.1, terminal=gt.terminal.ProjectedHessian()), params, x)
-    trace(gt.adamw(net, loss, optax.linear_schedule(0.1, 0.0, 5), feedback=False), params, x)
+    trace(
+        gt.adamw(net, loss, optax.linear_schedule(0.1, 0.0, 5), equilibrium="open_loop"), params, x
+    )
     trace(gt.gtddp(net, loss, gt.curvature.FromOptax(optax.lion(0.1))), params, x)
     trace(gt.kfac(net, loss, 0.1, cooperative="joint", rollout="nonlinear"), params, x)
     trace(gt.ekfac(net, loss, 0.1), params, x)

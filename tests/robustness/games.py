@@ -47,7 +47,7 @@ GAMES: dict[str, tuple[float, Callable[[Loss, float], Any]]] = {
         0.5,
         _sequential(c.SGD, terminal=t.ExactLoss(None), rollout="nonlinear"),
     ),
-    "sgd, no feedback": (0.5, _sequential(c.SGD, feedback=False)),
+    "sgd, no feedback": (0.5, _sequential(c.SGD, equilibrium="open_loop")),
     "rmsprop": (0.03, _sequential(c.RMSProp)),
     "adam": (0.03, _sequential(c.Adam)),
     "adamw": (0.03, _sequential(lambda rate: c.Adam(rate, weight_decay=0.1))),

@@ -145,7 +145,7 @@ def optimizer(problem: zoo.Problem, game: Game, *, feedback: bool = True) -> Any
         problem.net,
         game.loss_fn,
         game.method.curvature,
-        feedback=feedback,
+        equilibrium="feedback" if feedback else "open_loop",
         terminal=gt.terminal.TERMINALS[game.terminal](**options),
         rollout=game.rollout,
         self_response=game.self_response,

@@ -71,7 +71,7 @@ def test_every_argument_is_documented(name: str) -> None:
 def test_unknown_arguments_are_refused() -> None:
     """By Python, and by pyright, which reports a suppression that it does not need."""
     net: Any = zoo.problem("tiny").net
-    gt.adam(net, LOSS, 1e-3, feedback=False)
+    gt.adam(net, LOSS, 1e-3, equilibrium="open_loop")
     with pytest.raises(TypeError, match="feedbak"):
         gt.adam(net, LOSS, 1e-3, feedbak=False)  # pyright: ignore[reportCallIssue]
     with pytest.raises(TypeError, match="refresh"):

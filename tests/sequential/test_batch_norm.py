@@ -118,7 +118,7 @@ def test_feedback_off_is_the_plain_flax_step(setting: Setting) -> None:
         return jax.lax.scan(step, start, (s.x, s.y, s.keys))[0][:2]
 
     def ours(build: Any) -> Any:
-        tx = build(s.net, LOSS, feedback=False, batch_stats=s.stats)
+        tx = build(s.net, LOSS, equilibrium="open_loop", batch_stats=s.stats)
 
         def step(carry: Any, batch: Any) -> Any:
             (params, state), (x, y, key) = carry, batch
@@ -210,7 +210,13 @@ def test_they_take_the_step_of_the_base(setting: Setting) -> None:
     s = setting
 
     def step(feedback: bool) -> Any:
-        tx: Any = gt.sgd(s.net, LOSS, 0.3, feedback=feedback, batch_stats=s.stats)
+        tx: Any = gt.sgd(
+            s.net,
+            LOSS,
+            0.3,
+            equilibrium="feedback" if feedback else "open_loop",
+            batch_stats=s.stats,
+        )
         found, state = tx.update(None, tx.init(s.params), s.params, batch=s.batch, rngs=s.rngs)
         return found, state.report
 
@@ -259,7 +265,7 @@ def test_statistics_keep_their_dtype_and_the_users_copy(setting: Setting) -> Non
     """Statistics stay float32 with float64 activations; donation keeps the user's copy."""
     s = setting
     stats = zoo.cast(s.stats, jnp.float32)
-    tx = gt.sgd(s.net, LOSS, 0.1, feedback=False, batch_stats=stats)
+    tx = gt.sgd(s.net, LOSS, 0.1, equilibrium="open_loop", batch_stats=stats)
     step = jax.jit(tx.update, compiler_options=oracle.FAST, donate_argnums=1)
     _, state = step(None, tx.init(s.params), s.params, batch=s.batch, rngs=s.rngs)
     assert {leaf.dtype for leaf in jax.tree.leaves(state.batch_stats)} == {jnp.dtype("float32")}
@@ -292,9 +298,9 @@ def test_kronecker_with_a_method_for_scale_and_bias(setting: Setting, method: An
         method(s.net, LOSS, 0.1, batch_stats=s.stats).init(s.params)
     other = gt.curvature.Adam(0.01)
     tx: Any = method(
-        s.net, LOSS, 0.05, damping=0.1, other=other, feedback=False, batch_stats=s.stats
+        s.net, LOSS, 0.05, damping=0.1, other=other, equilibrium="open_loop", batch_stats=s.stats
     )
-    adam: Any = gt.adam(s.net, LOSS, 0.01, feedback=False, batch_stats=s.stats)
+    adam: Any = gt.adam(s.net, LOSS, 0.01, equilibrium="open_loop", batch_stats=s.stats)
 
     @functools.partial(jax.jit, compiler_options=oracle.FAST)
     def both() -> Any:
@@ -325,7 +331,9 @@ def test_the_implicit_game_takes_a_network_with_statistics() -> None:
         updates[strength], state = jax.jit(tx.update, compiler_options=oracle.FAST)(
             None, tx.init(problem.params), problem.params, batch=batch
         )
-    plain: Any = gt.sgd(problem.net, loss, 0.1, feedback=False, batch_stats=problem.batch_stats)
+    plain: Any = gt.sgd(
+        problem.net, loss, 0.1, equilibrium="open_loop", batch_stats=problem.batch_stats
+    )
     want, after = jax.jit(plain.update, compiler_options=oracle.FAST)(
         None, plain.init(problem.params), problem.params, batch=(problem.x, problem.y)
     )
@@ -336,7 +344,9 @@ def test_the_implicit_game_takes_a_network_with_statistics() -> None:
 
 def test_make_update_takes_keys(setting: Setting) -> None:
     s = setting
-    step: Any = gt.make_update(gt.sgd(s.net, LOSS, 0.1, feedback=False, batch_stats=s.stats))
+    step: Any = gt.make_update(
+        gt.sgd(s.net, LOSS, 0.1, equilibrium="open_loop", batch_stats=s.stats)
+    )
     state = gt.sgd(s.net, LOSS, 0.1, batch_stats=s.stats).init(s.params)
     params, after = step(s.params, state, s.batch, s.rngs)
     again, _ = step(s.params, state, s.batch, s.rngs)

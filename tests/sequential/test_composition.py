@@ -61,7 +61,12 @@ def test_multi_steps_inside_accumulates(problem: zoo.Problem, feedback: bool) ->
     first, second = (problem.x, problem.y), (0.5 * problem.x, -problem.y)
 
     def game(base: Any) -> Any:
-        return gt.gtddp(problem.net, LOSS, gt.curvature.FromOptax(base), feedback=feedback)
+        return gt.gtddp(
+            problem.net,
+            LOSS,
+            gt.curvature.FromOptax(base),
+            equilibrium="feedback" if feedback else "open_loop",
+        )
 
     @jit
     def run(params: Any) -> Any:

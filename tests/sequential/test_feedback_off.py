@@ -61,7 +61,7 @@ def mean_loss(net: gt.Network, params: Any, batch: tuple[jax.Array, jax.Array]) 
 
 
 def ours(problem: zoo.Problem, build: Callable[..., Any]) -> Any:
-    tx = build(problem.net, LOSS, feedback=False)
+    tx = build(problem.net, LOSS, equilibrium="open_loop")
 
     def step(carry: tuple[Any, Any], batch: Any) -> tuple[tuple[Any, Any], None]:
         params, state = carry
@@ -125,7 +125,7 @@ def test_bit_for_bit() -> None:
 
 def test_weights_are_one() -> None:
     problem = zoo.problem("small")
-    tx = gt.adam(problem.net, LOSS, 0.01, feedback=False, rollout="nonlinear")
+    tx = gt.adam(problem.net, LOSS, 0.01, equilibrium="open_loop", rollout="nonlinear")
     _, state = jax.jit(tx.update)(
         None, tx.init(problem.params), problem.params, batch=(problem.x, problem.y)
     )

@@ -74,7 +74,13 @@ def test_open_statistics_hold_the_open_gradient() -> None:
     loss = zoo.LOSSES["softmax"]
     states, steps = [], []
     for feedback in (True, False):
-        tx = gt.adam(problem.net, loss, 0.05, statistics="open", feedback=feedback)
+        tx = gt.adam(
+            problem.net,
+            loss,
+            0.05,
+            statistics="open",
+            equilibrium="feedback" if feedback else "open_loop",
+        )
         updates, state = take_step(problem, tx)
         steps.append(ravel_pytree(updates)[0])
         states.append(state.curvature)

@@ -137,7 +137,7 @@ def test_changes_of_the_loss(terminal: str) -> None:
 @pytest.mark.parametrize("rollout", ROLLOUTS)
 def test_feedback_off_predicts_to_first_order(rollout: str) -> None:
     p = problem()
-    updates, report = stepped(p, feedback=False, rollout=rollout)
+    updates, report = stepped(p, equilibrium="open_loop", rollout=rollout)
     size = float(jnp.square(ravel_pytree(updates)[0]).sum())
     np.testing.assert_allclose(report.predicted_change, -size / RATE, rtol=1e-5)
     assert (

@@ -44,7 +44,13 @@ def spoiled(problem: zoo.Problem, place: str, value: float) -> tuple[Any, Any, A
 @pytest.mark.parametrize("rollout", quick_cases(ROLLOUTS))
 def test_bad_numbers_are_skipped_and_training_goes_on(rollout: str, feedback: bool) -> None:
     problem = zoo.problem("tiny", batch=4, dtype=jnp.float32)
-    tx: Any = gt.adam(problem.net, LOSS, 0.05, rollout=rollout, feedback=feedback)
+    tx: Any = gt.adam(
+        problem.net,
+        LOSS,
+        0.05,
+        rollout=rollout,
+        equilibrium="feedback" if feedback else "open_loop",
+    )
     step = jit(lambda state, params, x, y: tx.update(None, state, params, batch=(x, y)))
     _, state = step(tx.init(problem.params), problem.params, problem.x, problem.y)
     want, _ = step(state, problem.params, problem.x, problem.y)

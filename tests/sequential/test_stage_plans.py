@@ -29,7 +29,11 @@ def test_stages_without_feedback_have_weights_of_one(feedback: bool) -> None:
             return super().policy(inputs, state)
 
     tx: Any = gt.gtddp(
-        p.net, zoo.LOSSES["softmax"], Recording(0.3), feedback=feedback, batch_stats=p.batch_stats
+        p.net,
+        zoo.LOSSES["softmax"],
+        Recording(0.3),
+        equilibrium="feedback" if feedback else "open_loop",
+        batch_stats=p.batch_stats,
     )
 
     def weights() -> tuple[list[jax.Array], jax.Array]:

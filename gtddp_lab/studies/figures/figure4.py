@@ -83,7 +83,7 @@ def study_figure4(options: StudyOptions) -> StudySection:
         trainer = FigureTrainer(
             net,
             lambda stats, net=net: gt.adam(
-                net, CROSS_ENTROPY, 1e-3, feedback=False, batch_stats=stats
+                net, CROSS_ENTROPY, 1e-3, equilibrium="open_loop", batch_stats=stats
             ),
             dataset,
             batch_size=8,

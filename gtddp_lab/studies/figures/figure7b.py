@@ -22,10 +22,10 @@ EKFAC_RATE, EKFAC_DAMPING, EKFAC_BATCH = 1e-3, 0.03, 12
 EKFAC_EPOCHS, IMAGE_LIMIT = 6, 2000
 PLAIN_EKFAC = "EKFAC"
 EKFAC_METHODS: dict[str, dict[str, Any]] = {
-    PLAIN_EKFAC: {"feedback": False},
-    "GT-EKFAC": {"feedback": False, "cooperative": "rescale"},
+    PLAIN_EKFAC: {"equilibrium": "open_loop"},
+    "GT-EKFAC": {"equilibrium": "open_loop", "cooperative": "rescale"},
     "GT-DDP-EKFAC": {"cooperative": "rescale"},
-    "joint EKFAC": {"feedback": False, "cooperative": "joint"},
+    "joint EKFAC": {"equilibrium": "open_loop", "cooperative": "joint"},
 }
 """Options of `gt.ekfac` for the methods of Fig. 7b, and for EKFAC with the true joint block."""
 

@@ -277,7 +277,7 @@ def test_scale_by_gt_ekfac_is_ekfac_without_rate_and_sign(mode: str) -> None:
     options |= {"factors_every": 2, "refresh_every": 2}
     scale: Any = gt.scale_by_gt_ekfac(p.net, loss, joint.GAMMA, **options)
     options |= {"cooperative": mode}
-    base: Any = gt.ekfac(p.net, loss, joint.RATE, joint.GAMMA, feedback=False, **options)
+    base: Any = gt.ekfac(p.net, loss, joint.RATE, joint.GAMMA, equilibrium="open_loop", **options)
     chained: Any = optax.chain(scale, optax.scale_by_learning_rate(joint.RATE))
 
     @functools.partial(jax.jit, compiler_options=oracle.FAST)

@@ -51,7 +51,7 @@ def plain_gradients(p: zoo.Problem, params: Tree) -> tuple[Tree, list[jax.Array]
 def test_feedback_off_is_the_plain_method() -> None:
     p = zoo.problem("conv_small", batch=7)
     tables: dict[str, Any] = {
-        label: gt.gtddp(p.net, LOSS, formulas.curvature(f), feedback=False)
+        label: gt.gtddp(p.net, LOSS, formulas.curvature(f), equilibrium="open_loop")
         for label, f in FORMULAS.items()
     }
 
@@ -128,7 +128,7 @@ def check_baseline(net: gt.Network, shape: tuple[int, ...], size: int) -> None:
     }
     for label, options in kinds.items():
         published = Baseline(eps, options["refresh_every"], running=label == "ra")
-        once = {"feedback": False, "factor_decay": 0.0, "stagger": False}
+        once = {"equilibrium": "open_loop", "factor_decay": 0.0, "stagger": False}
         tx: Any = gt.ekfac(net, LOSS, rate, damping=eps, **once, **options)
         x = jnp.asarray(rng.normal(size=(16, *shape)))
         params: Any = zoo.cast(net.init(jax.random.key(0), x[:1]), jnp.float64)

@@ -57,7 +57,7 @@ def batches(steps: int) -> list[tuple[jax.Array, jax.Array]]:
 
 
 def test_kfac_equals_the_dense_solve() -> None:
-    tx: Any = gt.kfac(NET, LOSS, RATE, feedback=False, **OPTIONS)
+    tx: Any = gt.kfac(NET, LOSS, RATE, equilibrium="open_loop", **OPTIONS)
     params = zoo.cast(NET.init(jax.random.key(0), jnp.ones((1, WIDTH))), jnp.float64)
     update = jax.jit(lambda s, p, batch: tx.update(None, s, p, batch=batch))
     state, window, outputs, mass = tx.init(params), Window(), 0.0, 0.0
@@ -80,7 +80,9 @@ def test_kfac_equals_the_dense_solve() -> None:
 @pytest.mark.parametrize("mode", quick_cases(["running", "per_example"]))
 def test_ekfac_shares_one_moment_outside_of_the_window(mode: str) -> None:
     """Second moments along the window's eigenvectors, their mean over all other directions."""
-    tx: Any = gt.ekfac(NET, LOSS, RATE, feedback=False, mode=mode, scale_decay=0.5, **OPTIONS)
+    tx: Any = gt.ekfac(
+        NET, LOSS, RATE, equilibrium="open_loop", mode=mode, scale_decay=0.5, **OPTIONS
+    )
     params = zoo.cast(NET.init(jax.random.key(0), jnp.ones((1, WIDTH))), jnp.float64)
     (x, y), (second_x, second_y) = batches(2)
     update = jax.jit(lambda s, p, batch: tx.update(None, s, p, batch=batch))

@@ -128,7 +128,7 @@ def eigenvectors(state: Any) -> list[jax.Array]:
 
 def test_stages_take_turns_at_new_bases() -> None:
     p = zoo.problem("feedforward", batch=3)
-    tx: Any = gt.kfac(p.net, LOSS, 0.01, refresh_every=8, factors_every=1, feedback=False)
+    tx: Any = gt.kfac(p.net, LOSS, 0.01, refresh_every=8, factors_every=1, equilibrium="open_loop")
     step = jit(lambda s, u, x: tx.update(None, s, u, batch=(x, p.y)))
     state, turns = tx.init(p.params), []
     for count in range(12):

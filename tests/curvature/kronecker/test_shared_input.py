@@ -128,7 +128,7 @@ def test_theorem_3_cancels_curvature_in_a_network() -> None:
         found = {}
         for method in EXACT:
             curvature = joint.METHODS[method].curvature("theorem3")
-            tx: Any = gt.gtddp(p.net, loss, curvature, feedback=False)
+            tx: Any = gt.gtddp(p.net, loss, curvature, equilibrium="open_loop")
             found[method], _ = tx.update(None, tx.init(params), params, batch=(p.x, p.y))
         return found, want
 

@@ -154,7 +154,9 @@ def test_a_base_works_or_is_refused_by_name(game: Game, name: str) -> None:
 def test_the_value_is_the_mean_loss(name: str, game: Game) -> None:
     """A step without predictions equals that of optax, which gets the loss by hand."""
     base, params, (x, y) = BASES[name], game.params(), batch()
-    off: dict[str, Any] = {"strength": 0.0} if game.name == "implicit" else {"feedback": False}
+    off: dict[str, Any] = (
+        {"strength": 0.0} if game.name == "implicit" else {"equilibrium": "open_loop"}
+    )
     tx = game.build(base, **off)
     got, state = tx.update(None, tx.init(params), params, batch=(x, y))
     apply_fn: Any = models.mlp if game.name == "implicit" else NET.apply

@@ -95,7 +95,9 @@ def test_what_stands_after_a_prediction_is_refused(game: Game, wrapper: str) -> 
 @pytest.mark.parametrize("wrapper", CHANGED)
 def test_without_predictions_anything_may_follow(game: Game, wrapper: str) -> None:
     params = game.params()
-    off: dict[str, Any] = {"strength": 0.0} if game.name == "implicit" else {"feedback": False}
+    off: dict[str, Any] = (
+        {"strength": 0.0} if game.name == "implicit" else {"equilibrium": "open_loop"}
+    )
     try_update(CHANGED[wrapper](game.build(SGD, **off)), params, zeros(params))
 
 

@@ -72,7 +72,7 @@ def test_nothing_is_said_where_no_weights_follow_from_the_loss() -> None:
     params = problems.network_params(net, X)
     for tx in (
         implicit(BASE, net, likelihood, strength=0.0),
-        gtddp(net, likelihood, gt.curvature.SGD(0.5), feedback=False),
+        gtddp(net, likelihood, gt.curvature.SGD(0.5), equilibrium="open_loop"),
         gtddp(net, likelihood, gt.curvature.SGD(0.5), terminal=gt.terminal.GradientHessian()),
     ):
         problems.trace(tx, params, (X, LABELS))

@@ -142,7 +142,9 @@ def test_the_base_alone_asks_for_first_derivatives_only() -> None:
         (implicit(BASE, net.apply, opaque, weighting="full", strength=0), BASE),
         *(
             (
-                gtddp(net, opaque, gt.curvature.SGD(0.5), feedback=False, terminal=terminal),
+                gtddp(
+                    net, opaque, gt.curvature.SGD(0.5), equilibrium="open_loop", terminal=terminal
+                ),
                 optax.sgd(0.5),
             )
             for terminal in terminals
@@ -162,7 +164,9 @@ def test_a_loss_without_a_second_derivative_is_named() -> None:
         implicit(BASE, net, jax.jit(opaque)),
         gtddp(net, opaque, gt.curvature.SGD(0.5)),
     ):
-        message = "cannot be differentiated twice.*opaque, a jax.custom_vjp.*strength=0.0.*feedback"
+        message = (
+            "cannot be differentiated twice.*opaque, a jax.custom_vjp.*strength=0.0.*equilibrium"
+        )
         with pytest.raises(ValueError, match=message):
             problems.trace(tx, params, (X, LABELS))
     # The paper's model needs no second derivative.

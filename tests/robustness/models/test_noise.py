@@ -49,7 +49,7 @@ def sequential(model: NoisyModel, **options: Any) -> Any:
 @pytest.mark.parametrize("name", MODELS)
 def test_sequential_gradients_are_those_of_the_plain_loss(name: str) -> None:
     model = MODELS[name]()
-    tx = sequential(model, feedback=False)
+    tx = sequential(model, equilibrium="open_loop")
     state = tx.init(model.params)
 
     @functools.partial(jax.jit, compiler_options=FAST)
