@@ -29,7 +29,7 @@ from gtddp_lab.studies.step_timing import (
 
 RATE = 1e-3
 VARIANTS: dict[str, dict[str, Any]] = {
-    "off": {"feedback": False},
+    "off": {"equilibrium": "open_loop"},
     "exact_loss": {},
     "projected": {"terminal": gt.terminal.ProjectedHessian()},
 }

@@ -211,8 +211,30 @@ def compiled(step: Callable[..., Any], case: Case, state: Any) -> Compiled:
     return Compiled(run, clock, flops, accessed, total)
 
 
-def measure(case: Case, base: str, columns: list[str], rounds: int) -> list[str]:
-    """One line per column."""
+class StepRatios(NamedTuple):
+    """A step of the game in multiples of the plain one; see the table in docs/performance.md."""
+
+    time: float
+    flops: float
+    bytes: float
+    memory: float
+    first_step: float
+
+    @property
+    def text(self) -> str:
+        """The ratios on one line."""
+        return "  ".join(f"{name} {value:5.2f}" for name, value in self._asdict().items())
+
+
+class Measured(NamedTuple):
+    """Milliseconds of the plain step, and the ratios by column."""
+
+    plain_ms: float
+    ratios: dict[str, StepRatios]
+
+
+def measure(case: Case, base: str, columns: list[str], rounds: int) -> Measured:
+    """Time the steps of a case in turns."""
     plain = BASES[base]()
     steps = {"base": compiled(plain_step(case, plain), case, plain.init(case.params))}
     for name in columns:
@@ -220,17 +242,17 @@ def measure(case: Case, base: str, columns: list[str], rounds: int) -> list[str]
         steps[name] = compiled(game_step(case, tx), case, tx.init(case.params))
     seconds = time_interleaved({name: step.run for name, step in steps.items()}, rounds, 0.05)
     reference = steps["base"]
-    lines = [f"    plain step {np.median(seconds['base']) / case.scanned * 1e3:.2f} ms"]
-    for name in columns:
-        one = steps[name]
-        lines.append(
-            f"    {name:10s} time {median_ratio(seconds[name], seconds['base']):5.2f}"
-            f"  flops {one.flops / reference.flops:5.2f}"
-            f"  bytes {one.accessed / reference.accessed:5.2f}"
-            f"  memory {one.temporary / reference.temporary:5.2f}"
-            f"  first step {one.compile_seconds / reference.compile_seconds:5.2f}"
+    ratios = {
+        name: StepRatios(
+            median_ratio(seconds[name], seconds["base"]),
+            steps[name].flops / reference.flops,
+            steps[name].accessed / reference.accessed,
+            steps[name].temporary / reference.temporary,
+            steps[name].compile_seconds / reference.compile_seconds,
         )
-    return lines
+        for name in columns
+    }
+    return Measured(float(np.median(seconds["base"])) / case.scanned * 1e3, ratios)
 
 
 def main() -> None:
@@ -243,9 +265,10 @@ def main() -> None:
     options = parser.parse_args()
     for name, make in CASES.items():
         if options.only in name:
-            print(f"{name} | {options.base}")
-            lines = measure(make(), options.base, options.columns, options.rounds)
-            print("\n".join(lines), flush=True)
+            measured = measure(make(), options.base, options.columns, options.rounds)
+            print(f"{name} | {options.base}\n    plain step {measured.plain_ms:.2f} ms")
+            for column, ratios in measured.ratios.items():
+                print(f"    {column:10s} {ratios.text}", flush=True)
 
 
 if __name__ == "__main__":

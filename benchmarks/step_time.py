@@ -28,7 +28,7 @@ BASES: dict[str, tuple[Callable[..., Any], Callable[..., Any], float]] = {
     "adam": (optax.adam, gt.adam, 1e-3),
 }
 VARIANTS: dict[str, dict[str, Any]] = {
-    "off": {"feedback": False},
+    "off": {"equilibrium": "open_loop"},
     "linear": {"rollout": "linear"},
     "nonlinear": {"rollout": "nonlinear"},
 }

@@ -37,7 +37,7 @@ def test_any_model(run_python: RunPython) -> None:
 def test_data_parallel(run_python: RunPython) -> None:
     text = output(run_python, "data_parallel.py")
     apart = [float(number) for number in re.findall(r"apart by (\S+)", text)]
-    assert len(apart) == 6
+    assert len(apart) == 8
     assert max(apart) < 1e-4
 
 
