@@ -30,7 +30,7 @@ from gtddp_jax.losses import (
     value_and_grad,
     value_and_update,
 )
-from gtddp_jax.network import Cooperative, Network, NetworkError, Residual, Stage, player
+from gtddp_jax.network import Cooperative, Network, NetworkError, Parallel, Residual, Stage, player
 from gtddp_jax.reference.verify import Verification, verify
 from gtddp_jax.sequential.alias import adam, adamw, ekfac, kfac, rmsprop, scale_by_gt_ekfac, sgd
 from gtddp_jax.sequential.optimizer import gtddp, make_update
@@ -53,6 +53,7 @@ __all__ = [
     "Losses",
     "Network",
     "NetworkError",
+    "Parallel",
     "Report",
     "Residual",
     "RowsStep",

@@ -79,7 +79,49 @@ class Cooperative:
                 )
 
 
-Layer: TypeAlias = nn.Module | Function | Residual | Cooperative
+MERGES = ("sum", "concatenate")
+"""How the outputs of parallel branches become one value."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Parallel:
+    """Branches side by side on one input, as in an inception block.
+
+    The first parametric layers of all branches act in one stage, the second ones in the next, and
+    so on. The output of a shorter branch waits until the last one has finished.
+
+    Args:
+        branches: two or more, each a layer or a sequence of layers, blocks included; an empty
+            sequence passes the input on. At least one has parameters.
+        merge: "sum", of outputs of one shape, or "concatenate", along the last axis.
+
+    Raises:
+        NetworkError: fewer than two branches, or an unknown merge.
+
+    Example:
+        >>> import flax.linen as nn
+        >>> import gtddp_jax as gt
+        >>> block = gt.Parallel(
+        ...     [nn.Conv(4, (1, 1)), [nn.Conv(2, (1, 1)), nn.relu, nn.Conv(4, (3, 3))], []],
+        ...     merge="concatenate",
+        ... )
+    """
+
+    branches: "Sequence[Layer | Sequence[Layer]]"
+    merge: str = "sum"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.branches, (list, tuple)) or len(self.branches) < 2:
+            raise NetworkError(
+                f"Parallel(branches={self.branches!r}): give it a list of at least two branches, "
+                "each a layer or a list of layers."
+            )
+        object.__setattr__(self, "branches", tuple(map(as_layers, self.branches)))
+        if self.merge not in MERGES:
+            raise NetworkError(f"Parallel(merge={self.merge!r}): merge must be one of {MERGES}.")
+
+
+Layer: TypeAlias = nn.Module | Function | Residual | Cooperative | Parallel
 """What a network consists of."""
 
 

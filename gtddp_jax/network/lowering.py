@@ -9,12 +9,13 @@ from typing import TypeAlias
 
 import flax.linen as nn
 
-from gtddp_jax.network.blocks import Cooperative, Layer, Residual, as_layers
+from gtddp_jax.network.blocks import Cooperative, Layer, Parallel, Residual, as_layers
 from gtddp_jax.network.errors import NetworkError
 from gtddp_jax.network.modes import MODE_DEPENDENT_LAYERS, LayerSite, layer_ops
 from gtddp_jax.network.naming import PlayerNamer, layer_label
 from gtddp_jax.network.program import (
     AddOp,
+    ConcatenateOp,
     FunctionOp,
     PlayerOp,
     Stage,
@@ -67,6 +68,8 @@ class Lowering:
                 new_steps, value = self._lower_residual(layer, value, f"{place} Residual")
             elif isinstance(layer, Cooperative):
                 new_steps, value = self._lower_cooperative(layer, value, f"{place} Cooperative")
+            elif isinstance(layer, Parallel):
+                new_steps, value = self._lower_parallel(layer, value, f"{place} Parallel")
             elif isinstance(layer, nn.Module):
                 name = self._namer.name_player(layer, place)
                 ops = layer_ops(layer, LayerSite(name, place, value, self._new_value))
@@ -125,6 +128,23 @@ class Lowering:
         outputs = tuple(player_op.target for player_op in player_ops)
         total = AddOp(f"sum of {where}", outputs, self._new_value())
         return [[*player_ops, total]], total.target
+
+    def _lower_parallel(self, block: Parallel, value: ValueId, where: str) -> tuple[Steps, ValueId]:
+        stages: Steps = []
+        outputs: list[ValueId] = []
+        for index, branch in enumerate(block.branches):
+            place = f"{where}, branch {index}"
+            steps, output = self._lower_sequence(as_layers(branch), value, place)
+            outputs.append(output)
+            stages += [[] for _ in range(len(steps) - len(stages))]
+            for ops, of_branch in zip(stages, steps, strict=False):
+                ops += of_branch
+        if not any(map(_has_player, stages)):
+            raise NetworkError(f"{where}: no branch has parameters; a block needs a player.")
+        merge_op = AddOp if block.merge == "sum" else ConcatenateOp
+        merge = merge_op(f"{block.merge} of {where}", tuple(outputs), self._new_value())
+        stages[-1].append(merge)
+        return stages, merge.target
 
 
 def _has_player(step: list[StageOp]) -> bool:

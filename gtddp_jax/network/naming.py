@@ -43,7 +43,7 @@ class PlayerNamer:
         if not callable(layer):
             raise NetworkError(
                 f"{place}: {layer!r} is neither a module (linen, nnx, Equinox or gt.player), a "
-                "function, gt.Residual nor gt.Cooperative."
+                "function, gt.Residual, gt.Cooperative nor gt.Parallel."
             )
         return layer
 

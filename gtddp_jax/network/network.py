@@ -37,10 +37,10 @@ class Network(StagedNetwork):
     """A residual network as state-augmented dynamics (paper Eq. 7, 13, 26).
 
     Args:
-        layers: flax.linen modules (players), functions without parameters, `Residual` and
-            `Cooperative` blocks, applied one after another. `nn.BatchNorm` is a normalization
-            followed by a player with its scale and bias; `nn.Dropout` is a function. Both behave
-            differently in training and evaluation; `use_running_average=True` and
+        layers: flax.linen modules (players), functions without parameters, `Residual`,
+            `Cooperative` and `Parallel` blocks, applied one after another. `nn.BatchNorm` is a
+            normalization followed by a player with its scale and bias; `nn.Dropout` is a function.
+            Both behave differently in training and evaluation; `use_running_average=True` and
             `deterministic=True` fix one of these layers in evaluation mode.
 
     Raises:

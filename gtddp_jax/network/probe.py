@@ -16,7 +16,14 @@ import numpy as np
 from gtddp_jax.core.types import InputsLike, PlayerTrees
 from gtddp_jax.network.errors import NetworkError
 from gtddp_jax.network.naming import layer_label
-from gtddp_jax.network.program import AddOp, FunctionOp, PlayerOp, Stage, StageOp
+from gtddp_jax.network.program import (
+    ConcatenateOp,
+    FunctionOp,
+    MergeOp,
+    PlayerOp,
+    Stage,
+    StageOp,
+)
 from gtddp_jax.network.sample_gradients.layer_rules import GENERIC, layer_kind
 
 TOLERANCE = 1e-3
@@ -63,7 +70,7 @@ def _run_on_two_and_one(
     Raises:
         NetworkError: the shapes show that samples are mixed, or cannot be added.
     """
-    if isinstance(op, AddOp):
+    if isinstance(op, MergeOp):
         _check_shapes(op, [x.shape[1:] for x in op_inputs])
     # The first sample must give the same output with and without a second one beside it.
     both = op(params, *op_inputs)
@@ -92,13 +99,23 @@ def _probe_op(op: StageOp, params: PlayerTrees, op_inputs: Sequence[jax.Array]) 
     return Probe(both, alone, jnp.float32(max(TOLERANCE, *roundings, 0.0)))
 
 
-def _check_shapes(op: AddOp, shapes: list[tuple[int, ...]]) -> None:
+def _check_shapes(op: MergeOp, shapes: list[tuple[int, ...]]) -> None:
+    if isinstance(op, ConcatenateOp):
+        if len({shape[:-1] for shape in shapes}) > 1 or not all(shapes):
+            listed = " and ".join(str(("B", *shape)) for shape in shapes)
+            raise NetworkError(
+                f"{op.label}: cannot join states of shapes {listed} along the last axis. Branches "
+                "must have outputs that differ in their last axis alone."
+            )
+        return
     if len(set(shapes)) == 1:
         return
     hint = (
         "Give the block a shortcut that maps the shape, as in gt.Residual(body, "
         "shortcut=nn.Conv(...) or nn.Dense(...))."
         if op.label.startswith("merge")
+        else "Branches must have outputs of one shape, or be merged by concatenation."
+        if "Parallel" in op.label
         else "Players of a cooperative block must have outputs of one shape."
     )
     listed = " and ".join(str(("B", *shape)) for shape in shapes)
@@ -120,13 +137,13 @@ def _check_separate(op: StageOp, probe: Probe) -> None:
 
 
 def _keeps_samples_apart(op: StageOp, x: jax.ShapeDtypeStruct) -> bool:
-    """Whether an operation is known to keep samples apart: a sum, a plain dense layer or conv.
+    """Whether an operation is known to keep samples apart: a merge, a plain dense layer or conv.
 
     Skipping them saves time, too: they are the ones that take long to compile.
     """
     if isinstance(op, PlayerOp):
         return layer_kind(op.module, x.shape) != GENERIC
-    return isinstance(op, AddOp)
+    return isinstance(op, MergeOp)
 
 
 def check_stages(stages: tuple[Stage, ...], x: InputsLike) -> None:

@@ -14,6 +14,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+import jax.numpy as jnp
 from jaxtyping import Array, Shaped
 
 from gtddp_jax.core.types import PlayerTrees, Tree
@@ -92,7 +93,22 @@ class AddOp:
         return total
 
 
-StageOp: TypeAlias = PlayerOp | FunctionOp | AddOp
+@dataclasses.dataclass(frozen=True)
+class ConcatenateOp:
+    """The outputs of parallel branches, one after the other along the last axis."""
+
+    label: str
+    sources: tuple[ValueId, ...]
+    target: ValueId
+
+    def __call__(self, params: PlayerTrees, *xs: Shaped[Array, "B ..."]) -> Shaped[Array, "B ..."]:
+        """Joins its inputs, all [B, ...] of one shape but for the last axis."""
+        del params
+        return jnp.concatenate(xs, axis=-1)
+
+
+MergeOp: TypeAlias = AddOp | ConcatenateOp
+StageOp: TypeAlias = PlayerOp | FunctionOp | MergeOp
 
 
 @dataclasses.dataclass(frozen=True)

@@ -72,6 +72,33 @@ def test_equals_a_flax_module_with_the_same_parameters() -> None:
     assert [stage.players for stage in net.stages][2] == ("inner", "skip")
 
 
+def test_branches_act_side_by_side() -> None:
+    """Players in the same place of their branches share a stage; a short branch waits."""
+    p = zoo.problem("parallel")
+    first, second, third = (p.params[name] for name in ("Dense_1", "Dense_2", "Dense_3"))
+    fourth = p.params["Dense_4"]
+
+    def dense(params: Any, x: jax.Array) -> jax.Array:
+        return x @ params["kernel"] + params["bias"][None]
+
+    x = jnp.tanh(dense(p.params["Dense_0"], p.x))
+    branches = [
+        dense(first, x),
+        dense(third, jnp.tanh(dense(second, x))),
+        dense(fourth, jnp.tanh(x)),
+        x,
+    ]
+    joined = jnp.tanh(jnp.concatenate(branches, -1))
+    expected = dense(p.params["Dense_5"], joined)
+    np.testing.assert_allclose(p.net.apply(p.params, p.x), expected, rtol=1e-12)
+    assert [stage.players for stage in p.net.stages] == [
+        ("Dense_0",),
+        ("Dense_1", "Dense_2", "Dense_4"),
+        ("Dense_3",),
+        ("Dense_5",),
+    ]
+
+
 def test_live_states_of_a_shortcut() -> None:
     """Paper Eq. 26: (x) at the split, (x, x_r) inside the block, (x) after the merge."""
     p = zoo.problem("long_block")

@@ -51,6 +51,22 @@ BUILD: dict[str, tuple[Callable[[], Any], list[str]]] = {
         lambda: gt.Network([nn.Dense(4), gt.Residual([jnp.tanh])]),
         ["Network[1] Residual", "a block needs a player"],
     ),
+    "one branch": (
+        lambda: gt.Parallel([nn.Dense(4)]),
+        ["Parallel(branches=", "at least two branches"],
+    ),
+    "branches that are no list": (
+        lambda: gt.Parallel(HALF),
+        ["branches=0.5", "at least two branches"],
+    ),
+    "unknown merge": (
+        lambda: gt.Parallel([nn.Dense(4), nn.Dense(4)], merge="mean"),
+        ["merge='mean'", "merge must be one of"],
+    ),
+    "branches without players": (
+        lambda: gt.Network([nn.Dense(4), gt.Parallel([jnp.tanh, []])]),
+        ["Network[1] Parallel", "no branch has parameters"],
+    ),
     "nothing to train": (lambda: gt.Network([jnp.tanh]), ["nothing to train"]),
     "no layers": (lambda: gt.Network([]), ["nothing to train"]),
     "same object twice": (
@@ -124,6 +140,14 @@ SHAPES: dict[str, tuple[Callable[[], list[Any]], list[str]]] = {
     "batch size in the features": (
         lambda: [nn.Dense(4), lambda x: jnp.ones((x.shape[0], 4 * x.shape[0])), nn.Dense(2)],
         ["depends on the batch size", "samples must be separate"],
+    ),
+    "branches of two shapes": (
+        lambda: [gt.Parallel([nn.Dense(4), nn.Dense(3)])],
+        ["sum of Network[0] Parallel", "('B', 4) and ('B', 3)", "merged by concatenation"],
+    ),
+    "branches of two ranks": (
+        lambda: [gt.Parallel([nn.Dense(4), [nn.Dense(4), lambda x: x[:, None]]], "concatenate")],
+        ["concatenate of Network[0] Parallel", "('B', 4) and ('B', 1, 4)", "last axis alone"],
     ),
     "no parameters": (
         lambda: [nn.Dense(4), nn.LayerNorm(use_bias=False, use_scale=False)],

@@ -176,6 +176,31 @@ FLAT: dict[str, Spec] = {
         ],
         rate=0.1,
     ),
+    "parallel": Spec(
+        lambda: [
+            nn.Dense(4),
+            jnp.tanh,
+            gt.Parallel(
+                [nn.Dense(2), [nn.Dense(3), jnp.tanh, nn.Dense(2)], [jnp.tanh, nn.Dense(3)], []],
+                merge="concatenate",
+            ),
+            jnp.tanh,
+            nn.Dense(3),
+        ]
+    ),
+    "parallel_blocks": Spec(
+        lambda: [
+            gt.Residual(
+                [
+                    nn.Dense(4),
+                    gt.Parallel([[_block(), jnp.tanh], gt.Cooperative([nn.Dense(4), Gate()])]),
+                    jnp.tanh,
+                ]
+            ),
+            nn.Dense(3),
+        ],
+        rate=0.1,
+    ),
     "preactivation": Spec(
         lambda: [nn.Dense(4), _block(before=True), _block(before=True), jnp.tanh, nn.Dense(3)]
     ),
@@ -244,6 +269,22 @@ SHAPED: dict[str, Spec] = {
             conv(4, (3, 2), padding=((1, 2), (0, 1)), use_bias=False),
             jnp.tanh,
             conv(2, (2, 2), kernel_dilation=2, padding="VALID", feature_group_count=2),
+            pool,
+            nn.Dense(3),
+        ],
+        (4, 4, 2),
+    ),
+    "inception": Spec(
+        lambda: [
+            gt.Parallel(
+                [
+                    conv(2, (1, 1)),
+                    [conv(2, (1, 1)), jnp.tanh, conv(2)],
+                    [lambda x: nn.max_pool(x, (2, 2), padding="SAME"), conv(1, (1, 1))],
+                ],
+                merge="concatenate",
+            ),
+            jnp.tanh,
             pool,
             nn.Dense(3),
         ],
