@@ -206,7 +206,7 @@ def _calls(node: ast.Call, positions: _Positions) -> Iterator[tuple[str, str]]:
     # Python's own `sum` has no kin.
     if name in RENAMED and (before or name != "sum"):
         yield "renamed", f"{before}{RENAMED[name]}({', '.join(arguments + keywords)})"
-    if name in UNWRAPPED and arguments:
+    if name in UNWRAPPED and arguments and not isinstance(node.args[0], ast.Starred):
         yield "dropped function", f"({arguments[0]})"
     if name in BRANCHES and len(arguments) >= 3:
         condition, first, second, *rest = arguments
