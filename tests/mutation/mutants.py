@@ -194,7 +194,10 @@ def _calls(node: ast.Call, positions: _Positions) -> Iterator[tuple[str, str]]:
     text = positions.text
     function = node.func
     if isinstance(function, ast.Attribute):
-        name, before = function.attr, text(function.value) + "."
+        # The parentheses of `(a < b).sum()` belong to no node.
+        is_plain = isinstance(function.value, (ast.Name, ast.Attribute, ast.Call, ast.Subscript))
+        owner = text(function.value)
+        name, before = function.attr, f"{owner}." if is_plain else f"({owner})."
     elif isinstance(function, ast.Name):
         name, before = function.id, ""
     else:
