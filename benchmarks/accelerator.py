@@ -1,6 +1,6 @@
 """The implicit game on an accelerator, in float32 and bfloat16, as a table for docs/performance.md.
 
-    python benchmarks/accelerator.py [--rounds N] [--only TEXT]
+    python benchmarks/accelerator.py [--rounds N] [--only TEXT] [--batch-factor N]
 
 Protocol: one device that does nothing else, its clocks as they are; the table names the device and
 the versions. Steps run in turns, each for at least 50 ms a round, and every ratio is the median
@@ -18,7 +18,7 @@ import optax
 
 import gtddp_jax as gt
 
-COLUMNS = ["game off", "sketch", "full"]
+COLUMNS = list(implicit.COLUMNS)
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 

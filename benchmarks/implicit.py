@@ -60,11 +60,11 @@ class Case(NamedTuple):
     scanned: int = 1
 
 
-def classifier(model: Any, inputs: Any, classes: int = 10, scanned: int = 1) -> Case:
+def classifier(model: Any, inputs: Any, scanned: int = 1) -> Case:
     """A classifier with random labels and, where it has any, running statistics."""
     variables = jax.jit(model.init)(jax.random.key(0), inputs)
     rest = {name: tree for name, tree in variables.items() if name != "params"}
-    labels = DRAW.integers(0, classes, len(jax.tree.leaves(inputs)[0]))
+    labels = DRAW.integers(0, 10, len(jax.tree.leaves(inputs)[0]))
 
     def losses(params: Any, batch: Any) -> gt.Losses:
         x, y = batch
@@ -76,7 +76,7 @@ def classifier(model: Any, inputs: Any, classes: int = 10, scanned: int = 1) -> 
 
 def language_model(model: Any, batch: int, length: int) -> Case:
     """A language model with one loss per sequence."""
-    text = jnp.asarray(DRAW.integers(0, model.vocabulary, (batch, length + 1)))
+    text = tokens(batch, length + 1, model.vocabulary)
 
     def losses(params: Any, text: Any) -> gt.Losses:
         outputs = model.apply(params, text[:, :-1])

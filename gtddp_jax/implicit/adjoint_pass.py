@@ -14,9 +14,6 @@ from gtddp_jax.tracing.traced_program import ValueId, evaluate_equation, read_at
 
 Leaves: TypeAlias = list[Any]
 
-PRODUCTS = ("dot_general", "conv_general_dilated")
-"""Operations that are linear in their data and in a parameter."""
-
 Adjoints: TypeAlias = list[list[jax.Array]]
 """For each read, the derivatives by its differentiable outputs."""
 
@@ -120,7 +117,7 @@ class AdjointPass:
         if not self.read_fn.reuses_adjoints:
             return self._pull_params(gradient)
         program, samples = self.read_fn.program, self.read_fn.samples
-        scaled_data = {index: self._scaled_data(index, w) for index in self._reads_of_less_data}
+        scaled_data = self._scaled_data(w)
         weighted = [
             of_read
             if read.equation_index in scaled_data
@@ -136,26 +133,23 @@ class AdjointPass:
         )
         return pull_back(weighted)[0]
 
-    @property
-    def _reads_of_less_data(self) -> list[int]:
-        """The products whose data are not larger than their output: the cheaper side to scale."""
-        program, samples = self.read_fn.program, self.read_fn.samples
-        found = []
-        for read in self.read_fn.reads:
-            equation = program.equations[read.equation_index]
-            if equation.name not in PRODUCTS or len(read.operands) != 1:
-                continue
-            data = equation.inputs[1 - read.operands[0]]
-            if not isinstance(data, int) or not samples.is_per_sample(data):
-                continue
-            if program.shapes[data].size <= program.shapes[equation.outputs[0]].size:
-                found.append(read.equation_index)
-        return found
+    def _scaled_data(self, w: PerSample) -> dict[int, dict[ValueId, jax.Array]]:
+        """Data times one weight per sample, by the position of the products that read them.
 
-    def _scaled_data(self, index: int, w: PerSample) -> dict[ValueId, jax.Array]:
-        """The data of a product, times one weight per sample."""
-        (data,) = (v for v in self.read_fn.program.equations[index].value_inputs if v in self.data)
-        return {data: self.read_fn.samples.scale_samples(data, self.data[data], w)}
+        Those products whose data are not larger than their output: the cheaper side to scale.
+        """
+        program, samples = self.read_fn.program, self.read_fn.samples
+        smaller: dict[int, ValueId] = {}
+        for read in self.read_fn.reads:
+            data = self.read_fn.product_data(read)
+            (output, *_) = program.equations[read.equation_index].outputs
+            if data is not None and program.shapes[data].size <= program.shapes[output].size:
+                smaller[read.equation_index] = data
+        # Several products may read the same data.
+        scaled = {
+            data: samples.scale_samples(data, self.data[data], w) for data in set(smaller.values())
+        }
+        return {index: {data: scaled[data]} for index, data in smaller.items()}
 
     def _read_outputs(
         self, params: Leaves, scaled_data: Mapping[int, dict[ValueId, jax.Array]]

@@ -129,10 +129,8 @@ class BlockInfluence:
     def _smaller_data(self, leaf_read: LeafRead) -> ValueId | None:
         """The data of a product, if they are smaller than its output; else None."""
         equation, program = self._equation(leaf_read), self._pass.read_fn.program
-        if equation.name != "dot_general":
-            return None
-        data, (output,) = equation.inputs[1 - leaf_read.operand], equation.outputs
-        if not isinstance(data, int) or not self._pass.read_fn.samples.is_per_sample(data):
+        data, (output, *_) = self._pass.read_fn.product_data(leaf_read.read), equation.outputs
+        if data is None or equation.name != "dot_general":
             return None
         data_size, output_size = (
             math.prod(Cut(axis, 0, self._block.cut.size).shape(program.shapes[value].shape))

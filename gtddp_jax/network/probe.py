@@ -100,16 +100,16 @@ def _probe_op(op: StageOp, params: PlayerTrees, op_inputs: Sequence[jax.Array]) 
 
 
 def _check_shapes(op: MergeOp, shapes: list[tuple[int, ...]]) -> None:
-    if isinstance(op, ConcatenateOp):
-        if len({shape[:-1] for shape in shapes}) > 1 or not all(shapes):
-            listed = " and ".join(str(("B", *shape)) for shape in shapes)
-            raise NetworkError(
-                f"{op.label}: cannot join states of shapes {listed} along the last axis. Branches "
-                "must have outputs that differ in their last axis alone."
-            )
+    is_joined = isinstance(op, ConcatenateOp)
+    has_equal_shapes = len({shape[:-1] if is_joined else shape for shape in shapes}) == 1
+    if has_equal_shapes and (all(shapes) or not is_joined):
         return
-    if len(set(shapes)) == 1:
-        return
+    listed = " and ".join(str(("B", *shape)) for shape in shapes)
+    if is_joined:
+        raise NetworkError(
+            f"{op.label}: cannot join states of shapes {listed} along the last axis. Branches "
+            "must have outputs that differ in their last axis alone."
+        )
     hint = (
         "Give the block a shortcut that maps the shape, as in gt.Residual(body, "
         "shortcut=nn.Conv(...) or nn.Dense(...))."
@@ -118,7 +118,6 @@ def _check_shapes(op: MergeOp, shapes: list[tuple[int, ...]]) -> None:
         if "Parallel" in op.label
         else "Players of a cooperative block must have outputs of one shape."
     )
-    listed = " and ".join(str(("B", *shape)) for shape in shapes)
     raise NetworkError(f"{op.label}: cannot add states of shapes {listed}. {hint}")
 
 

@@ -80,7 +80,7 @@ class OpenedScan:
             for position, kind in enumerate(kinds)
         ]
         shapes = _Shapes()
-        results = _walk(self._body, [Marked(kind) for kind in self._kinds], shapes)
+        results = self._walk_body([None] * len(kinds), shapes)
         length = equation.params["length"]
         self.shifts: list[jax.ShapeDtypeStruct] = [
             jax.ShapeDtypeStruct((length, *shape.shape), shape.dtype) for shape in shapes.found
@@ -110,8 +110,7 @@ class OpenedScan:
         def body(carry: list[Any], sliced: tuple[list[Any], list[Any]]) -> Any:
             values = [*consts, *carry, *sliced[0]]
             recording = _Recording(iter(sliced[1]))
-            marked = [Marked(kind, x) for kind, x in zip(self._kinds, values, strict=True)]
-            results = [result.value for result in _walk(self._body, marked, recording)]
+            results = [result.value for result in self._walk_body(values, recording)]
             carries = len(carry)
             return results[:carries], (results[carries:], recording.recorded)
 
@@ -140,13 +139,17 @@ class OpenedScan:
             remaining = iter(stacks)
             values = [*consts, *(None for _ in carry)]
             values += [next(remaining) if sliced else None for sliced in is_sliced]
-            marked = [Marked(kind, x) for kind, x in zip(self._kinds, values, strict=True)]
             replay = _Replay(iter(recorded))
-            _walk(self._body, marked, replay)
+            self._walk_body(values, replay)
             return replay.outputs
 
         length = self._params["length"]
         return jax.vmap(one_iteration, axis_size=length)(stacks, recorded)
+
+    def _walk_body(self, values: Sequence[Any], visitor: "_Visitor") -> list[Marked]:
+        """The outputs of the body for the values of its inputs; None where they are not known."""
+        marked = [Marked(kind, x) for kind, x in zip(self._kinds, values, strict=True)]
+        return _walk(self._body, marked, visitor)
 
     def _split(self, inputs: Sequence[Any]) -> tuple[list[Any], list[Any], list[Any]]:
         return (

@@ -111,7 +111,7 @@ def find_view_equations(
     # From the use back to the parameter, as long as every step only changes the layout.
     while value in producers:
         equation = program.equations[producers[value]]
-        if _layout_step(equation, program) is None:
+        if not is_layout_change(equation, program):
             return None
         equations.append(equation)
         (value,) = equation.value_inputs

@@ -34,6 +34,9 @@ from gtddp_jax.tracing.traced_program import (
     values_before,
 )
 
+PRODUCTS = ("dot_general", "conv_general_dilated")
+"""Operations that are linear in their data and in a parameter."""
+
 OPAQUE = frozenset({"scan", "while", "cond", "custom_vjp_call", "custom_jvp_call", "pallas_call"})
 """Operations whose second evaluation would cost about as much as the first."""
 
@@ -68,6 +71,14 @@ class ReadFunction:
         return {
             value: index for index in self.parameter_equations for value in equations[index].outputs
         }
+
+    def product_data(self, read: ParameterUse) -> ValueId | None:
+        """The data that a product joins with a parameter; None for other reads."""
+        equation = self.program.equations[read.equation_index]
+        if equation.name not in PRODUCTS or len(read.operands) != 1:
+            return None
+        data = equation.inputs[1 - read.operands[0]]
+        return data if isinstance(data, int) and self.samples.is_per_sample(data) else None
 
     @property
     def parameter_equations(self) -> list[int]:
