@@ -118,4 +118,10 @@ def _rows(params: Tree, read_fn: ReadFunction, plans: Sequence[LeafPlan]) -> lis
 def _part(plan: LeafPlan | None) -> str:
     if plan is None:
         return "none"
-    return "all" if plan.axis is None else f"{plan.block} of {plan.units} along axis {plan.axis}"
+    part = "all"
+    if plan.axis is not None:
+        part = f"{plan.blocks.size} of {plan.blocks.units} along axis {plan.axis}"
+    if plan.bands is None:
+        return part
+    positions = plan.bands.partition
+    return f"{part}, at {positions.size} of {positions.units} positions"

@@ -17,7 +17,7 @@ from gtddp_jax.core.types import Tree
 from gtddp_jax.implicit.base_optimizer import BaseOptimizer
 from gtddp_jax.tracing.axis_labels import AxisLabels
 from gtddp_jax.tracing.axis_rules import Consumed, program_axes
-from gtddp_jax.tracing.leaf_blocks import Cut
+from gtddp_jax.tracing.cuts import Cut
 
 
 def is_entrywise(base: BaseOptimizer) -> bool:

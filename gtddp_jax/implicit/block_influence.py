@@ -13,7 +13,8 @@ from gtddp_jax.core.samples import to_varying, varying_axes
 from gtddp_jax.core.trees import upcast
 from gtddp_jax.core.types import PerSample
 from gtddp_jax.implicit.adjoint_pass import AdjointPass
-from gtddp_jax.tracing.leaf_blocks import Cut, LeafPlan, LeafRead, evaluate_read
+from gtddp_jax.tracing.cuts import Cut
+from gtddp_jax.tracing.leaf_blocks import LeafPlan, LeafRead, evaluate_read
 from gtddp_jax.tracing.traced_program import TracedEquation, ValueId, read_atom
 
 
@@ -23,10 +24,12 @@ class LeafBlock(NamedTuple):
     Attributes:
         plan: how the leaf takes part.
         cut: the block.
+        band: the positions of the read's output at which its influence is summed.
     """
 
     plan: LeafPlan
     cut: Cut
+    band: Cut
 
 
 def draw_blocks(plans: Sequence[LeafPlan], bits: UInt32[Array, " leaves"]) -> list[LeafBlock]:
@@ -36,9 +39,10 @@ def draw_blocks(plans: Sequence[LeafPlan], bits: UInt32[Array, " leaves"]) -> li
         plans: how the leaves take part.
         bits: random bits, one number for each leaf.
     """
+    numbers = [(bits[i] % jnp.uint32(plan.draws)).astype(jnp.int32) for i, plan in enumerate(plans)]
     return [
-        LeafBlock(plan, plan.cut((bits[i] % jnp.uint32(plan.block_count)).astype(jnp.int32)))
-        for i, plan in enumerate(plans)
+        LeafBlock(plan, plan.cut(number), plan.band(number))
+        for plan, number in zip(plans, numbers, strict=True)
     ]
 
 
@@ -110,20 +114,28 @@ class BlockInfluence:
     ) -> PerSample:
         """The change of each loss by a change of the block in one read, [B]."""
         equation, samples = self._equation(leaf_read), self._pass.read_fn.samples
+        cut, bands = self._block.cut, self._block.plan.bands
+        others = self._others(leaf_read)
+        if bands is not None:
+            others = bands.cut_inputs(others, self._block.band.start)
+            adjoint = bands.scale(self._block.band.part(adjoint), self._block.band)
+        others = leaf_read.cut_inputs(others, cut)
         data_value = self._smaller_data(leaf_read)
         if data_value is not None:
             # g . (x K) = x . (g K^T), which takes the smaller of both products.
             position = 1 - leaf_read.operand
-            data = leaf_read.cut_inputs(self._others(leaf_read), self._block.cut)[position]
+            data = others[position]
             _, pull_back = jax.vjp(
-                lambda x: evaluate_read(
-                    equation, leaf_read, change, {position: x}, self._block.cut
-                ),
+                lambda x: evaluate_read(equation, leaf_read, change, {position: x}, cut, bands),
                 data,
             )
             (product,) = pull_back(adjoint)
             return samples.sum_by_sample(data_value, upcast(product) * upcast(data))
-        _, output = jax.jvp(lambda param: self._output(leaf_read, param), (self._param,), (change,))
+        _, output = jax.jvp(
+            lambda param: evaluate_read(equation, leaf_read, param, others, cut, bands),
+            (self._param,),
+            (change,),
+        )
         return samples.sum_by_sample(equation.outputs[0], upcast(output) * upcast(adjoint))
 
     def _smaller_data(self, leaf_read: LeafRead) -> ValueId | None:
@@ -144,12 +156,4 @@ class BlockInfluence:
     def _scaled(self, changes: jax.Array) -> jax.Array:
         """Changes of the block over the share of blocks that each unit is in."""
         plan, cut = self._block.plan, self._block.cut
-        if cut.axis is None:
-            return changes
-        inverse = plan.inverse_shares()
-        if len(set(inverse)) == 1:
-            return changes * inverse[0]
-        part = Cut(0, cut.start, cut.size).part(jnp.asarray(inverse, changes.dtype))
-        shape = [1] * changes.ndim
-        shape[cut.axis + 1] = cut.size
-        return changes * part.reshape(shape)
+        return changes if cut.axis is None else plan.blocks.scale(changes, cut, cut.axis + 1)

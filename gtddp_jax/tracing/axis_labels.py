@@ -22,6 +22,10 @@ Axes: TypeAlias = tuple[Axis, ...]
 """The axes of an array."""
 
 
+ABSENT, MERGED = -1, -2
+"""Answers of `AxisLabels.position_of`: no axis, or none that runs over the label alone."""
+
+
 class AxisLabels:
     """Labels, and which of them are equal or products of others."""
 
@@ -51,6 +55,14 @@ class AxisLabels:
             meaning = self._meaning.get(label)
             resolved += [label] if meaning is None else self.resolve(meaning)
         return tuple(resolved)
+
+    def position_of(self, axes: Axes, label: int) -> int:
+        """Which axis runs over a label alone: its position, `ABSENT` or `MERGED`."""
+        resolved = [self.resolve(axis) for axis in axes]
+        found = [position for position, axis in enumerate(resolved) if label in axis]
+        if not found:
+            return ABSENT
+        return found[0] if len(found) == 1 and resolved[found[0]] == (label,) else MERGED
 
     def unify(self, first: Axis, second: Axis) -> bool:
         """Notes that two axes, of which either may be a run of several, have the same entries.

@@ -19,11 +19,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gtddp_jax.tracing.axis_labels import Axes, AxisLabels
+from gtddp_jax.tracing.axis_labels import ABSENT, MERGED, AxisLabels
 from gtddp_jax.tracing.axis_rules import output_axes
+from gtddp_jax.tracing.cuts import Cut, Partition
 from gtddp_jax.tracing.param_views import RESHAPING, find_view_equations
 from gtddp_jax.tracing.parameter_reads import ReadFunction
 from gtddp_jax.tracing.parameter_uses import ParameterUse
+from gtddp_jax.tracing.position_bands import PositionBands, find_bands
 from gtddp_jax.tracing.traced_program import TracedEquation, ValueId
 
 LINEAR_READS = frozenset(
@@ -37,30 +39,6 @@ SMALL_READ = 2**14
 
 SMALLEST_BLOCK = 4
 """The fewest units in a block: with fewer, products and convolutions are not faster."""
-
-
-class Cut(NamedTuple):
-    """Where an array is cut: along an axis, or nowhere.
-
-    Attributes:
-        axis: the axis, or None.
-        start: the first entry.
-        size: the number of entries.
-    """
-
-    axis: int | None
-    start: Any = 0
-    size: int = 0
-
-    def part(self, x: jax.Array) -> jax.Array:
-        """The entries of an array from `start` on."""
-        if self.axis is None:
-            return x
-        return jax.lax.dynamic_slice_in_dim(x, self.start, self.size, self.axis)
-
-    def shape(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """The shape of the part of an array."""
-        return tuple(self.size if i == self.axis else size for i, size in enumerate(shape))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,41 +80,38 @@ class LeafPlan(NamedTuple):
     Attributes:
         leaf: its position among the leaves.
         axis: the axis along which it is cut; None if it is taken as a whole.
-        block: the number of units in a block.
-        units: the number of all units.
+        blocks: the blocks of its units along that axis; one block if it is taken as a whole.
         reads: its reads.
+        bands: the bands of positions over which an influence is summed; None for all positions.
     """
 
     leaf: int
     axis: int | None
-    block: int
-    units: int
+    blocks: Partition
     reads: tuple[LeafRead, ...]
+    bands: PositionBands | None = None
 
     @property
-    def block_count(self) -> int:
-        """The number of blocks, of which the last may overlap the one before."""
-        return math.ceil(self.units / self.block) if self.axis is not None else 1
+    def draws(self) -> int:
+        """The number of pairs of a block and a band."""
+        return self.blocks.count * (1 if self.bands is None else self.bands.partition.count)
 
     @property
     def work(self) -> float:
         """The number of multiplications of all reads."""
         return sum(read.work for read in self.reads)
 
-    def cut(self, number: jax.Array) -> Cut:
-        """The cut of block `number`."""
-        if self.axis is None:
-            return Cut(None)
-        return Cut(self.axis, jnp.minimum(number * self.block, self.units - self.block), self.block)
+    def cut(self, draw: jax.Array) -> Cut:
+        """The cut of the leaf for a draw."""
+        return (
+            Cut(None) if self.axis is None else self.blocks.cut(self.axis, draw % self.blocks.count)
+        )
 
-    def inverse_shares(self) -> list[float]:
-        """For each unit, one over the share of blocks that it is in."""
-        covers = [0] * self.units
-        for number in range(self.block_count):
-            first = min(number * self.block, self.units - self.block)
-            for unit in range(first, first + self.block):
-                covers[unit] += 1
-        return [self.block_count / cover for cover in covers]
+    def band(self, draw: jax.Array) -> Cut:
+        """The cut of the read's output for a draw."""
+        if self.bands is None:
+            return Cut(None)
+        return self.bands.cut(draw // self.blocks.count)
 
 
 def plan_leaves(read_fn: ReadFunction, share: float) -> list[LeafPlan]:
@@ -198,16 +173,15 @@ def _plan_leaf(
     whole = LeafPlan(
         leaf,
         None,
-        0,
-        0,
+        Partition(1, 1),
         tuple(_whole_read(read_fn, read, view) for read, view in zip(reads, views, strict=True)),
     )
     if share >= 1 or whole.work < SMALL_READ:
         return whole
     best, best_score = whole, 0
     for axis, units in enumerate(shape):
-        block = max(math.ceil(share * units), SMALLEST_BLOCK)
-        if block >= units:
+        blocks = Partition(units, max(math.ceil(share * units), SMALLEST_BLOCK))
+        if blocks.size >= units:
             continue
         cut = [
             _cut_read(read_fn, read, view, shape, axis)
@@ -218,8 +192,18 @@ def _plan_leaf(
         leaf_reads = tuple(one for one in cut if one is not None)
         score = sum(_preference(read_fn, one) for one in leaf_reads)
         if score > best_score:
-            best, best_score = LeafPlan(leaf, axis, block, units, leaf_reads), score
-    return best
+            best, best_score = LeafPlan(leaf, axis, blocks, leaf_reads), score
+    return best._replace(bands=_bands(read_fn, best, share))
+
+
+def _bands(read_fn: ReadFunction, plan: LeafPlan, share: float) -> PositionBands | None:
+    """Bands of positions that make up for blocks of more units than the share."""
+    if len(plan.reads) != 1:
+        return None
+    (leaf_read,) = plan.reads
+    equation = read_fn.program.equations[leaf_read.read.equation_index]
+    rest = share * plan.blocks.units / plan.blocks.size
+    return find_bands(read_fn, equation, leaf_read.operand, leaf_read.output_axis, rest)
 
 
 def _preference(read_fn: ReadFunction, leaf_read: LeafRead) -> int:
@@ -278,7 +262,7 @@ def _cut_read(
     unit = labels.resolve(leaf_axes[axis])
     if len(unit) != 1:
         return None
-    positions = [_axis_of(labels, axes, unit[0]) for axes in [*steps, *inputs, output]]
+    positions = [labels.position_of(axes, unit[0]) for axes in [*steps, *inputs, output]]
     if any(position == MERGED for position in positions):
         return None
     found = [None if position == ABSENT else position for position in positions]
@@ -295,24 +279,13 @@ def _cut_read(
     )
 
 
-ABSENT, MERGED = -1, -2
-
-
-def _axis_of(labels: AxisLabels, axes: Axes, unit: int) -> int:
-    """The axis that runs over the units alone."""
-    resolved = [labels.resolve(axis) for axis in axes]
-    found = [position for position, axis in enumerate(resolved) if unit in axis]
-    if not found:
-        return ABSENT
-    return found[0] if len(found) == 1 and resolved[found[0]] == (unit,) else MERGED
-
-
 def evaluate_read(
     equation: TracedEquation,
     leaf_read: LeafRead,
     block: jax.Array,
     inputs: Mapping[int, jax.Array],
     cut: Cut,
+    bands: PositionBands | None = None,
 ) -> jax.Array:
     """The output of a read for the block of the leaf.
 
@@ -322,12 +295,14 @@ def evaluate_read(
         block: the part of the leaf.
         inputs: the other inputs by position, cut.
         cut: the cut of the leaf.
+        bands: the bands, if the inputs belong to one of them.
     """
     for step, axis in zip(leaf_read.view, leaf_read.view_axes, strict=True):
         block = _change_layout(step, block, Cut(axis, cut.start, cut.size))
     by_position = {**inputs, leaf_read.operand: block}
     arguments = [by_position[position] for position in range(len(equation.inputs))]
-    return _bind_part(equation, leaf_read, arguments, cut)
+    changed = {} if bands is None else bands.changed_params(equation)
+    return equation.bind_with({**_cut_params(equation, leaf_read, cut), **changed}, *arguments)[0]
 
 
 def _change_layout(step: TracedEquation, x: jax.Array, cut: Cut) -> jax.Array:
@@ -341,10 +316,8 @@ def _change_layout(step: TracedEquation, x: jax.Array, cut: Cut) -> jax.Array:
     return step(x)[0]
 
 
-def _bind_part(
-    equation: TracedEquation, leaf_read: LeafRead, arguments: list[Any], cut: Cut
-) -> jax.Array:
-    """Evaluates an equation on arrays that have been cut."""
+def _cut_params(equation: TracedEquation, leaf_read: LeafRead, cut: Cut) -> dict[str, Any]:
+    """Parameters of an operation that are different for arrays that have been cut."""
     changed: dict[str, Any] = {}
     if equation.name == "gather":
         sizes = list(equation.params["slice_sizes"])
@@ -354,4 +327,4 @@ def _bind_part(
     if equation.name == "broadcast_in_dim":
         changed["shape"] = Cut(leaf_read.output_axis, 0, cut.size).shape(equation.params["shape"])
         changed["sharding"] = None
-    return equation.bind_with(changed, *arguments)[0]
+    return changed

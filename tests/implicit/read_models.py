@@ -61,6 +61,24 @@ def convolution(p: Any, x: Any) -> Any:
     return x.reshape(x.shape[0], -1) @ p["head"]
 
 
+def few_channels(p: Any, x: Any) -> Any:
+    """Convolutions whose positions are cut too: strides, holes, uneven padding, other layouts."""
+    x = lax.conv_general_dilated(
+        x,
+        p["holes"],
+        (2, 1),
+        ((1, 3), (0, 1)),
+        rhs_dilation=(2, 1),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    x = jnp.tanh(x + p["bias"])
+    x = jnp.einsum("bhwc,cd->bdhw", x, p["mix"])
+    # One row: the second spatial axis is cut.
+    x = x[:, :, 3:4]
+    x = lax.conv_general_dilated(x, p["row"], (1, 1), "SAME")
+    return jnp.tanh(x).reshape(x.shape[0], -1) @ p["head"]
+
+
 def attention(p: Any, tokens: Any) -> Any:
     x = p["table"][tokens]
     mean, variance = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
@@ -248,6 +266,11 @@ MODELS = {
         convolution,
         _arrays(first=(3, 3, 2, 4), bias=(4,), scale=(4,), grouped=(2, 2, 2, 4), head=(16, 3)),
         _inputs(4, 4, 2),
+    ),
+    "few_channels": ReadModel(
+        few_channels,
+        _arrays(holes=(3, 2, 1, 1), bias=(1,), mix=(1, 2), row=(3, 2, 1, 2), head=(18, 3)),
+        _inputs(11, 6, 1),
     ),
     "attention": ReadModel(
         attention,

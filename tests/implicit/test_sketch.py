@@ -22,6 +22,7 @@ from gtddp_jax.implicit.read_losses import ReadLosses
 from gtddp_jax.implicit.weighting import sketch
 from gtddp_jax.terminal import ExactLoss
 from gtddp_jax.tracing import leaf_blocks
+from gtddp_jax.tracing.cuts import Partition
 from gtddp_jax.tracing.leaf_blocks import plan_leaves
 from tests.default_run import quick_cases
 from tests.implicit.read_models import BATCH, MODELS, ReadModel, read_model
@@ -88,7 +89,7 @@ def test_weighted_gradient_is_that_of_autodiff(name: str) -> None:
     ("name", "share"),
     quick_cases(
         [*((name, 0.4) for name in sorted(MODELS)), ("dense", 1.0)],
-        *(("dense", 0.4), ("convolution", 0.4), ("batch_norm", 0.4)),
+        *(("dense", 0.4), ("few_channels", 0.4), ("batch_norm", 0.4)),
     ),
 )
 def test_mean_over_all_draws_is_the_whole_network(name: str, share: float) -> None:
@@ -102,8 +103,8 @@ def test_mean_over_all_draws_is_the_whole_network(name: str, share: float) -> No
     if not plans:
         return
     base = base_after_steps(MOMENTUM, model.params)
-    counts = [plan.block_count for plan in plans]
-    # The same number for all leaves: each leaf sees all of its blocks equally often.
+    counts = [plan.draws for plan in plans]
+    # The same number for all leaves: each leaf sees all of its blocks and bands equally often.
     draws = math.lcm(*counts)
     assert share == 1 or draws > 1
 
@@ -128,6 +129,19 @@ def test_mean_over_all_draws_is_the_whole_network(name: str, share: float) -> No
     chex.assert_trees_all_close(
         (s0.sum(), n.sum()), (want_s0.sum(), want_n.sum()), rtol=1e-11, atol=1e-13
     )
+
+
+def test_positions_make_up_for_blocks_larger_than_the_share() -> None:
+    model = read_model("few_channels")
+    plans = plan_leaves(linearized(model, ReadLosses).propagate().read_fn, 0.4)
+    bands = {name: plans[leaf].bands for leaf, name in enumerate(sorted(model.params))}
+    assert {name: of and (of.output_axis, of.partition) for name, of in bands.items()} == {
+        "holes": (1, Partition(6, 3)),
+        "bias": (1, Partition(6, 3)),
+        "mix": (2, Partition(6, 5)),  # one of two columns and five of six rows
+        "row": (3, Partition(6, 4)),  # two of three channels
+        "head": None,  # no positions
+    }
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,8 @@ from gtddp_jax.implicit.weighting.base import (
     weights_of_influence,
 )
 from gtddp_jax.implicit.weighting.full import full_influence
-from gtddp_jax.tracing.leaf_blocks import Cut, plan_leaves
+from gtddp_jax.tracing.cuts import Cut
+from gtddp_jax.tracing.leaf_blocks import plan_leaves
 
 
 @dataclasses.dataclass(frozen=True)
