@@ -35,6 +35,7 @@ TUNED_METHODS: dict[tuple[str, str], tuple[float, ...]] = {
     ("adam", "momo"): ADAPTIVE_RATES,
     ("adam", "schedule-free"): ADAPTIVE_RATES,
     ("nadam", "implicit"): ADAPTIVE_RATES,
+    ("adam", "schedule-free-implicit"): ADAPTIVE_RATES,
 }
 """Base and variant of each method, with its rates, half a decade apart."""
 
@@ -42,15 +43,37 @@ QUICK_METHODS = {("nesterov", "base"): (0.03, 0.1), ("nesterov", "implicit"): (0
 """The methods of the quick version."""
 
 TUNED_PROBLEMS: dict[str, dict[str, Any]] = {
-    "digits": {"network": "residual-mlp", "batch_size": 32, "epochs": 10},
-    "fashion_mnist": {
+    "digits_mlp": {
+        "dataset": "digits",
+        "network": "residual-mlp",
+        "batch_size": 32,
+        "epochs": 10,
+    },
+    "digits_conv": {
+        "dataset": "digits",
+        "network": "residual-conv",
+        "batch_size": 32,
+        "epochs": 10,
+    },
+    "fashion_mlp": {
+        "dataset": "fashion_mnist",
         "network": "residual-mlp",
         "batch_size": 128,
-        "epochs": 4,
+        "epochs": 8,
         "subset": 20000,
     },
+    "fashion_conv": {
+        "dataset": "fashion_mnist",
+        "network": "residual-conv-stride",
+        "batch_size": 64,
+        "epochs": 8,
+        "subset": 5000,
+    },
 }
-"""Fields of `Cell` by data set."""
+"""Fields of `Cell` by problem."""
+
+GAMES = ("implicit", "schedule-free-implicit")
+"""Variants in which the layers act together."""
 
 
 class TunedMethod(NamedTuple):
@@ -73,19 +96,16 @@ class TunedMethod(NamedTuple):
     @property
     def is_game(self) -> bool:
         """Whether the layers act together."""
-        return self.cell.variant == "implicit"
+        return self.cell.variant in GAMES
 
 
 def study_tuned(options: StudyOptions) -> StudySection:
     """Train baselines and the implicit game, each at its own best rate."""
     sections, data, pictures = [], {}, []
-    for dataset in options.datasets:
-        changes = QUICK_SETTING if options.quick else TUNED_PROBLEMS.get(dataset)
-        if changes is None:
-            continue
-        methods = tune_methods(options, dataset, changes)
+    for problem, changes in _problems(options).items():
+        methods = tune_methods(options, changes)
         ratios = _log_ratios(methods)
-        name = f"tuned_{dataset}"
+        name = f"tuned_{problem}"
         pictures += draw_intervals(
             [
                 (f"{method.cell.label} {method.cell.rate:g}", pair)
@@ -95,34 +115,42 @@ def study_tuned(options: StudyOptions) -> StudySection:
             options.out,
             name,
         )
-        sections.append(_problem_text(dataset, methods, ratios, options, f"{name}.png"))
-        data[dataset] = list(map(_method_data, methods, ratios))
+        sections.append(_problem_text(problem, methods, ratios, options, f"{name}.png"))
+        data[problem] = list(map(_method_data, methods, ratios))
     return StudySection(
         "tuned", "Tuned against tuned", "\n\n".join(sections), data, tuple(pictures)
     )
 
 
-def tune_methods(
-    options: StudyOptions, dataset: str, changes: Mapping[str, Any]
-) -> list[TunedMethod]:
+def _problems(options: StudyOptions) -> dict[str, dict[str, Any]]:
+    """The problems on the data sets of the study."""
+    if options.quick:
+        return {name: {"dataset": name, **QUICK_SETTING} for name in options.datasets}
+    return {
+        name: changes
+        for name, changes in TUNED_PROBLEMS.items()
+        if changes["dataset"] in options.datasets
+    }
+
+
+def tune_methods(options: StudyOptions, changes: Mapping[str, Any]) -> list[TunedMethod]:
     """Choose every method's rate and train it there.
 
     Args:
         options: The options of the study.
-        dataset: Key in ``data.DATASETS``.
-        changes: Fields of `Cell`.
+        changes: Fields of `Cell`, the data set included.
     """
     runner = cell_runner(options)
     grids = QUICK_METHODS if options.quick else TUNED_METHODS
     best: list[tuple[Cell, dict[float, float]]] = []
     for (base, variant), rates in grids.items():
-        cell = default_cell(dataset, base, **changes)
+        cell = default_cell(base=base, **changes)
         cell = dataclasses.replace(cell, variant=variant, schedule=_schedule(variant))
         tuning = _tuning_losses(runner, cell, rates)
         best.append((dataclasses.replace(cell, rate=min(tuning, key=tuning.__getitem__)), tuning))
     costs = runner.step_costs([cell for cell, _ in best])
     dearest = max(costs.values())
-    seeds = TUNING_SEEDS + seed_count(options, dataset)
+    seeds = TUNING_SEEDS + seed_count(options, changes["dataset"])
     longer = {
         cell: dataclasses.replace(
             cell, epochs=epochs_at_equal_time(cell.epochs, dearest / costs[cell])
@@ -138,7 +166,7 @@ def tune_methods(
 
 def _schedule(variant: str) -> str:
     # Schedule-free averages take the place of a schedule.
-    return "constant" if variant == "schedule-free" else "cosine"
+    return "constant" if variant.startswith("schedule-free") else "cosine"
 
 
 def _tuning_losses(runner: CellRunner, cell: Cell, rates: Sequence[float]) -> dict[float, float]:
@@ -180,7 +208,7 @@ def near_best_rates(tuning: Mapping[float, float]) -> tuple[float, float]:
 
 
 def _problem_text(
-    dataset: str,
+    problem: str,
     methods: Sequence[TunedMethod],
     ratios: Sequence[tuple[Estimate, Estimate]],
     options: StudyOptions,
@@ -214,10 +242,11 @@ def _problem_text(
         rows.append(row)
     return "\n\n".join(
         [
-            f"### {dataset}",
-            f"`{cell.network}`, batch {cell.batch_size}, {cell.epochs} epochs, {images}, cosine "
-            f"schedule; rates chosen on {TUNING_SEEDS} seeds, {seed_count(options, dataset)} other "
-            "seeds reported. Log-ratios of the final training loss to that of the best baseline, "
+            f"### {problem}",
+            f"{cell.dataset}, `{cell.network}`, batch {cell.batch_size}, {cell.epochs} epochs, "
+            f"{images}, cosine schedule; rates chosen on {TUNING_SEEDS} seeds, "
+            f"{seed_count(options, cell.dataset)} other seeds reported. Log-ratios of the final "
+            "training loss to that of the best baseline, "
             f"with 95 % intervals. Rates near the best reach at most {NEAR_BEST} times the loss "
             "there.",
             f"![Log-ratios with intervals]({picture})",

@@ -10,6 +10,7 @@ from typing import Any
 
 from gtddp_lab.studies import competitors
 from gtddp_lab.studies.paper.paper_method import PAPER_SETTINGS, paper_method
+from gtddp_lab.studies.schedule_free_game import schedule_free_game_method
 from gtddp_lab.training.methods import TrainingMethod, build_method
 
 
@@ -63,6 +64,9 @@ VARIANTS: dict[str, Variant] = {
     "momo": Variant("MoMo-Adam", competitors.momo_adam_method, bases=("adam",)),
     "schedule-free": Variant(
         "schedule-free AdamW", competitors.schedule_free_method, bases=("adam",)
+    ),
+    "schedule-free-implicit": Variant(
+        "Implicit-schedule-free AdamW", schedule_free_game_method, bases=("adam",)
     ),
     "prodigy": Variant("Prodigy", competitors.prodigy_method, bases=("adam",)),
 }
