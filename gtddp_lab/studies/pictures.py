@@ -41,18 +41,34 @@ def save_figure(figure: "Figure", out: Path, name: str) -> tuple[str, ...]:
     return names
 
 
-def draw_training_curve(axes: "Axes", courses: np.ndarray, label: str, colour: str) -> None:
-    """Draw the mean over seeds of courses [seeds, epochs], with its 95 % bootstrap interval."""
+def draw_training_curve(
+    axes: "Axes",
+    courses: np.ndarray,
+    label: str,
+    colour: str,
+    epoch_time: float = 1.0,
+    style: str = "-",
+) -> None:
+    """Draw the mean over seeds of courses [seeds, epochs], with its 95 % bootstrap interval.
+
+    Args:
+        axes: Where.
+        courses: One row per seed.
+        label: For the legend.
+        colour: Of the line and the band.
+        epoch_time: Distance between epochs on the horizontal axis.
+        style: Of the line, as in Matplotlib.
+    """
     if not np.isfinite(courses).all():
         courses = np.where(np.isfinite(courses), courses, np.nan)
         label = f"{label} (some runs not finite)"
-    epochs = np.arange(1, courses.shape[1] + 1)
+    epochs = epoch_time * np.arange(1, courses.shape[1] + 1)
     rng = np.random.default_rng(0)
     # Whole seeds are resampled, so that each course stays together.
     resamples = rng.integers(0, len(courses), (BAND_RESAMPLES, len(courses)))
     low, high = np.percentile(courses[resamples].mean(1), (2.5, 97.5), axis=0)
     axes.fill_between(epochs, low, high, color=colour, alpha=0.2, linewidth=0)
-    axes.plot(epochs, courses.mean(0), color=colour, label=label, linewidth=1.8)
+    axes.plot(epochs, courses.mean(0), style, color=colour, label=label, linewidth=1.8)
 
 
 def draw_training_curves(

@@ -8,7 +8,6 @@ from gtddp_lab.studies.figures.figure4 import study_figure4
 from gtddp_lab.studies.figures.figure6c import study_figure6c
 from gtddp_lab.studies.figures.figure7b import study_figure7b
 from gtddp_lab.studies.joint.joint_study import study_joint
-from gtddp_lab.studies.longer import study_longer
 from gtddp_lab.studies.paper.figure6 import study_figure6
 from gtddp_lab.studies.paper.figure8 import study_figure8
 from gtddp_lab.studies.paper.table2 import study_table2
@@ -26,7 +25,6 @@ STUDIES: dict[str, Callable[[StudyOptions], StudySection]] = {
     "figure8": study_figure8,
     "defaults": study_defaults,
     "rivals": study_rivals,
-    "longer": study_longer,
     "joint": study_joint,
     "tuned": study_tuned,
 }

@@ -17,9 +17,15 @@ from gtddp_lab.studies.cells import Cell, default_cell
 from gtddp_lab.studies.comparison import epochs_at_equal_time
 from gtddp_lab.studies.markdown import markdown_table
 from gtddp_lab.studies.paper.setting import QUICK_SETTING, cell_runner, seed_count
-from gtddp_lab.studies.pictures import draw_intervals
+from gtddp_lab.studies.pictures import (
+    draw_intervals,
+    draw_training_curve,
+    new_figure,
+    save_figure,
+)
 from gtddp_lab.studies.section import StudyOptions, StudySection
 from gtddp_lab.studies.statistics import Estimate, finite_or_none, mean_log_ratio
+from gtddp_lab.training.plots import COLOURS
 
 TUNING_SEEDS = 2
 
@@ -72,8 +78,12 @@ TUNED_PROBLEMS: dict[str, dict[str, Any]] = {
 }
 """Fields of `Cell` by problem."""
 
-GAMES = ("implicit", "schedule-free-implicit")
-"""Variants in which the layers act together."""
+BASE_OF = {
+    ("nesterov", "implicit"): ("nesterov", "base"),
+    ("nadam", "implicit"): ("nadam", "base"),
+    ("adam", "schedule-free-implicit"): ("adam", "schedule-free"),
+}
+"""The methods in which the layers act together, each with the method that it is put around."""
 
 
 class TunedMethod(NamedTuple):
@@ -96,7 +106,17 @@ class TunedMethod(NamedTuple):
     @property
     def is_game(self) -> bool:
         """Whether the layers act together."""
-        return self.cell.variant in GAMES
+        return self.key in BASE_OF
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Base and variant."""
+        return self.cell.base, self.cell.variant
+
+    @property
+    def label(self) -> str:
+        """The name with the best rate."""
+        return f"{self.cell.label} {self.cell.rate:g}"
 
 
 def study_tuned(options: StudyOptions) -> StudySection:
@@ -107,15 +127,13 @@ def study_tuned(options: StudyOptions) -> StudySection:
         ratios = _log_ratios(methods)
         name = f"tuned_{problem}"
         pictures += draw_intervals(
-            [
-                (f"{method.cell.label} {method.cell.rate:g}", pair)
-                for method, pair in zip(methods, ratios, strict=True)
-            ],
+            [(method.label, pair) for method, pair in zip(methods, ratios, strict=True)],
             {"equal epochs: final loss, log-ratio": -1, "equal time: final loss, log-ratio": -1},
             options.out,
             name,
         )
-        sections.append(_problem_text(problem, methods, ratios, options, f"{name}.png"))
+        pictures += _draw_courses(methods, options, f"{name}_time")
+        sections.append(_problem_text(problem, methods, ratios, options, name))
         data[problem] = list(map(_method_data, methods, ratios))
     return StudySection(
         "tuned", "Tuned against tuned", "\n\n".join(sections), data, tuple(pictures)
@@ -196,6 +214,24 @@ def _against_best(methods: Sequence[TunedMethod], results: Sequence[CellResult])
     return [mean_log_ratio(loss, best) for loss in losses]
 
 
+def _draw_courses(
+    methods: Sequence[TunedMethod], options: StudyOptions, name: str
+) -> tuple[str, ...]:
+    """Draw training loss against time: each game, and its base as a dashed line."""
+    figure = new_figure(1, width=6.0, height=4.0)
+    axes = figure.subplots()
+    by_key = {method.key: method for method in methods}
+    pairs = [(by_key[game], by_key[base]) for game, base in BASE_OF.items() if game in by_key]
+    for colour, pair in zip(COLOURS, pairs, strict=False):
+        for method, style in zip(pair, ("-", "--"), strict=True):
+            courses = method.equal_time.figures["train_loss"][TUNING_SEEDS:]
+            draw_training_curve(axes, courses, method.label, colour, method.cost, style)
+    axes.set(xlabel="time, in epochs of SGD", ylabel="training loss", yscale="log")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    return save_figure(figure, options.out, name)
+
+
 NEAR_BEST = 1.25
 """A rate is near the best if its loss is at most this multiple of the loss at the best rate."""
 
@@ -249,7 +285,8 @@ def _problem_text(
             "training loss to that of the best baseline, "
             f"with 95 % intervals. Rates near the best reach at most {NEAR_BEST} times the loss "
             "there.",
-            f"![Log-ratios with intervals]({picture})",
+            f"![Log-ratios with intervals]({picture}.png)",
+            f"![Training loss against time]({picture}_time.png)",
             markdown_table(headings, rows),
         ]
     )
