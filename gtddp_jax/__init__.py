@@ -32,7 +32,16 @@ from gtddp_jax.losses import (
 )
 from gtddp_jax.network import Cooperative, Network, NetworkError, Parallel, Residual, Stage, player
 from gtddp_jax.reference.verify import Verification, verify
-from gtddp_jax.sequential.alias import adam, adamw, ekfac, kfac, rmsprop, scale_by_gt_ekfac, sgd
+from gtddp_jax.sequential.alias import (
+    adam,
+    adamw,
+    ekfac,
+    kfac,
+    rmsprop,
+    scale_by_gt_ekfac,
+    sgd,
+    soap,
+)
 from gtddp_jax.sequential.optimizer import gtddp, make_update
 from gtddp_jax.sequential.paper import paper_gtddp
 from gtddp_jax.sequential.step import GTDDPState
@@ -87,6 +96,7 @@ __all__ = [
     "rmsprop",
     "scale_by_gt_ekfac",
     "sgd",
+    "soap",
     "step_control",
     "step_from_rows",
     "supervised_term",

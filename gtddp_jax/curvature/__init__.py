@@ -9,6 +9,7 @@ from gtddp_jax.curvature.kronecker.ekfac import EKFAC
 from gtddp_jax.curvature.kronecker.kfac import KFAC
 from gtddp_jax.curvature.rmsprop import RMSProp
 from gtddp_jax.curvature.sgd import SGD
+from gtddp_jax.curvature.soap.soap import SOAP
 
 CURVATURES: dict[str, Callable[..., Curvature]] = {
     "sgd": SGD,
@@ -16,6 +17,7 @@ CURVATURES: dict[str, Callable[..., Curvature]] = {
     "adam": Adam,
     "kfac": KFAC,
     "ekfac": EKFAC,
+    "soap": SOAP,
     "from_optax": FromOptax,
 }
 """All curvatures by name."""
@@ -25,6 +27,7 @@ __all__ = [
     "EKFAC",
     "KFAC",
     "SGD",
+    "SOAP",
     "Adam",
     "Curvature",
     "FromOptax",

@@ -317,6 +317,45 @@ def ekfac(
     return gtddp(net, loss, base, **game)
 
 
+@game_alias(curvature.SOAP)
+def soap(
+    net: StagedNetwork,
+    loss: Loss | None,
+    learning_rate: Rate,
+    b1: Number = 0.95,
+    b2: Number = 0.95,
+    eps: Number = 1e-8,
+    weight_decay: Number = 0.01,
+    precondition_frequency: int = 10,
+    *,
+    shampoo_beta: Number | None = None,
+    max_precond_dim: int = 10000,
+    statistics: str = "closed",
+    **game: Unpack[GameOptions],
+) -> optax.GradientTransformationExtraArgs:
+    """GT-DDP-SOAP: `gtddp` with `curvature.SOAP`.
+
+    With `equilibrium="open_loop"` it is SOAP as published. The first step moves nothing.
+
+    Example:
+        >>> import flax.linen as nn, gtddp_jax as gt, optax
+        >>> net = gt.Network([nn.Dense(2)])
+        >>> tx = gt.soap(net, optax.softmax_cross_entropy_with_integer_labels, 3e-3)
+    """
+    base = curvature.SOAP(
+        learning_rate,
+        b1,
+        b2,
+        eps,
+        weight_decay,
+        precondition_frequency,
+        shampoo_beta,
+        max_precond_dim,
+        statistics=statistics,
+    )
+    return gtddp(net, loss, base, **game)
+
+
 def scale_by_gt_ekfac(
     net: StagedNetwork,
     loss: Loss | None,

@@ -102,8 +102,8 @@ class TrainOptions:
     mirroring."""
 
     optimizer: OptimizerName = "nesterov"
-    """Base optimizer, from optax; KFAC and EKFAC exist for the sequential game only. SGD, Nesterov,
-    KFAC and EKFAC use momentum 0.9, KFAC and EKFAC damping 0.03."""
+    """Base optimizer, from optax; KFAC, EKFAC and SOAP exist for the sequential game only. SGD,
+    Nesterov, KFAC and EKFAC use momentum 0.9, KFAC and EKFAC damping 0.03."""
 
     game: Annotated[tuple[GameName, ...], tyro.conf.arg(metavar=f"{{{','.join(GAMES)}}} [...]")] = (
         "implicit",

@@ -68,6 +68,7 @@ OPTIMIZERS: dict[str, OptimizerEntry] = {
     "nadam": OptimizerEntry("NAdam", 0.001, optax.nadam, partial(gt.adam, nesterov=True)),
     "kfac": OptimizerEntry("KFAC", 0.01, None, partial(gt.kfac, **KRONECKER_DEFAULTS)),
     "ekfac": OptimizerEntry("EKFAC", 0.01, None, partial(gt.ekfac, **KRONECKER_DEFAULTS)),
+    "soap": OptimizerEntry("SOAP", 0.003, None, gt.soap),
 }
 """Base optimizers by name."""
 
@@ -107,7 +108,7 @@ def _build_base(
     batch_stats: BatchStats,
 ) -> optax.GradientTransformation:
     if optimizer.build_base is None:
-        # KFAC and EKFAC need the network, so their base is the game without feedback.
+        # KFAC, EKFAC and SOAP need the network here, so their base is the game without feedback.
         return optimizer.build_sequential(
             net, loss, rate, equilibrium="open_loop", batch_stats=batch_stats
         )

@@ -290,6 +290,7 @@ PROVOKED: dict[tuple[str, str], Callable[[], Any]] = {
         (), {}, X, jnp.sum, UNKNOWN, UNKNOWN, coupling="x"
     ),
     ("weighting/full.py", "weighting.…: factors"): lambda: gt.weighting.Full(factors="x"),
+    ("soap/soap.py", "curvature.SOAP("): lambda: gt.curvature.SOAP(0.1, b1=1.0),
     ("weighting/exact.py", "Invalid form"): lambda: gt.weighting.Exact(form="x"),
     ("terminal/base.py", "loss(outputs, targets) returned …. It must return real"): (
         lambda: gt.terminal.ExactLoss().expand(lambda outputs: outputs.sum(-1).astype(int), X)

@@ -43,6 +43,10 @@ QUICK: dict[str, tuple[str, ...]] = {
         f"{KRONECKER}/test_exact.py::test_rates_and_damping_may_be_schedules",
         f"{KRONECKER}/test_low_rank.py::test_kfac_equals_the_dense_solve",
     ),
+    "curvature/soap": (
+        "tests/curvature/soap/test_exact.py::test_open_loop_is_the_published_optimizer[dense]",
+        "tests/curvature/soap/test_soap.py",
+    ),
     "curvature": (
         f"{CURVATURE}[sgd_nesterov]",
         f"{CURVATURE}[rmsprop_nesterov]",

@@ -58,6 +58,7 @@ def curvatures() -> None:
     trace(gt.gtddp(net, loss, gt.curvature.FromOptax(optax.lion(0.1))), params, x)
     trace(gt.kfac(net, loss, 0.1, cooperative="joint", rollout="nonlinear"), params, x)
     trace(gt.ekfac(net, loss, 0.1), params, x)
+    trace(gt.soap(net, loss, 0.1), params, x)
 
 
 def layers() -> None:

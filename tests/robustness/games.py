@@ -56,6 +56,7 @@ GAMES: dict[str, tuple[float, Callable[[Loss, float], Any]]] = {
     "kfac, factored": (0.3, _sequential(lambda rate: c.KFAC(rate, damping_form="factored"))),
     "ekfac": (0.3, _sequential(c.EKFAC)),
     "ekfac, per example": (0.3, _sequential(lambda rate: c.EKFAC(rate, mode="per_example"))),
+    "soap": (0.03, _sequential(c.SOAP)),
     "sketch, momentum": (0.1, _implicit(lambda rate: optax.sgd(rate, 0.9), "sketch")),
     "full, adam": (0.03, _implicit(optax.adam, "full")),
     "exact, rmsprop": (0.03, _implicit(optax.rmsprop, "exact")),

@@ -56,14 +56,15 @@ def train(tx: Any, batch: Any, steps: int) -> tuple[Tree, Steps]:
 def test_parameters_stay_finite(name: str, loss: str) -> None:
     """Every step is finite or skipped, even if the loss diverges; the report counts the skipped.
 
-    The first step starts from good parameters, so it must move them.
+    The first step starts from good parameters, so it must move them; SOAP's first only makes bases.
     """
     rate, make = GAMES[name]
     targets = 10 * X if loss == "squared" else LABELS
     params, seen = train(make(LOSSES[loss], 100 * rate), (X, targets), STEPS)
     assert seen.finite.all() and finite(params)
     skipped = jnp.diff(seen.skipped, prepend=0).astype(bool)
-    assert seen.moved[0] and not skipped[0]
+    first = int(name == "soap")
+    assert seen.moved[first] and not skipped[: first + 1].any()
     assert not (skipped & seen.moved).any()
     # A step stands still without being skipped only where the gradient has vanished or overflowed.
     assert skipped[~jnp.isfinite(seen.loss)].all()

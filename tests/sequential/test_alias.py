@@ -22,6 +22,7 @@ ALIASES: dict[str, tuple[Callable[..., Any], type]] = {
     "adamw": (gt.adamw, gt.curvature.Adam),
     "kfac": (gt.kfac, gt.curvature.KFAC),
     "ekfac": (gt.ekfac, gt.curvature.EKFAC),
+    "soap": (gt.soap, gt.curvature.SOAP),
 }
 KRONECKER = {"kfac": alias.KFACGameOptions, "ekfac": alias.EKFACGameOptions}
 

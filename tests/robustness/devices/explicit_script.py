@@ -88,6 +88,12 @@ def flax_model() -> Case:
     return tx, net.init(jax.random.key(0), X), {"rngs": {"dropout": jax.random.key(2)}}
 
 
+def soap() -> Case:
+    """Gradients with null spaces of one dimension at most, whose bases are unique."""
+    net = gt.Network([dense(HIDDEN), nn.tanh, dense(HIDDEN)])
+    return sequential(functools.partial(gt.soap, eps=0.1, max_precond_dim=HIDDEN), net)
+
+
 CASES: dict[str, Callable[[], Case]] = {
     "sketch": lambda: implicit_function("sketch", small_network()),
     "exact": lambda: implicit_function(gt.weighting.Exact(steps=1), network()),
@@ -96,6 +102,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "sgd": lambda: sequential(gt.sgd, network(), rollout="nonlinear"),
     "ekfac": lambda: sequential(gt.ekfac, small_network()),
     "from_flax": flax_model,
+    "soap": soap,
 }
 
 

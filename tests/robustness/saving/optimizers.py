@@ -128,6 +128,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "adamw": _on(NET, gt.adamw, 1e-2),
     "kfac": _on(NET, gt.kfac, 0.1),
     "ekfac": _on(NET, gt.ekfac, 0.1),
+    "soap": _on(NET, gt.soap, 1e-2, precondition_frequency=2),
     "scale_by_gt_ekfac": _on(NET, gt.scale_by_gt_ekfac),
     "gtddp": _on(NET, gt.gtddp, gt.curvature.FromOptax(optax.lion(1e-2))),
     "paper_gtddp": _on(NET, gt.paper_gtddp, gt.curvature.RMSProp(1e-2)),
