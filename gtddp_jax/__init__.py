@@ -30,7 +30,18 @@ from gtddp_jax.losses import (
     value_and_grad,
     value_and_update,
 )
-from gtddp_jax.network import Cooperative, Network, NetworkError, Parallel, Residual, Stage, player
+from gtddp_jax.network import (
+    Cooperative,
+    Network,
+    NetworkError,
+    Parallel,
+    Residual,
+    Stage,
+    join_params,
+    player,
+    split,
+    split_params,
+)
 from gtddp_jax.reference.verify import Verification, verify
 from gtddp_jax.sequential.alias import (
     adam,
@@ -82,6 +93,7 @@ __all__ = [
     "gtddp",
     "implicit",
     "implicit_weights",
+    "join_params",
     "joint",
     "kfac",
     "linen",
@@ -97,6 +109,8 @@ __all__ = [
     "scale_by_gt_ekfac",
     "sgd",
     "soap",
+    "split",
+    "split_params",
     "step_control",
     "step_from_rows",
     "supervised_term",

@@ -201,6 +201,15 @@ FLAT: dict[str, Spec] = {
         ],
         rate=0.1,
     ),
+    "split": Spec(
+        lambda: [
+            gt.split(nn.Dense(5), 3),
+            jnp.tanh,
+            gt.Residual([gt.split(nn.Dense(5, use_bias=False), 2), jnp.tanh], nn.Dense(5)),
+            gt.split(nn.Dense(3), 2),
+        ],
+        rate=0.1,
+    ),
     "preactivation": Spec(
         lambda: [nn.Dense(4), _block(before=True), _block(before=True), jnp.tanh, nn.Dense(3)]
     ),
@@ -284,6 +293,17 @@ SHAPED: dict[str, Spec] = {
                 ],
                 merge="concatenate",
             ),
+            jnp.tanh,
+            pool,
+            nn.Dense(3),
+        ],
+        (4, 4, 2),
+    ),
+    "split_conv": Spec(
+        lambda: [
+            gt.split(conv(3, (2, 2), strides=2), 2),
+            jnp.tanh,
+            gt.Parallel([gt.split(conv(4), 3), [jnp.tanh, conv(2, (1, 1))]], merge="concatenate"),
             jnp.tanh,
             pool,
             nn.Dense(3),
