@@ -399,10 +399,9 @@ FEW = (
 )
 
 
-def cases(table: Table) -> list[tuple[str, str]]:
-    """The methods and modes that this stage supports."""
-    modes = MODES if len(table.stage.player_ops) == 2 else MODES[:-1]
-    return [(method, mode) for method in METHODS for mode in modes]
+def cases() -> list[tuple[str, str]]:
+    """All methods and modes."""
+    return [(method, mode) for method in METHODS for mode in MODES]
 
 
 def stage_inputs(table: Table, data: Data, axis_name: Any = None) -> StageInputs:

@@ -19,7 +19,7 @@ from tests.sequential import oracle, zoo
 def test_stage_has_the_dense_joint_matrix(name: str) -> None:
     """P, the open gain -P Q_u and the forms G_i^T P G_i, in every mode of every method."""
     t = joint.TABLES[name]()
-    cases = joint.cases(t)
+    cases = joint.cases()
     if name not in ("pair", "three", "averaged"):  # the others differ in their statistics
         cases = [case for case in joint.FEW if case in cases]
 
@@ -166,7 +166,7 @@ def test_uncorrelated_players_act_alone(name: str) -> None:
         return {
             (which, *case): one(*case, data)
             for which, data in both.items()
-            for case in joint.cases(t)
+            for case in joint.cases()
             if which == "all" or case[1] != "rescale"
         }
 
@@ -192,7 +192,7 @@ def test_order_of_players_does_not_matter(name: str) -> None:
     @functools.partial(jax.jit, compiler_options=oracle.FAST)
     def both(data: joint.Data) -> Any:
         found = {}
-        for method, mode in joint.cases(t):
+        for method, mode in joint.cases():
             if method != "kfac" or mode == "none":
                 continue
             curvature = joint.METHODS[method].curvature(mode)

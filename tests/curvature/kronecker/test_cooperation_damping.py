@@ -54,9 +54,11 @@ def test_players_without_companion_follow_a_schedule_between_refreshes(form: str
 
 
 @pytest.mark.parametrize("form", quick_cases(["exact", "factored"]))
-def test_little_damping_leaves_finite_numbers_in_float32(form: str) -> None:
+@pytest.mark.parametrize("players", [2, 3])
+def test_little_damping_leaves_finite_numbers_in_float32(form: str, players: int) -> None:
     """Factors of rank 3 in 33 and 6 dimensions, as large as 1e6 times a damping of 1e-8."""
-    t = joint.deal([(nn.Dense(6), (32,)), (nn.Dense(5), (32,))], batch=3)
+    seats = [(nn.Dense(6), (32,)), (nn.Dense(5), (32,)), (nn.Dense(4), (7,))]
+    t = joint.deal(seats[:players], batch=3)
     data: Any = jax.tree.map(lambda v: (30 * v).astype(jnp.float32), t.data)
     t = t._replace(params=jax.tree.map(lambda v: v.astype(jnp.float32), t.params))
 

@@ -160,19 +160,19 @@ REFUSED: dict[str, Any] = {
         ("theorem3", "rescale", "joint"),
         r"\['Conv_0'\] are grouped convolutions.*cooperative='none'",
     ),
-    "three": (
-        lambda: [gt.Cooperative([nn.Dense(2), nn.Dense(2), joint.plain(2)])],
-        (3,),
+    "three large ones": (
+        lambda: [gt.split(nn.Dense(64, use_bias=False), 3)],
+        (65,),
         {},
         ("joint",),
-        r"two players at a time, but \['Dense_0', 'Dense_1', 'Dense_2'\].*'theorem3'",
+        r"\['Dense_0', 'Dense_1', 'Dense_2'\] .* have 4160 parameters.*'theorem3'",
     ),
-    "three_equal_under_factored_damping": (
-        lambda: [gt.Cooperative([nn.Dense(2), nn.Dense(2), nn.Dense(2)])],
-        (3,),
+    "three large equal ones under factored damping": (
+        lambda: [gt.Cooperative([joint.plain(22) for _ in range(3)])],
+        (63,),
         {"damping_form": "factored"},
         ("joint",),
-        "under exact damping",
+        "have 4158 parameters.*under exact damping",
     ),
     "wide": (
         lambda: [gt.Residual([nn.Dense(2), jnp.tanh], nn.Dense(2))],

@@ -35,6 +35,38 @@ def placed_conv(at: int) -> zoo.Spec:
 
 
 SPECS = {
+    "split": zoo.Spec(
+        lambda: [
+            nn.Dense(2),
+            jnp.tanh,
+            gt.split(nn.Dense(4), 3),
+            jnp.tanh,
+            nn.Dense(2),
+        ],
+        (2,),
+    ),
+    "branches": zoo.Spec(
+        lambda: [
+            gt.Parallel(
+                [
+                    zoo.conv(1, (1, 1)),
+                    [zoo.conv(1, (2, 1)), jnp.tanh, zoo.conv(1, (1, 2))],
+                    [
+                        jnp.tanh,
+                        zoo.conv(2, (1, 1), strides=2),
+                        jnp.tanh,
+                        zoo.flatten,
+                        nn.Dense(2),
+                        lambda x: x[:, None, None] * jnp.ones((1, 2, 2, 1)),
+                    ],
+                ],
+                merge="concatenate",
+            ),
+            zoo.flatten,
+            nn.Dense(2),
+        ],
+        (2, 2, 1),
+    ),
     "at_0": placed(0),
     "at_1": placed(1),
     "conv_at_0": placed_conv(0),
@@ -190,7 +222,7 @@ def pairs(p: zoo.Problem, method: str, mode: str, params: Tree) -> tuple[Any, ..
             if closed
             else joint.inverse(mode, seen, each)
         )
-        if len(seen) > 1 and not closed:
+        if len(seen) == 2 and not closed:
             formulas[t] = schur(mode, seen, each)
         inverse = joint.RATE * joint.reordered(inverse, orders[t])
         return gt.reference.Gains(-inverse @ q_u, inverse, lambda closed: -inverse @ closed)
@@ -243,6 +275,9 @@ ALL = tuple((method, mode) for method in joint.METHODS for mode in joint.MODES)
         pytest.param("at_1", ALL, 6, marks=pytest.mark.slow),
         ("conv_at_0", joint.FEW[:2], 4),
         ("conv_at_1", joint.FEW[1:], 6),
+        # Three players: in the second stage, and in the first one of two.
+        ("split", tuple((method, "joint") for method in joint.METHODS), 0),
+        ("branches", (("kfac", "joint"), ("ekfac", "joint")), 6),
         ("shared_input", (("kfac", "theorem3"), ("kfac", "joint"), ("ekfac", "rescale")), 0),
     ],
 )

@@ -20,6 +20,7 @@ LABELS = jnp.arange(BATCH) % 3
 LOSS = optax.softmax_cross_entropy_with_integer_labels
 NET = gt.Network([nn.Dense(3), nn.tanh, nn.Dense(3)])
 NORMED = gt.Network([nn.Dense(3), nn.BatchNorm(), nn.Dropout(0.5), nn.Dense(3)])
+BRANCHES = gt.Network([gt.split(nn.Dense(3), 3), nn.tanh, nn.Dense(3)])
 COOPERATING = gt.Network([gt.Cooperative([nn.Dense(3), nn.Dense(3)]), nn.tanh, nn.Dense(3)])
 KEY = jax.random.key(0)
 
@@ -133,6 +134,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "gtddp": _on(NET, gt.gtddp, gt.curvature.FromOptax(optax.lion(1e-2))),
     "paper_gtddp": _on(NET, gt.paper_gtddp, gt.curvature.RMSProp(1e-2)),
     "gtddp, cooperative": _on(COOPERATING, gt.gtddp, gt.curvature.KFAC(0.1)),
+    "kfac, three cooperating": _on(BRANCHES, gt.kfac, 0.1, cooperative="joint"),
     "adam, statistics and keys": _normed,
     "adam, bfloat16": _bfloat16(lambda: gt.adam(NET, LOSS, 1e-2)),
     "sgd, nnx model": _nnx,

@@ -4,6 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from gtddp_jax.curvature.kronecker.cooperation.base import Cooperation, SeparatePlayers
+from gtddp_jax.curvature.kronecker.cooperation.dense_joint import (
+    MAX_JOINT_PARAMETERS,
+    DenseJoint,
+    joint_parameters,
+)
 from gtddp_jax.curvature.kronecker.cooperation.shared_input import SharedInput
 from gtddp_jax.curvature.kronecker.cooperation.theorem3 import Theorem3
 from gtddp_jax.curvature.kronecker.cooperation.two_player_joint import TwoPlayerJoint
@@ -51,11 +56,15 @@ def choose_cooperation(
         return Theorem3(layouts, mode == "rescale", correct)
     if len(layouts) == 2:
         return TwoPlayerJoint(layouts, correct)
-    raise ValueError(
-        f"cooperative='joint' takes two players at a time, but {list(layouts)} act in one stage; "
-        "only players that share one input and add their outputs may be more, under exact damping. "
-        "Use 'theorem3', 'rescale' or 'none'."
-    )
+    count = joint_parameters(layouts)
+    if count > MAX_JOINT_PARAMETERS:
+        raise ValueError(
+            f"cooperative='joint': {list(layouts)} act in one stage and have {count} parameters; "
+            f"the block of three players or more is inverted as one matrix, up to "
+            f"{MAX_JOINT_PARAMETERS} parameters. Only players that share one input and add their "
+            "outputs may have more, under exact damping. Use 'theorem3', 'rescale' or 'none'."
+        )
+    return DenseJoint(layouts, correct)
 
 
 def shares_input(stage: NetworkStage, layouts: Mapping[str, MatrixLayout]) -> bool:
