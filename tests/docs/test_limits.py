@@ -249,9 +249,6 @@ PROVOKED: dict[str, Callable[[], Any]] = {
     "inputs must have the samples": lambda: flax_net(nn.Dense(2), (X, X[:2])),
     "does not have the samples": lambda: flax_net(Mean()),
     "samples are compared": lambda: flax_net(Pairs()),
-    "has no Kronecker form": lambda: gt.kfac(flax_net(NORMED), LOSS, 0.1).init(
-        flax_net(NORMED).init(jax.random.key(0), X)
-    ),
     "net must be": lambda: gt.adam(nn.Dense(2), LOSS, 1e-3),  # type: ignore[arg-type]
     "params do not match the players": lambda: NET.apply({}, X),
     "batch_stats is missing: ['BatchNorm_0']": lambda: gt.adam(NORMALISED, LOSS, 1e-3),

@@ -12,6 +12,7 @@
 | `factors.py`              | all statistics of a stage, on schedule (`refresh_schedule.py`)   |
 | `operators.py`            | P on matrices                                                    |
 | `preconditioner.py`       | P on parameters, from the factors, with damping and cooperation  |
+| `diagonal_moments.py`     | players without a Kronecker form                                 |
 | `kronecker_curvature.py`  | the base method: P, momentum, weight decay, learning rate        |
 | `kfac.py`, `ekfac.py`     | the two methods                                                  |
 | `cooperation/`            | players that act in one stage                                    |

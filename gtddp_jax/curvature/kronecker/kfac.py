@@ -74,8 +74,10 @@ class KFAC(KroneckerCurvature):
             [B, T, d]): "expand" as separate vectors, "reduce" as one.
         cooperative: how players of one stage account for each other: "none", "theorem3", "rescale"
             or "joint"; see `gtddp_jax.curvature.kronecker.cooperation`.
-        other: the method of players without a Kronecker form (LayerNorm, custom modules): an `SGD`,
-            `RMSProp` or `Adam`. Without it such players raise an error.
+        other: the method of players without a Kronecker form (LayerNorm, embeddings, custom
+            modules): an `SGD`, `RMSProp` or `Adam`. None for `eta / (s + gamma)` in each
+            parameter, s the running mean (decay `factor_decay`) of the number of samples times
+            the squared mean gradient, with the momentum and weight decay of the other players.
         full_limit: dense factors wider than this are kept at low rank.
         window_rows: the number of vectors that represent a factor of low rank.
         damping_form: "exact" damps the product of the factors (in cooperative stages: each player's

@@ -28,6 +28,7 @@ from gtddp_jax.curvature.kronecker.cooperation import (
     SeparatePlayers,
     choose_cooperation,
 )
+from gtddp_jax.curvature.kronecker.diagonal_moments import DiagonalMoments
 from gtddp_jax.curvature.kronecker.eigenvalue_rule import EigenvalueRule
 from gtddp_jax.curvature.kronecker.factor_statistics import FactorOptions
 from gtddp_jax.curvature.kronecker.factors import StageFactors
@@ -92,28 +93,28 @@ class KroneckerCurvature(Curvature):
     def kronecker_layouts(
         self, params: PlayerTrees, stage_index: StageIndex
     ) -> dict[str, MatrixLayout]:
-        """The matrix forms of the stage's Kronecker players.
+        """The matrix forms of the stage's Kronecker players; the others are missing."""
+        layouts = {
+            player_op.name: matrix_layout(player_op, params[player_op.name])
+            for player_op in stage_index.stage.player_ops
+        }
+        return {name: layout for name, layout in layouts.items() if layout is not None}
 
-        Raises:
-            ValueError: a player has no Kronecker form and `other` is not given.
-        """
-        layouts: dict[str, MatrixLayout] = {}
-        without = []
-        for player_op in stage_index.stage.player_ops:
-            layout = matrix_layout(player_op, params[player_op.name])
-            if layout is None:
-                # Players of traced models describe their operations in `label`.
-                label = getattr(player_op.module, "label", type(player_op.module).__name__)
-                without.append(f"{player_op.name} ({label})")
-            else:
-                layouts[player_op.name] = layout
-        if without and self.other is None:
-            raise ValueError(
-                f"curvature.{type(self).__name__}: {', '.join(without)} has no Kronecker form; "
-                "nn.Dense and nn.Conv have. Choose a method for such players, for example "
-                "other=gtddp_jax.curvature.Adam(1e-3)."
-            )
-        return layouts
+    @property
+    def other_method(self) -> DiagonalCurvature:
+        """The method of players without a Kronecker form."""
+        if self.other is not None:
+            return self.other
+        return DiagonalMoments(
+            self.learning_rate,
+            self.damping,
+            self.momentum,
+            self.nesterov,
+            self.weight_decay,
+            self.factor_decay,
+            # As for Kronecker players: momentum and statistics of the open gradient.
+            statistics="open",
+        )
 
     def stage_cooperation(
         self, layouts: dict[str, MatrixLayout], stage_index: StageIndex
@@ -161,8 +162,8 @@ class KroneckerCurvature(Curvature):
     @override
     def init(self, params: PlayerTrees, stage_index: StageIndex) -> CurvatureState:
         layouts = self.kronecker_layouts(params, stage_index)
-        if not layouts and self.other is not None:
-            return self.other.init(params, stage_index)
+        if not layouts:
+            return self.other_method.init(params, stage_index)
         leaf_dtypes = (leaf.dtype for leaf in jax.tree.leaves(params))
         # Statistics of low-precision parameters are kept in float32.
         dtype = jnp.promote_types(jnp.float32, jnp.result_type(*leaf_dtypes))
@@ -175,9 +176,7 @@ class KroneckerCurvature(Curvature):
             step_count=jnp.zeros((), jnp.int32),
             factors=factors,
             chain=self._optax_chain.init({name: params[name] for name in layouts}),
-            other=self.other.init(other_params, stage_index)
-            if other_params and self.other is not None
-            else (),
+            other=self.other_method.init(other_params, stage_index) if other_params else (),
         )
 
     def _check_windows(self, windowed: list[str], joint: Tree) -> None:
@@ -199,8 +198,8 @@ class KroneckerCurvature(Curvature):
     @override
     def policy(self, inputs: StageInputs, state: CurvatureState) -> Policy:
         layouts = self.kronecker_layouts(inputs.params, inputs.stage_index)
-        if not layouts and self.other is not None:
-            return self.other.policy(inputs, state)
+        if not layouts:
+            return self.other_method.policy(inputs, state)
         assert isinstance(state, KroneckerState)
         gamma = schedule_value(self.damping, state.step_count)
         # Rebuilt in each trace: it is static, and only its state is carried along.
@@ -223,8 +222,7 @@ class KroneckerCurvature(Curvature):
         other_policy, other_state = None, state.other
         others = inputs.gradient.keys() - layouts.keys()
         if others:
-            assert self.other is not None
-            other_policy = self.other.policy(inputs.restrict(others), state.other)
+            other_policy = self.other_method.policy(inputs.restrict(others), state.other)
             gain, other_state = {**gain, **other_policy.open_gain}, other_policy.state
         next_state = KroneckerState(state.step_count + 1, factors, chain, other_state)
         # The norm constraint shortens feedback like the open gain.
@@ -246,7 +244,7 @@ class KroneckerCurvature(Curvature):
     @override
     def describe(self, params: PlayerTrees, stage_index: StageIndex) -> dict[str, str]:
         layouts = self.kronecker_layouts(params, stage_index)
-        cells = {name: type(self.other).__name__ for name in params}
+        cells = self.other_method.describe(params, stage_index)
         cooperation = self.stage_cooperation(layouts, stage_index)
         for name, layout in layouts.items():
             cells[name] = self._describe_factors(layout)

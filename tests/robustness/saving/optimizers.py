@@ -135,6 +135,9 @@ CASES: dict[str, Callable[[], Case]] = {
     "paper_gtddp": _on(NET, gt.paper_gtddp, gt.curvature.RMSProp(1e-2)),
     "gtddp, cooperative": _on(COOPERATING, gt.gtddp, gt.curvature.KFAC(0.1)),
     "kfac, three cooperating": _on(BRANCHES, gt.kfac, 0.1, cooperative="joint"),
+    "ekfac, a player without factors": _on(
+        gt.Network([nn.Dense(3), nn.LayerNorm(), nn.Dense(3)]), gt.ekfac, 0.1, momentum=0.9
+    ),
     "adam, statistics and keys": _normed,
     "adam, bfloat16": _bfloat16(lambda: gt.adam(NET, LOSS, 1e-2)),
     "sgd, nnx model": _nnx,
