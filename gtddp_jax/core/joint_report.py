@@ -33,6 +33,8 @@ class JointReport(NamedTuple):
         largest_eigenvalue: estimate for the undamped curvature.
         step_length: factor on the direction.
         step_norm: Euclidean norm of the step.
+        acceleration_ratio: |a| / |d|, of the acceleration to the direction; 0 where none is asked
+            for. Above the bound `joint(acceleration=...)` the step is straight.
         condition: estimate of the condition number of the scaled, damped system; NaN for conjugate
             gradients.
         linear_residual: norm of what the last linear system lacks, relative to its right-hand side.
@@ -56,6 +58,7 @@ class JointReport(NamedTuple):
     largest_eigenvalue: Scalar
     step_length: Scalar
     step_norm: Scalar
+    acceleration_ratio: Scalar
     condition: Scalar
     linear_residual: Scalar
     rank: Count
@@ -115,6 +118,7 @@ def empty_joint_report(names: tuple[str, ...]) -> JointReport:
         largest_eigenvalue=number(),
         step_length=number(),
         step_norm=number(),
+        acceleration_ratio=number(),
         condition=number(),
         linear_residual=number(),
         rank=integer(),

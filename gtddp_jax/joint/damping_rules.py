@@ -4,6 +4,7 @@
 |-----------------------|----------------------------------------------------------------------|
 | a number, a schedule  | itself                                                               |
 | `RelativeDamping`     | a ratio times the largest eigenvalue of the curvature in sample space |
+| `LossDamping`         | a factor times the objective, never below a relative floor           |
 | `LevenbergMarquardt`  | adapted to the gain ratio, never below a relative floor              |
 """
 
@@ -17,11 +18,14 @@ from typing_extensions import override
 from gtddp_jax.core import validation
 from gtddp_jax.core.types import Count, Number, Rate, Scalar
 
-__all__ = ["ConstantDamping", "Damping", "LevenbergMarquardt", "RelativeDamping"]
+__all__ = ["ConstantDamping", "Damping", "LevenbergMarquardt", "LossDamping", "RelativeDamping"]
 
 DEFAULT_RATIO = {"float64": 1e-7, "float32": 1e-3}
 """Ratio of `RelativeDamping` by the dtype of the Gram matrix: about the square root of its
 precision, below which the damped system is not solved accurately any more."""
+
+DEFAULT_FLOOR = {"float64": 1e-12, "float32": 1e-3}
+"""Floor of `LossDamping`, likewise; the system is still factorized there."""
 
 
 class Damping(abc.ABC):
@@ -32,12 +36,13 @@ class Damping(abc.ABC):
         return 0.0
 
     @abc.abstractmethod
-    def value(self, state: Scalar, largest: Scalar, count: Count) -> Scalar:
+    def value(self, state: Scalar, largest: Scalar, loss: Scalar, count: Count) -> Scalar:
         """Lambda of this step.
 
         Args:
             state: from `init` or `next_state`.
             largest: estimate of the largest eigenvalue of the undamped curvature.
+            loss: the objective at the parameters, without further costs.
             count: number of steps so far.
         """
 
@@ -58,8 +63,8 @@ class ConstantDamping(Damping):
     rate: Rate
 
     @override
-    def value(self, state: Scalar, largest: Scalar, count: Count) -> Scalar:
-        del state
+    def value(self, state: Scalar, largest: Scalar, loss: Scalar, count: Count) -> Scalar:
+        del state, loss
         now = self.rate(count) if callable(self.rate) else self.rate
         return jnp.asarray(now, largest.dtype)
 
@@ -84,10 +89,48 @@ class RelativeDamping(Damping):
             validation.check_positive("damping.RelativeDamping", ratio=self.ratio)
 
     @override
-    def value(self, state: Scalar, largest: Scalar, count: Count) -> Scalar:
-        del state, count
+    def value(self, state: Scalar, largest: Scalar, loss: Scalar, count: Count) -> Scalar:
+        del state, loss, count
         ratio = DEFAULT_RATIO[str(largest.dtype)] if self.ratio is None else self.ratio
         return _nonzero(ratio * largest)
+
+
+@dataclasses.dataclass(frozen=True)
+class LossDamping(Damping):
+    """Lambda proportional to the objective: strong at the start, and soon weak.
+
+    Far from a solution the linearized outputs are trusted for short steps only; near one they are
+    right, and any damping slows the steps down. For residuals that can vanish this keeps the
+    quadratic convergence of Gauss-Newton (Yamashita and Fukushima 2001; Fan and Yuan 2005). A
+    factor on all residuals changes nothing.
+
+    Args:
+        factor: of the objective; positive.
+        floor: smallest ratio of lambda to the largest eigenvalue of the undamped curvature, at
+            least 0; None for the default of the Gram matrix's dtype, 1e-12 in float64 and 1e-3 in
+            float32.
+
+    Raises:
+        ValueError: a number out of its range.
+
+    Example:
+        >>> import gtddp_jax as gt
+        >>> rule = gt.damping.LossDamping(1e-4)
+    """
+
+    factor: Number = 1e-5
+    floor: Number | None = None
+
+    def __post_init__(self) -> None:
+        validation.check_positive("damping.LossDamping", factor=self.factor)
+        if isinstance(self.floor, (int, float)) and not self.floor >= 0:
+            raise ValueError(f"damping.{self}: give a floor >= 0, or None for the default.")
+
+    @override
+    def value(self, state: Scalar, largest: Scalar, loss: Scalar, count: Count) -> Scalar:
+        del state, count
+        floor = DEFAULT_FLOOR[str(largest.dtype)] if self.floor is None else self.floor
+        return _nonzero(jnp.maximum(self.factor * loss, floor * largest).astype(largest.dtype))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,8 +184,8 @@ class LevenbergMarquardt(Damping):
         return self.initial
 
     @override
-    def value(self, state: Scalar, largest: Scalar, count: Count) -> Scalar:
-        del count
+    def value(self, state: Scalar, largest: Scalar, loss: Scalar, count: Count) -> Scalar:
+        del loss, count
         return _nonzero(state.astype(largest.dtype) * largest)
 
     @override

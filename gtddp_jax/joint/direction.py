@@ -8,6 +8,11 @@ from jaxtyping import Array, Float
 
 from gtddp_jax.core.trees import add_trees
 from gtddp_jax.core.types import Count, Scalar, Tree
+from gtddp_jax.joint.acceleration import (
+    acceleration_in_parameter_space,
+    acceleration_in_sample_space,
+    bounded_acceleration,
+)
 from gtddp_jax.joint.game import JointGame, JointState
 from gtddp_jax.joint.linear_solve import Solution
 from gtddp_jax.joint.loss_blocks import loss_derivatives
@@ -24,6 +29,8 @@ class Direction(NamedTuple):
     Attributes:
         step: d, a tree like the parameters.
         output_change: `J d`, flattened [m].
+        acceleration: a, a tree like the parameters, zeros where it is too large; None without.
+        acceleration_ratio: |a| / |d|, before a is bounded; 0 without.
         damping: lambda.
         largest: estimate of the largest eigenvalue of the undamped curvature.
         solution: how the last linear system was solved.
@@ -32,6 +39,8 @@ class Direction(NamedTuple):
 
     step: Tree
     output_change: Float[Array, " m"]
+    acceleration: Tree | None
+    acceleration_ratio: Scalar
     damping: Scalar
     largest: Scalar
     solution: Solution
@@ -98,7 +107,14 @@ class DirectionFinder:
         return MatrixFreeSystem(self.outputs, self.rows, self.metric, iterations, tolerance)
 
     def _damping(self, largest: Scalar) -> Scalar:
-        return self.game.damping.value(self.state.damping, largest, self.state.step)
+        outputs = {name: value.astype(self.rows.dtype) for name, value in self.outputs.items()}
+        loss = self.rows.objective.value(outputs)
+        return self.game.damping.value(self.state.damping, largest, loss, self.state.step)
+
+    def _bounded(self, acceleration: Tree, step: Tree) -> tuple[Tree, Scalar]:
+        assert self.game.acceleration is not None
+        kept, ratio = bounded_acceleration(acceleration, step, self.game.acceleration)
+        return kept, ratio.astype(self.rows.dtype)
 
     def _with_linear(self, start: _Start, damping: Scalar) -> _Start:
         """d0 moved by `-M^-1 linear / lambda`.
@@ -118,7 +134,7 @@ class DirectionFinder:
         return covector if self.metric is None else jax.tree.map(jnp.divide, covector, self.metric)
 
     def _dual(self, start: _Start, system: SampleSystem) -> Direction:
-        objective, dtype = self.rows.objective, self.rows.dtype
+        rows, objective, dtype = self.rows, self.rows.objective, self.rows.dtype
         shifted = shift_outputs(self.outputs, start.output_change)
         root = loss_derivatives(objective, shifted, dtype).root
         largest = system.largest_eigenvalue(root)
@@ -126,12 +142,18 @@ class DirectionFinder:
         start = self._with_linear(start, damping)
         shifted = shift_outputs(self.outputs, start.output_change)
         found = SampleProblem(objective, shifted, system, damping).solve(self.game.newton_steps)
-        change = self._in_metric(
-            self.rows.pull_back(unflatten_outputs(found.multipliers, self.outputs))
-        )
+        change = self._in_metric(rows.pull_back(unflatten_outputs(found.multipliers, self.outputs)))
         moved = start.output_change + found.output_change
         step = add_trees(start.step, change)
-        return Direction(step, moved, damping, largest, found.solution, found.steps)
+        acceleration, ratio = None, jnp.zeros((), dtype)
+        if self.game.acceleration is not None:
+            predicted = shift_outputs(self.outputs, moved)
+            y = acceleration_in_sample_space(rows, step, predicted, system, damping)
+            pulled = rows.pull_back(unflatten_outputs(y, self.outputs))
+            acceleration, ratio = self._bounded(self._in_metric(pulled), step)
+        return Direction(
+            step, moved, acceleration, ratio, damping, largest, found.solution, found.steps
+        )
 
     def _primal(self, start: _Start) -> Direction:
         rows = self.rows
@@ -147,8 +169,17 @@ class DirectionFinder:
         shifted = shift_outputs(self.outputs, start.output_change)
         problem = ParameterProblem(rows, metric, shifted)
         vector, moved, solution, count = problem.solve(curvature, damping, self.game.newton_steps)
-        change: Tree = jax.tree.map(
-            lambda d, p: d.astype(p.dtype), problem.tree_of(vector), rows.params
-        )
-        step = add_trees(start.step, change)
-        return Direction(step, start.output_change + moved, damping, largest, solution, count)
+
+        def tree_of(vector: jax.Array) -> Tree:
+            tree = problem.tree_of(vector)
+            return jax.tree.map(lambda d, p: d.astype(p.dtype), tree, rows.params)
+
+        step, moved = add_trees(start.step, tree_of(vector)), start.output_change + moved
+        acceleration, ratio = None, jnp.zeros((), rows.dtype)
+        if self.game.acceleration is not None:
+            predicted = shift_outputs(self.outputs, moved)
+            found = acceleration_in_parameter_space(
+                rows, step, predicted, curvature, metric, damping
+            )
+            acceleration, ratio = self._bounded(tree_of(found), step)
+        return Direction(step, moved, acceleration, ratio, damping, largest, solution, count)

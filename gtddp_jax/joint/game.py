@@ -66,6 +66,7 @@ class JointGame:
     momentum: Rate
     metric: Metric
     step_rule: StepRule
+    acceleration: Number | None
     side: str
     chunk: int | None
     gram_dtype: DTypeLike | None
@@ -90,6 +91,8 @@ class JointGame:
         if self.chunk is not None:
             _check_count("chunk", self.chunk)
         validation.check_positive("joint", memory_limit=self.memory_limit)
+        if self.acceleration is not None:
+            _check_acceleration(self.acceleration)
         if isinstance(self.momentum, (int, float)) and not 0 <= self.momentum < 1:
             raise ValueError(f"joint(momentum={self.momentum!r}): give a number in [0, 1).")
 
@@ -134,6 +137,15 @@ class JointGame:
         factor = self.momentum(state.step) if callable(self.momentum) else self.momentum
         return jax.tree.map(
             lambda step, p: (factor * step).astype(p.dtype), state.previous_step, params
+        )
+
+
+def _check_acceleration(bound: object) -> None:
+    is_number = isinstance(bound, (int, float)) and not isinstance(bound, bool)
+    if not isinstance(bound, jax.Array) and not (is_number and bound > 0):  # type: ignore[operator]
+        raise ValueError(
+            f"joint(acceleration={bound!r}): give a number > 0, the largest |a| / |d| at which the "
+            "acceleration is added, for example 0.75; or None for straight steps."
         )
 
 

@@ -59,6 +59,7 @@ def joint(
     metric: Metric | None = None,
     step: StepRule | None = None,
     *,
+    acceleration: Number | None = None,
     side: str = "auto",
     chunk: int | None = None,
     gram_dtype: DTypeLike | None = None,
@@ -88,6 +89,10 @@ def joint(
         momentum: factor on the last step in d0, in [0, 1), or a schedule of the step count.
         metric: M, from `gtddp_jax.metrics`; None for the identity.
         step: how far to go, from `gtddp_jax.step_control`; None for `LineSearch()`.
+        acceleration: bound on |a| / |d| for geodesic acceleration; 0.75 is usual. The step then
+            follows `length d + length^2 a / 2`, with the second derivative of the outputs along d
+            taken into account. It costs one more solve and no more rows. Where the ratio is larger
+            the step is straight. None for straight steps.
         side: "dual" solves a system of the size of all outputs, "primal" one of the size of all
             parameters, "matrix_free" runs conjugate gradients on products; "auto" takes the
             smaller system unless it exceeds `memory_limit`.
@@ -136,6 +141,7 @@ def joint(
         momentum=momentum,
         metric=IdentityMetric() if metric is None else metric,
         step_rule=LineSearch() if step is None else step,
+        acceleration=acceleration,
         side=side,
         chunk=chunk,
         gram_dtype=gram_dtype,

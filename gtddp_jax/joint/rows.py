@@ -28,6 +28,15 @@ from gtddp_jax.joint.objective import Blocks, Objective, TermOutputs
 Rows: TypeAlias = Sequence[Float[Array, "r _"]]
 """Rows as one matrix for each array of the parameters, so that J is never copied as a whole."""
 
+_DirectionalDerivative: TypeAlias = Callable[[Callable[[Tree], jax.Array], Tree, Tree], jax.Array]
+
+NO_FORWARD_MODE = (
+    "joint: term {name!r} has no derivative by forward mode, because its residual uses "
+    "jax.custom_vjp, and derivatives along a step are needed for momentum, acceleration, "
+    "side='primal' and side='matrix_free'. Define the rule by jax.custom_jvp, or use "
+    "joint(..., side='dual') without momentum and acceleration."
+)
+
 SYMMETRIC_BLOCK = 256
 """Number of rows from which on products of a matrix with its transpose are made in blocks."""
 
@@ -65,6 +74,21 @@ def symmetric_product(rows: Rows) -> Float[Array, "r r"]:
         product = product.at[start:stop, :stop].set(strip)
         product = product.at[:start, start:stop].set(strip[:, :start].T)
     return product
+
+
+def _derivative_along(
+    function: Callable[[Tree], jax.Array], params: Tree, direction: Tree
+) -> jax.Array:
+    return jax.jvp(function, (params,), (direction,))[1]
+
+
+def _second_derivative_along(
+    function: Callable[[Tree], jax.Array], params: Tree, direction: Tree
+) -> jax.Array:
+    def slope(params: Tree) -> jax.Array:
+        return _derivative_along(function, params, direction)
+
+    return _derivative_along(slope, params, direction)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,6 +280,13 @@ class OutputRows:
 
     def push_forward(self, direction: Tree) -> TermOutputs:
         """`J direction`, [N, R] for every term."""
+        return self._along(direction, _derivative_along)
+
+    def second_derivative(self, direction: Tree) -> TermOutputs:
+        """The second derivative of the outputs along a direction, [N, R] for every term."""
+        return self._along(direction, _second_derivative_along)
+
+    def _along(self, direction: Tree, derivative: _DirectionalDerivative) -> TermOutputs:
         direction = jax.tree.map(lambda d, p: d.astype(p.dtype), direction, self.params)
         params, direction = self.objective.local_copy((self.params, direction))
         parts = {}
@@ -263,15 +294,21 @@ class OutputRows:
 
             def fill(index: Any, change: jax.Array, name: str = name) -> jax.Array:
                 places = self._chunk_places(name, index)
-                _, part = jax.jvp(
+                part = derivative(
                     lambda params: self.objective.some_outputs(params, name, places),
-                    (params,),
-                    (direction,),
+                    params,
+                    direction,
                 )
                 return jax.lax.dynamic_update_slice(change, part.astype(self.dtype), (places[0], 0))
 
             empty = jnp.zeros((self.objective.counts[name], width), self.dtype)
-            parts[name] = self.over_chunks(name, fill, empty)
+            try:
+                parts[name] = self.over_chunks(name, fill, empty)
+            except (TypeError, NotImplementedError) as error:
+                # What JAX says for the first and for the second derivative.
+                if "custom_vjp" not in str(error) and "custom_lin" not in str(error):
+                    raise
+                raise TypeError(NO_FORWARD_MODE.format(name=name)) from error
         return self.objective.gather(parts)
 
     def pull_back(self, cotangents: TermOutputs) -> Tree:

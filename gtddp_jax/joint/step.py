@@ -68,21 +68,26 @@ class JointStep:
         found = DirectionFinder(
             self.game, self.rows, self.outputs, state, metric, self.linear
         ).find()
-        start = self.value_along(found.step, jnp.zeros((), self.dtype))
+        start = self.value_along(found, jnp.zeros((), self.dtype))
         norm = optax.tree.norm(found.step).astype(self.dtype)
+        # For lengths up to 1 the path is no longer than that.
+        longest = norm
+        if found.acceleration is not None:
+            longest += 0.5 * optax.tree.norm(found.acceleration).astype(self.dtype)
         length, remembered = self.game.step_rule.step_length(
-            lambda length: self.value_along(found.step, length), start, norm, state.step
+            lambda length: self.value_along(found, length), start, longest, state.step
         )
         predicted = self._predicted_change(found, length)
-        actual = self.value_along(found.step, length) - start
+        actual = self.value_along(found, length) - start
         # A step that no length makes useful was predicted badly, although nothing happens.
         is_rejected = (length == 0) & (norm > 0)
         gain_ratio = jnp.where(is_rejected, 0.0, _ratio(actual, predicted))
         if validation is not None:
-            gain_ratio = _validation_gain(validation, params, found.step, length)
+            gain_ratio = _validation_gain(validation, params, found, length)
         if observe is not None:
             observe(LossAndAux(start, aux))
         coupled = self.objective.samples_coupled(params, self.outputs)
+        move = path_along(found, length)
         ok = ~coupled & all_finite(start, found.step, length, norm, params, metric_state)
         report = JointReport(
             loss=start,
@@ -93,7 +98,8 @@ class JointStep:
             damping=found.damping,
             largest_eigenvalue=found.largest,
             step_length=length,
-            step_norm=length * norm,
+            step_norm=optax.tree.norm(move).astype(self.dtype),
+            acceleration_ratio=found.acceleration_ratio,
             condition=found.solution.condition,
             linear_residual=found.solution.residual,
             rank=found.solution.rank,
@@ -103,8 +109,7 @@ class JointStep:
             skipped_steps=state.report.skipped_steps + (~ok).astype(jnp.int32),
             samples_coupled=coupled,
         )
-        updates = jax.tree.map(lambda d: (length * d).astype(d.dtype), found.step)
-        return zeros_unless(ok, updates), self._next_state(
+        return zeros_unless(ok, move), self._next_state(
             found, remembered, gain_ratio, metric_state, ok, report
         )
 
@@ -118,7 +123,7 @@ class JointStep:
         report: JointReport,
     ) -> JointState:
         state, game = self.state, self.game
-        previous = jax.tree.map(lambda d: (remembered * d).astype(d.dtype), found.step)
+        previous = path_along(found, remembered)
         adapted = game.damping.next_state(state.damping, found.damping, gain_ratio)
         metric_state = game.metric.remember(metric_state, found.step)
         return JointState(
@@ -136,15 +141,16 @@ class JointStep:
             report=jax.tree.map(_as_reported, report),
         )
 
-    def value_along(self, step: Tree, length: Scalar) -> Scalar:
-        """The objective with all further costs, at a length along a step."""
-        moved = _moved(self.params, step, length)
+    def value_along(self, found: Direction, length: Scalar) -> Scalar:
+        """The objective with all further costs, at a length along the path."""
+        move = path_along(found, length)
+        moved = _moved(self.params, move)
         value = self.objective.value_at(moved).astype(self.dtype)
         if self.linear is None:
             return value + self.regularizer
         value = value + self.objective.regularizer_and_grad(moved)[0]
         if self.updates is not None:
-            value = value + length * tree_vdot(self.updates, step)
+            value = value + tree_vdot(self.updates, move)
         return value.astype(self.dtype)
 
     def _predicted_change(self, found: Direction, length: Scalar) -> Scalar:
@@ -166,6 +172,16 @@ class JointStep:
         return rule.update(gradient, self.state.metric, self.state.step)
 
 
+def path_along(found: Direction, length: Scalar) -> Tree:
+    """`length d + length^2 a / 2`, in the dtypes of the parameters."""
+    if found.acceleration is None:
+        return jax.tree.map(lambda d: (length * d).astype(d.dtype), found.step)
+    bend = 0.5 * length**2
+    return jax.tree.map(
+        lambda d, a: (length * d + bend * a).astype(d.dtype), found.step, found.acceleration
+    )
+
+
 def check_outputs(outputs: TermOutputs) -> None:
     """Raises unless all outputs are real floating-point numbers, and some are there."""
     for name, value in outputs.items():
@@ -181,19 +197,22 @@ def check_outputs(outputs: TermOutputs) -> None:
             )
 
 
-def _validation_gain(objective: Objective, params: Tree, step: Tree, length: Scalar) -> Scalar:
+def _validation_gain(
+    objective: Objective, params: Tree, found: Direction, length: Scalar
+) -> Scalar:
     """The gain ratio on samples that did not make the step."""
-    direction = jax.tree.map(lambda d, p: (length * d).astype(p.dtype), step, params)
+    direction = jax.tree.map(lambda d, p: (length * d).astype(p.dtype), found.step, params)
     local = objective.local_copy((params, direction))
     before, change = jax.jvp(objective.local_outputs, (local[0],), (local[1],))
     linear = objective.gather(jax.tree.map(jnp.add, before, change))
     start = objective.value(objective.gather(before))
     predicted = objective.value(linear) - start
-    return _ratio(objective.value_at(_moved(params, step, length)) - start, predicted)
+    moved = _moved(params, path_along(found, length))
+    return _ratio(objective.value_at(moved) - start, predicted)
 
 
-def _moved(params: Tree, step: Tree, length: Scalar) -> Tree:
-    return jax.tree.map(lambda p, d: p + (length * d).astype(p.dtype), params, step)
+def _moved(params: Tree, move: Tree) -> Tree:
+    return jax.tree.map(lambda p, d: p + d.astype(p.dtype), params, move)
 
 
 def _ratio(actual: Scalar, predicted: Scalar) -> Scalar:

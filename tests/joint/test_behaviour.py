@@ -49,6 +49,30 @@ def test_levenberg_marquardt_keeps_to_its_floor() -> None:
     assert (reports.damping >= 0.99e-4 * reports.largest_eigenvalue).all()
 
 
+@pytest.mark.parametrize(
+    ("factor", "floor", "want"), [(0.5, 0.0, 0.5 * 4.5), (0.5, 1.0, 9.0), (1e-5, None, 4.5e-5)]
+)
+def test_the_damping_follows_the_objective(factor: float, floor: float, want: float) -> None:
+    """The residual 3 w at w = 1 has the objective 4.5 and the curvature 9."""
+    tx: Any = gt.joint(lambda w, _: 3 * w, damping.LossDamping(factor, floor))
+    w = jnp.array(1.0)
+    updates, state = jax.jit(tx.update)(None, tx.init(w), w, batch=jnp.zeros(1))
+    np.testing.assert_allclose(state.report.damping, want, rtol=1e-6)
+    np.testing.assert_allclose(updates, -9 / (9 + want), rtol=1e-6)
+
+
+def test_a_factor_on_the_residuals_changes_no_step() -> None:
+    terms = {
+        factor: {"fit": gt.Term(lambda p, x, f=factor: f * interior(p, x))} for factor in (1, 1e3)
+    }
+    batch = {"fit": SQUARED.batch["pde"]}
+    steps = [
+        jax.jit(tx.update)(None, tx.init(PARAMS), PARAMS, batch=batch)[0]
+        for tx in (gt.joint(found, damping.LossDamping(1e-2)) for found in terms.values())
+    ]
+    chex.assert_trees_all_close(*steps, rtol=1e-9)
+
+
 def test_a_poor_step_raises_the_damping() -> None:
     """The full Gauss-Newton step for arctan overshoots from 3 to -9.5."""
     rule = damping.LevenbergMarquardt(initial=1e-6)
@@ -159,6 +183,9 @@ ARGUMENTS: dict[str, tuple[Any, str]] = {
     "damping": (lambda: gt.joint(interior, damping=0.0), r"damping=0\.0.*> 0"),
     "damping type": (lambda: gt.joint(interior, damping=UNKNOWN), "rule from gtddp_jax.damping"),
     "ratio": (lambda: damping.RelativeDamping(0.0), "ratio=0.0"),
+    "factor": (lambda: damping.LossDamping(0.0), "factor=0.0"),
+    "floor": (lambda: damping.LossDamping(floor=-1.0), "floor=-1.0.*floor >= 0"),
+    "acceleration": (lambda: gt.joint(interior, acceleration=0), r"acceleration=0\).*number > 0"),
     "marquardt": (lambda: damping.LevenbergMarquardt(floor=1.0), "floor <= initial"),
     "momentum": (lambda: gt.joint(interior, momentum=1.0), r"momentum=1\.0.*\[0, 1\)"),
     "metric": (lambda: gt.joint(interior, metric=UNKNOWN), "gtddp_jax.metrics"),
