@@ -1,1 +1,1 @@
-"""The joint game beside Adam and L-BFGS on differential equations."""
+"""The joint game beside other optimizers on differential equations and data."""

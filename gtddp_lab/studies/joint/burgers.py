@@ -55,11 +55,12 @@ def burgers_problem(sizes: tuple[int, ...], counts: tuple[int, int]) -> Residual
         value, by_time, by_place, second = parts(params, point)
         return by_time + value * by_place - VISCOSITY * second
 
-    def draw(key: jax.Array, factor: int) -> dict[str, jax.Array]:
+    def draw(key: jax.Array, factor: float) -> dict[str, jax.Array]:
         everywhere, shock = jax.random.split(key)
-        points = strip_points(everywhere, factor * sum(counts))
-        near = 0.05 * jax.random.normal(shock, (factor * counts[1],))
-        points = points.at[factor * counts[0] :, 1].set(jnp.clip(near, -1.0, 1.0))
+        spread, close = (round(factor * count) for count in counts)
+        points = strip_points(everywhere, spread + close)
+        near = 0.05 * jax.random.normal(shock, (close,))
+        points = points.at[spread:, 1].set(jnp.clip(near, -1.0, 1.0))
         return {"equation": points}
 
     def answer() -> tuple[np.ndarray, np.ndarray]:

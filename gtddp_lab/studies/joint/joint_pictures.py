@@ -10,7 +10,8 @@ from gtddp_lab.studies.joint.training import Moment
 from gtddp_lab.studies.pictures import new_figure, save_figure
 from gtddp_lab.training.plots import COLOURS
 
-FAMILY_COLOURS = {"joint game": COLOURS[0], "Adam": COLOURS[1], "L-BFGS": COLOURS[2]}
+FAMILIES = ("joint game", "Adam", "L-BFGS", "SOAP", "optimistix LM")
+FAMILY_COLOURS: Mapping[str, str] = dict(zip(FAMILIES, COLOURS, strict=False))
 PANELS_PER_ROW = 4
 
 

@@ -1,4 +1,4 @@
-"""The joint game beside Adam and L-BFGS: relative errors against time."""
+"""The joint game beside other optimizers: relative errors against time."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from gtddp_lab.studies.joint.joint_pictures import draw_answers, draw_error_courses
+from gtddp_lab.studies.joint.marquardt import MISSING, OPTIMISTIX, has_optimistix
 from gtddp_lab.studies.joint.methods import StudiedMethod
 from gtddp_lab.studies.joint.problem import ResidualProblem
 from gtddp_lab.studies.joint.problems import CASES, QUICK_CASES, StudyCase
@@ -57,8 +58,8 @@ Results = dict[str, dict[str, FamilyResult]]
 
 
 def study_joint(options: StudyOptions) -> StudySection:
-    """Train on differential equations for equal times."""
-    cases = QUICK_CASES if options.quick else CASES
+    """Train on differential equations and data for equal times."""
+    cases = _possible_cases(QUICK_CASES if options.quick else CASES, options)
     seeds = min(options.seeds, 1 if options.quick else MOST_SEEDS)
     store = RunStore(options.out / "runs", options.say)
     with jax.enable_x64(True):
@@ -82,8 +83,21 @@ def study_joint(options: StudyOptions) -> StudySection:
         ]
     )
     data = {"problems": {name: _problem_data(found) for name, found in results.items()}}
-    title = "The joint game beside Adam and L-BFGS"
+    title = "The joint game beside other optimizers"
     return StudySection("joint", title, text, data, pictures)
+
+
+def _possible_cases(cases: Mapping[str, StudyCase], options: StudyOptions) -> dict[str, StudyCase]:
+    """The cases without methods whose package is missing, which is said once."""
+    if has_optimistix():
+        return dict(cases)
+    possible = {}
+    for name, case in cases.items():
+        methods = tuple(method for method in case.methods if method.family != OPTIMISTIX)
+        possible[name] = dataclasses.replace(case, methods=methods)
+    if possible != dict(cases):
+        options.say(MISSING)
+    return possible
 
 
 def _run_case(

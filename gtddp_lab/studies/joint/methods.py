@@ -10,6 +10,7 @@ import optax
 
 import gtddp_jax as gt
 from gtddp_lab.studies.joint.problem import ResidualProblem, Samples
+from gtddp_lab.studies.joint.soap import scale_by_soap
 from gtddp_lab.studies.joint.tanh_network import TanhNetwork
 
 Advance = Callable[[TanhNetwork, Any, Mapping[str, Samples]], tuple[TanhNetwork, Any]]
@@ -21,7 +22,7 @@ class StudiedMethod:
     """A method with one setting.
 
     Attributes:
-        family: "Adam", "L-BFGS" or "joint game"; of each the best setting is shown.
+        family: its name, such as "Adam"; of each family the best setting is shown.
         setting: for the table.
         make: `make(problem, steps)` -> functions `init(params)` and `advance`. `steps` is the
             number of steps that fit into the time, for schedules; it may be traced.
@@ -29,6 +30,7 @@ class StudiedMethod:
         scheduled: whether `steps` matters.
         batch_factor: how much larger the method's fixed samples are where others draw new ones;
             0 to draw new ones as well.
+        sample_share: share of the problem's samples that a step draws, where it draws new ones.
     """
 
     family: str
@@ -37,6 +39,7 @@ class StudiedMethod:
     steps_per_call: int = 1
     scheduled: bool = False
     batch_factor: int = 0
+    sample_share: float = 1.0
 
 
 def half_cosine(rate: float, steps: jax.Array) -> Callable[[Any], jax.Array]:
@@ -44,13 +47,30 @@ def half_cosine(rate: float, steps: jax.Array) -> Callable[[Any], jax.Array]:
     return lambda count: rate * 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(count / steps, 1.0)))
 
 
-def adam_method(rate: float) -> StudiedMethod:
-    """Adam with a rate that decays to zero along half a cosine over the time of the run."""
+def share_text(share: float) -> str:
+    """How a setting says that its steps draw fewer samples."""
+    return "" if share == 1 else f", {share:g} of the points"
 
+
+def adam_method(rate: float, sample_share: float = 1.0) -> StudiedMethod:
+    """Adam with a rate that decays to zero along half a cosine over the time of the run."""
+    setting = f"rate {rate:g}, cosine{share_text(sample_share)}"
+    return _first_order_method("Adam", setting, optax.scale_by_adam(), rate, sample_share)
+
+
+def soap_method(rate: float, sample_share: float = 1.0) -> StudiedMethod:
+    """SOAP, likewise."""
+    setting = f"rate {rate:g}, cosine{share_text(sample_share)}"
+    return _first_order_method("SOAP", setting, scale_by_soap(), rate, sample_share)
+
+
+def _first_order_method(
+    family: str, setting: str, direction: Any, rate: float, sample_share: float
+) -> StudiedMethod:
     def make(
         problem: ResidualProblem, steps: jax.Array
     ) -> tuple[Callable[[TanhNetwork], Any], Advance]:
-        tx = optax.adam(half_cosine(rate, steps))
+        tx = optax.chain(direction, optax.scale_by_learning_rate(half_cosine(rate, steps)))
 
         def advance(params: TanhNetwork, state: Any, samples: Mapping[str, Samples]) -> Any:
             gradient = jax.grad(problem.objective)(params, samples)
@@ -59,11 +79,16 @@ def adam_method(rate: float) -> StudiedMethod:
 
         return tx.init, advance
 
-    return StudiedMethod("Adam", f"rate {rate:g}, cosine", make, 20, scheduled=True)
+    return StudiedMethod(family, setting, make, 20, scheduled=True, sample_share=sample_share)
 
 
-def lbfgs_method(memory: int) -> StudiedMethod:
-    """`optax.lbfgs` with its line search; its samples never change."""
+def lbfgs_method(memory: int, batch_factor: int = 8) -> StudiedMethod:
+    """`optax.lbfgs` with its line search; its samples never change.
+
+    Args:
+        memory: number of past steps.
+        batch_factor: how many more samples than others it has where these draw new ones.
+    """
 
     def make(
         problem: ResidualProblem, steps: jax.Array
@@ -83,14 +108,18 @@ def lbfgs_method(memory: int) -> StudiedMethod:
 
         return tx.init, advance
 
-    return StudiedMethod("L-BFGS", f"memory {memory}", make, 5, batch_factor=8)
+    setting = (
+        f"memory {memory}" if batch_factor == 8 else f"memory {memory}, {batch_factor} x points"
+    )
+    return StudiedMethod("L-BFGS", setting, make, 5, batch_factor=batch_factor)
 
 
-def joint_method(setting: str, **options: Any) -> StudiedMethod:
+def joint_method(setting: str, sample_share: float = 1.0, **options: Any) -> StudiedMethod:
     """The joint game.
 
     Args:
         setting: for the table.
+        sample_share: share of the problem's samples in each step.
         **options: of `gtddp_jax.joint`; a callable `step` is called with the number of steps.
     """
 
@@ -110,7 +139,10 @@ def joint_method(setting: str, **options: Any) -> StudiedMethod:
         return tx.init, advance
 
     scheduled = any(isinstance(value, ForSteps) for value in options.values())
-    return StudiedMethod("joint game", setting, make, scheduled=scheduled)
+    setting += share_text(sample_share)
+    return StudiedMethod(
+        "joint game", setting, make, scheduled=scheduled, sample_share=sample_share
+    )
 
 
 @dataclasses.dataclass(frozen=True)

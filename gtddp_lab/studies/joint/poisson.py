@@ -23,6 +23,11 @@ def sine_product(x: jax.Array) -> jax.Array:
     return jnp.prod(jnp.sin(jnp.pi * x))
 
 
+def cosine_sum(x: jax.Array) -> jax.Array:
+    """`sum cos(pi x)`, with Laplacian `-pi^2 u`."""
+    return jnp.sum(jnp.cos(jnp.pi * x))
+
+
 def pair_products(x: jax.Array) -> jax.Array:
     """`x1 x2 + x3 x4 + ...`, which is harmonic."""
     return jnp.sum(x[::2] * x[1::2])
@@ -55,11 +60,11 @@ def poisson_problem(
     def boundary(params: Any, x: Any) -> jax.Array:
         return network_value(params, x) - solution(x)
 
-    def draw(key: jax.Array, factor: int) -> dict[str, jax.Array]:
+    def draw(key: jax.Array, factor: float) -> dict[str, jax.Array]:
         inside, faces = jax.random.split(key)
         return {
-            "equation": cube_points(inside, factor * counts[0], dimension),
-            "boundary": cube_faces(faces, factor * counts[1], dimension),
+            "equation": cube_points(inside, round(factor * counts[0]), dimension),
+            "boundary": cube_faces(faces, round(factor * counts[1]), dimension),
         }
 
     def answer() -> tuple[np.ndarray, np.ndarray]:
@@ -89,15 +94,15 @@ def heat_problem(sizes: tuple[int, ...], counts: tuple[int, int]) -> ResidualPro
     def conditions(params: Any, point: Any) -> jax.Array:
         return network_value(params, point) - heat_solution(point)
 
-    def draw(key: jax.Array, factor: int) -> dict[str, jax.Array]:
+    def draw(key: jax.Array, factor: float) -> dict[str, jax.Array]:
         inside, faces = jax.random.split(key)
-        count = factor * counts[1]
+        count = round(factor * counts[1])
         number = jnp.arange(count) % 3
         points = jax.random.uniform(faces, (count, 2))
         # A third each at t = 0, x = 0 and x = 1.
         values = (number == 2).astype(points.dtype)
         points = points.at[jnp.arange(count), (number > 0).astype(int)].set(values)
-        return {"equation": cube_points(inside, factor * counts[0], 2), "conditions": points}
+        return {"equation": cube_points(inside, round(factor * counts[0]), 2), "conditions": points}
 
     def answer() -> tuple[np.ndarray, np.ndarray]:
         points = grid_points(*[np.linspace(0.0, 1.0, 101)] * 2)

@@ -25,7 +25,7 @@ class ResidualProblem:
         sizes: widths of the network's layers, inputs and outputs included.
         terms: residuals by name. Terms are squared: the objective is the sum over terms of
             `weight / 2` times the mean of the squared residual.
-        draw: `draw(key, factor)` -> samples of every term, `factor` times the usual number.
+        draw: `draw(key, factor)` -> samples of every term, about `factor` times the usual number.
         fresh: whether each step draws new samples.
         answer: () -> test points [n, D] and the true values there [n].
         grid: shape of the test points if they are a grid in two dimensions, to draw them.
@@ -35,7 +35,7 @@ class ResidualProblem:
     title: str
     sizes: tuple[int, ...]
     terms: Mapping[str, gt.Term]
-    draw: Callable[[jax.Array, int], dict[str, Samples]]
+    draw: Callable[[jax.Array, float], dict[str, Samples]]
     fresh: bool
     answer: Callable[[], tuple[np.ndarray, np.ndarray]]
     grid: tuple[int, int] | None = None

@@ -6,8 +6,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from gtddp_jax import step_control
+from gtddp_jax import damping, step_control
+from gtddp_lab.studies.joint.allen_cahn import allen_cahn_problem
 from gtddp_lab.studies.joint.burgers import burgers_problem
+from gtddp_lab.studies.joint.marquardt import marquardt_method
 from gtddp_lab.studies.joint.methods import (
     ForSteps,
     StudiedMethod,
@@ -15,14 +17,17 @@ from gtddp_lab.studies.joint.methods import (
     half_cosine,
     joint_method,
     lbfgs_method,
+    soap_method,
 )
 from gtddp_lab.studies.joint.poisson import (
+    cosine_sum,
     heat_problem,
     pair_products,
     poisson_problem,
     sine_product,
 )
 from gtddp_lab.studies.joint.problem import ResidualProblem
+from gtddp_lab.studies.joint.regression import diabetes_problem, image_problem
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,12 +50,26 @@ class StudyCase:
 SECONDS = 20.0
 """Of each run."""
 
-FIRST_ORDER = (*map(adam_method, (1e-3, 3e-3, 1e-2)), lbfgs_method(20))
-"""The settings of Adam and L-BFGS, the same on all problems."""
+RATES = (1e-3, 3e-3, 1e-2)
+"""Of Adam and SOAP."""
+
+RIVALS = (*map(adam_method, RATES), *map(soap_method, RATES), lbfgs_method(20))
+"""The settings of Adam, SOAP and L-BFGS, the same on all problems."""
+
+BEND = 0.75
+"""Bound on the acceleration, as Transtrum and Sethna have it."""
 
 SMALL_STEPS = (
-    joint_method("damping 1e-8, line search", damping=1e-8),
-    joint_method("damping 1e-10, line search", damping=1e-10),
+    joint_method(
+        "damping 1e-5 of the loss, acceleration",
+        damping=damping.LossDamping(1e-5),
+        acceleration=BEND,
+    ),
+    joint_method(
+        "damping 1e-9 of the largest eigenvalue, acceleration",
+        damping=damping.RelativeDamping(1e-9),
+        acceleration=BEND,
+    ),
 )
 """Settings of the joint game where all samples are in every step, or enough of them."""
 
@@ -69,23 +88,58 @@ FEW_SAMPLES = (
         momentum=0.968,
         step=step_control.FixedRate(0.0603),
     ),
-    *(
-        joint_method(
-            f"damping {damping:g}, momentum 0.9, line search then decaying rate",
-            damping=damping,
-            momentum=0.9,
-            step=ForSteps(switch_to_rate),
-        )
-        for damping in (1e-4,)
+    joint_method(
+        "damping 1e-4, momentum 0.9, acceleration, line search then decaying rate",
+        damping=1e-4,
+        momentum=0.9,
+        step=ForSteps(switch_to_rate),
+        acceleration=BEND,
     ),
 )
 """Settings of the joint game for few fresh samples in each step."""
 
 MODERATE_SAMPLES = (
-    joint_method("damping 1e-6, line search", damping=1e-6),
-    joint_method("damping 1e-7, line search", damping=1e-7),
+    joint_method("damping 1e-6, acceleration", damping=1e-6, acceleration=BEND),
+    joint_method(
+        "damping 1e-4 of the loss, acceleration",
+        damping=damping.LossDamping(1e-4),
+        acceleration=BEND,
+    ),
 )
 """Settings of the joint game for fresh samples, about as many as parameters."""
+
+TABLE = tuple(
+    joint_method(
+        f"damping {factor:g} of the loss, acceleration",
+        damping=damping.LossDamping(factor),
+        acceleration=BEND,
+    )
+    for factor in (1e-3, 1e-4)
+)
+"""Settings of the joint game for few data."""
+
+IMAGE = (
+    joint_method(
+        "damping 0.1 of the loss, acceleration",
+        damping=damping.LossDamping(0.1),
+        acceleration=BEND,
+    ),
+    joint_method(
+        "damping 1e-5, momentum 0.9, acceleration", damping=1e-5, momentum=0.9, acceleration=BEND
+    ),
+)
+"""Settings of the joint game for an image."""
+
+MANY_SAMPLES = tuple(
+    joint_method(
+        "damping 1e-5 of the loss, acceleration",
+        share,
+        damping=damping.LossDamping(1e-5, 1e-11),
+        acceleration=BEND,
+    )
+    for share in (0.5, 0.25)
+)
+"""Settings of the joint game for thousands of fresh samples: it draws a part of them."""
 
 CASES: dict[str, StudyCase] = {
     "poisson2": StudyCase(
@@ -97,13 +151,30 @@ CASES: dict[str, StudyCase] = {
             (900, 120),
             fresh=False,
         ),
-        (*FIRST_ORDER, *SMALL_STEPS),
+        (*RIVALS, *SMALL_STEPS),
         SECONDS,
         long_steps=98,
     ),
     "heat": StudyCase(
         lambda: heat_problem((2, 64, 64, 48, 48, 1), (900, 120)),
-        (*FIRST_ORDER, *SMALL_STEPS),
+        (*RIVALS, *SMALL_STEPS),
+        SECONDS,
+    ),
+    "poisson5": StudyCase(
+        lambda: poisson_problem(
+            "Poisson equation, 5-D",
+            (5, 64, 64, 48, 48, 1),
+            cosine_sum,
+            jnp.pi**2,
+            (3000, 500),
+            fresh=True,
+        ),
+        (
+            *RIVALS,
+            *(method(3e-3, 0.25) for method in (adam_method, soap_method)),
+            lbfgs_method(20, 1),
+            *MANY_SAMPLES,
+        ),
         SECONDS,
     ),
     "poisson10": StudyCase(
@@ -115,13 +186,28 @@ CASES: dict[str, StudyCase] = {
             (100, 50),
             fresh=True,
         ),
-        (*FIRST_ORDER, *FEW_SAMPLES),
+        (*RIVALS, *FEW_SAMPLES),
         SECONDS,
     ),
     "burgers": StudyCase(
         lambda: burgers_problem((2, 20, 20, 20, 20, 1), (400, 400)),
-        (*FIRST_ORDER, *MODERATE_SAMPLES),
+        (*RIVALS, marquardt_method(2), *MODERATE_SAMPLES),
         SECONDS,
+    ),
+    "allen_cahn": StudyCase(
+        lambda: allen_cahn_problem((2, 20, 20, 20, 20, 1), 1000),
+        (*RIVALS, *MODERATE_SAMPLES),
+        SECONDS,
+    ),
+    "image": StudyCase(
+        lambda: image_problem((2, 64, 64, 1)),
+        (*RIVALS, *IMAGE),
+        SECONDS / 2,
+    ),
+    "diabetes": StudyCase(
+        lambda: diabetes_problem((10, 32, 32, 1)),
+        (*RIVALS, marquardt_method(1), *TABLE),
+        SECONDS / 10,
     ),
 }
 """The problems by name."""
@@ -131,7 +217,7 @@ QUICK_CASES: dict[str, StudyCase] = {
         lambda: poisson_problem(
             "Poisson equation, 2-D", (2, 16, 16, 1), sine_product, 2 * jnp.pi**2, (100, 40), False
         ),
-        (FIRST_ORDER[1], FIRST_ORDER[3], SMALL_STEPS[0]),
+        (RIVALS[1], RIVALS[4], RIVALS[6], SMALL_STEPS[0]),
         1.0,
     ),
 }

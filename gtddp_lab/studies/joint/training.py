@@ -89,7 +89,8 @@ def train_on_residuals(
         def one_step(carry: Any, number: jax.Array) -> Any:
             samples = fixed
             if problem.fresh and not method.batch_factor:
-                samples = problem.draw(jax.random.fold_in(key, number + 2), 1)
+                fresh_key = jax.random.fold_in(key, number + 2)
+                samples = problem.draw(fresh_key, method.sample_share)
             params, state = carry
             return advance(params, state, samples), None
 

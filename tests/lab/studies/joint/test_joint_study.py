@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from gtddp_lab.studies.joint import joint_study
+from gtddp_lab.studies.joint.allen_cahn import DIFFUSION, REACTION, allen_cahn_values
 from gtddp_lab.studies.joint.burgers import PLACES, TIMES, VISCOSITY
 from gtddp_lab.studies.joint.problem import cube_faces
 from gtddp_lab.studies.joint.problems import CASES, QUICK_CASES, StudyCase
@@ -47,7 +48,7 @@ def test_faces_are_faces() -> None:
     assert (on_face.sum(0) == 20).all()
 
 
-@pytest.mark.parametrize("name", ["poisson2", "heat", "poisson10"])
+@pytest.mark.parametrize("name", ["poisson2", "heat", "poisson5", "poisson10"])
 def test_residuals_vanish_at_the_answer(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A network that is the solution has no residual; with its derivatives by autodiff."""
     from gtddp_lab.studies.joint import poisson
@@ -55,6 +56,7 @@ def test_residuals_vanish_at_the_answer(name: str, monkeypatch: pytest.MonkeyPat
     solution = {
         "poisson2": poisson.sine_product,
         "heat": poisson.heat_solution,
+        "poisson5": poisson.cosine_sum,
         "poisson10": poisson.pair_products,
     }[name]
 
@@ -110,6 +112,56 @@ def test_the_residual_is_the_equation() -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-10)
 
 
+def test_the_spectral_solution_solves_the_equation() -> None:
+    """By finite differences where it is smooth, and by halving the spacing and the time step."""
+    u = allen_cahn_values(512, 200)
+    np.testing.assert_allclose(u[0], PLACES**2 * np.cos(np.pi * PLACES), atol=1e-12)
+    np.testing.assert_allclose(u[:, [0, -1]], -1, atol=1e-12)
+    by_time = derivative(u[:6], TIMES, 0, 1)[:, 1:-1]
+    second = derivative(u[1:5], PLACES, 1, 2)
+    here = u[1:5, 1:-1]
+    expected = DIFFUSION * second + REACTION * (here - here**3)
+    assert np.linalg.norm(by_time - expected) < 0.01 * np.linalg.norm(by_time)
+    assert np.linalg.norm(allen_cahn_values(1024, 400) - u) < 1e-6 * np.linalg.norm(u)
+
+
+def test_the_residual_is_the_allen_cahn_equation() -> None:
+    problem = CASES["allen_cahn"].problem()
+    params = problem.init(jax.random.key(0))
+
+    @jax.jit
+    def both(point: jax.Array) -> tuple[jax.Array, jax.Array]:
+        u = problem.value(params, point)
+        by_time = jax.grad(problem.value, argnums=1)(params, point)[0]
+        second = jax.hessian(problem.value, argnums=1)(params, point)[1, 1]
+        expected = by_time - DIFFUSION * second - REACTION * (u - u**3)
+        return problem.terms["equation"].residual(params, point), expected
+
+    found, expected = both(jnp.array([0.3, -0.4]))
+    np.testing.assert_allclose(found, expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["image", "diabetes"])
+def test_an_exact_fit_has_no_error(name: str) -> None:
+    problem = CASES[name].problem()
+    points, values = problem.answer()
+    assert abs(values.mean()) < 1e-12 and points.shape == (len(values), problem.sizes[0])
+    params = problem.init(jax.random.key(0))
+    fitted = problem.predict(params, jnp.asarray(points))
+    assert problem.relative_error(params, jnp.asarray(points), fitted) == 0
+    misfit = 0.5 * jnp.square(fitted - values).mean()
+    samples = problem.draw(jax.random.key(0), 1)
+    np.testing.assert_allclose(problem.objective(params, samples), misfit, rtol=1e-12)
+
+
+def test_a_part_of_the_samples_can_be_drawn() -> None:
+    samples = CASES["poisson5"].problem().draw(jax.random.key(0), 0.25)
+    assert {name: len(points) for name, points in samples.items()} == {
+        "equation": 750,
+        "boundary": 125,
+    }
+
+
 def small_case(seconds: float) -> StudyCase:
     return dataclasses.replace(QUICK_CASES["poisson2"], seconds=seconds)
 
@@ -121,11 +173,11 @@ def test_quick_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     progress: list[str] = []
     options = StudyOptions(out=tmp_path, seeds=2, quick=True, say=progress.append)
     section = joint_study.study_joint(options)
-    assert len(progress) == 3
+    assert len(progress) == 4
     again = joint_study.study_joint(options)
-    assert len(progress) == 3 and again.data == section.data
+    assert len(progress) == 4 and again.data == section.data
     families = section.data["problems"]["poisson2"]
-    assert set(families) == {"Adam", "L-BFGS", "joint game"}
+    assert set(families) == {"Adam", "SOAP", "L-BFGS", "joint game"}
     for family in families.values():
         course = family["runs"][0]
         assert course["error"][-1] < course["error"][0]
