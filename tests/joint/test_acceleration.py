@@ -125,7 +125,7 @@ def test_a_step_keeps_to_its_norm_constraint() -> None:
 def test_a_running_cost_is_judged_along_the_path() -> None:
     """The actual change has the running cost of the whole step, its bend included."""
     p = problem("log cosh")
-    cost = jax.tree.map(lambda leaf: 0.1 * jnp.ones_like(leaf), PARAMS)
+    cost = jax.tree.map(lambda leaf: 2e-3 * jnp.ones_like(leaf), PARAMS)
     tx: Any = gt.joint(p.terms, DAMPING, step=HALF, acceleration=ALWAYS)
     step, state = jax.jit(tx.update)(cost, tx.init(PARAMS), PARAMS, batch=p.batch)
 
@@ -134,7 +134,7 @@ def test_a_running_cost_is_judged_along_the_path() -> None:
         values = jax.vmap(lambda s: term.sample_loss(term.flat_residual(params, s), s))
         return values(p.batch["fit"]).mean()
 
-    after = objective(jax.tree.map(jnp.add, PARAMS, step)) + 0.1 * ravel_pytree(step)[0].sum()
+    after = objective(jax.tree.map(jnp.add, PARAMS, step)) + 2e-3 * ravel_pytree(step)[0].sum()
     np.testing.assert_allclose(state.report.actual_change, after - objective(PARAMS), rtol=1e-6)
 
 
