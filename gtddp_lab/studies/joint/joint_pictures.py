@@ -46,7 +46,12 @@ def draw_error_courses(
         axes.grid(alpha=0.3)
     for axes in panels[:, 0]:
         axes.set_ylabel("relative L2 error")
-    panels[0, 0].legend(fontsize="small")
+    # A family may be in some panels only.
+    known: dict[str, Any] = {}
+    for axes in panels.ravel():
+        lines, labels = axes.get_legend_handles_labels()
+        known |= dict(zip(labels, lines, strict=True))
+    panels[0, 0].legend(known.values(), known.keys(), fontsize="small")
     return save_figure(figure, out, name)
 
 
