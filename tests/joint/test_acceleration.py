@@ -13,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 
 import gtddp_jax as gt
 from tests.default_run import quick_cases
-from tests.joint.problems import PARAMS, Problem, problems
+from tests.joint.problems import PARAMS, Problem, cross_entropy, logits, problems
 from tests.joint.test_exact import DAMPING, PREVIOUS, dense_step, gradient
 
 HALF = gt.step_control.FixedRate(0.5)
@@ -101,6 +101,43 @@ def test_conjugate_gradients_find_the_same_step() -> None:
     direction, bend = expected_step("squared", False)
     want = 0.5 * direction + 0.125 * bend
     assert jnp.linalg.norm(ravel_pytree(step)[0] - want) <= 1e-7 * jnp.linalg.norm(want)
+
+
+def test_a_function_of_losses_bends_alike() -> None:
+    """One step with terms of single samples, and with the losses of the whole batch."""
+    samples = problem("cross entropy").batch["labels"]
+    x, labels = jnp.asarray(samples["x"]), jnp.asarray(samples["label"])
+    options: Any = {"damping": DAMPING, "step": HALF, "acceleration": ALWAYS}
+    by_terms: Any = gt.joint({"loss": gt.Term(logits, cross_entropy)}, **options)
+    want, _ = jax.jit(by_terms.update)(None, by_terms.init(PARAMS), PARAMS, batch=samples)
+    tx: Any = gt.joint(**options)
+
+    def losses(params: Any) -> gt.Losses:
+        outputs = jax.vmap(lambda point: logits(params, {"x": point}))(x)
+        per_sample = optax.softmax_cross_entropy_with_integer_labels
+        return gt.Losses(outputs, lambda o: per_sample(o, labels))
+
+    step, state = jax.jit(lambda p, s: tx.update(None, s, p, losses=losses))(
+        PARAMS, tx.init(PARAMS)
+    )
+    assert state.report.acceleration_ratio > 1e-3
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8), step, want)
+
+
+def test_float32_without_x64() -> None:
+    with jax.enable_x64(False):
+        params = jax.tree.map(lambda p: jnp.asarray(p, jnp.float32), PARAMS)
+        p = problem("squared")
+        batch = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), p.batch)
+        tx: Any = gt.joint(p.terms, gt.damping.LossDamping(), acceleration=0.75)
+        state, update = tx.init(params), jax.jit(tx.update)
+        first = None
+        for _ in range(20):
+            updates, state = update(None, state, params, batch=batch)
+            params = optax.apply_updates(params, updates)
+            first = state.report.loss if first is None else first
+    assert jax.tree.leaves(params)[0].dtype == jnp.float32
+    assert not state.report.skipped and state.report.loss < 1e-5 * first
 
 
 def test_an_acceleration_beyond_the_bound_is_left_out() -> None:

@@ -25,7 +25,8 @@ STEP = gt.step_control.FixedRate(1.0, norm_constraint=1.0)
 
 def with_losses(axis_name: Any) -> Any:
     """A game with a function of losses as one with a batch; a mask has different sums."""
-    tx = gt.joint(None, 1e-2, 0.5, step=STEP, side="dual", axis_name=axis_name)
+    options: Any = {"acceleration": 10.0, "side": "dual", "axis_name": axis_name}
+    tx = gt.joint(None, 1e-2, 0.5, step=STEP, **options)
 
     def update(updates: Any, state: Any, params: Any = None, *, batch: Any = None) -> Any:
         x, labels = batch["labels"]["x"], batch["labels"]["label"]
@@ -56,9 +57,22 @@ def with_terms(terms: Any, *args: Any, **options: Any) -> Callable[..., Any]:
 
 
 CASES: dict[str, Callable[..., Any]] = {
-    "dual": with_terms(SQUARED, 1e-3, 0.5, gt.metrics.AdamMetric(eps=1e-3), chunk=1, side="dual"),
+    "dual": with_terms(
+        SQUARED,
+        gt.damping.LossDamping(1e-2),
+        0.5,
+        gt.metrics.AdamMetric(eps=1e-3),
+        chunk=1,
+        side="dual",
+        acceleration=10.0,
+    ),
     "primal": with_terms(
-        CONVEX, gt.damping.LevenbergMarquardt(0.1), step=STEP, chunk=1, side="primal"
+        CONVEX,
+        gt.damping.LevenbergMarquardt(0.1),
+        step=STEP,
+        chunk=1,
+        side="primal",
+        acceleration=10.0,
     ),
     "matrix-free": with_terms(
         SQUARED, 1e-1, side="matrix_free", step=STEP, conjugate_gradient_steps=300
