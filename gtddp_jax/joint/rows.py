@@ -31,7 +31,7 @@ Rows: TypeAlias = Sequence[Float[Array, "r _"]]
 _DirectionalDerivative: TypeAlias = Callable[[Callable[[Tree], jax.Array], Tree, Tree], jax.Array]
 
 NO_FORWARD_MODE = (
-    "joint: term {name!r} has no derivative by forward mode, because its residual uses "
+    "joint: term {name} has no derivative by forward mode, because its residual uses "
     "jax.custom_vjp, and derivatives along a step are needed for momentum, acceleration, "
     "side='primal' and side='matrix_free'. Define the rule by jax.custom_jvp, or use "
     "joint(..., side='dual') without momentum and acceleration."
@@ -308,7 +308,7 @@ class OutputRows:
                 # What JAX says for the first and for the second derivative.
                 if "custom_vjp" not in str(error) and "custom_lin" not in str(error):
                     raise
-                raise TypeError(NO_FORWARD_MODE.format(name=name)) from error
+                raise TypeError(NO_FORWARD_MODE.format(name=repr(name))) from error
         return self.objective.gather(parts)
 
     def pull_back(self, cotangents: TermOutputs) -> Tree:
