@@ -103,9 +103,9 @@ class LeafPlan(NamedTuple):
 
     def cut(self, draw: jax.Array) -> Cut:
         """The cut of the leaf for a draw."""
-        return (
-            Cut(None) if self.axis is None else self.blocks.cut(self.axis, draw % self.blocks.count)
-        )
+        if self.axis is None:
+            return Cut(None)
+        return self.blocks.cut(self.axis, draw % self.blocks.count)
 
     def band(self, draw: jax.Array) -> Cut:
         """The cut of the read's output for a draw."""
@@ -251,11 +251,7 @@ def _cut_read(
         steps.append(axes)
     equation = read_fn.program.equations[read.equation_index]
     inputs = [
-        steps[-1]
-        if i == read.operands[0]
-        else labels.new_axes(jnp.shape(atom.val))
-        if not isinstance(atom, int)
-        else labels.new_axes(read_fn.program.shapes[atom].shape)
+        steps[-1] if i == read.operands[0] else labels.new_axes(read_fn.program.atom_shape(atom))
         for i, atom in enumerate(equation.inputs)
     ]
     (output,) = output_axes(labels, equation.source, inputs, [])

@@ -22,7 +22,7 @@ from gtddp_jax.tracing.axis_labels import ABSENT, MERGED, AxisLabels
 from gtddp_jax.tracing.axis_rules import output_axes
 from gtddp_jax.tracing.cuts import Cut, Partition
 from gtddp_jax.tracing.parameter_reads import ReadFunction
-from gtddp_jax.tracing.traced_program import Atom, TracedEquation, TracedProgram
+from gtddp_jax.tracing.traced_program import TracedEquation, TracedProgram
 
 LABELLED_READS = frozenset({"dot_general", "add", "add_any", "sub", "mul", "div"})
 """Reads of which every output axis that is also one of the data is known as such."""
@@ -42,6 +42,20 @@ class Window(NamedTuple):
     extent: int
     padding: tuple[int, int]
     spatial: int
+
+    def input_size(self, size: int) -> int:
+        """How many entries of the input `size` positions are made of, padding included."""
+        return (size - 1) * self.stride + self.extent
+
+    def part(self, x: jax.Array, axis: int, start: Any, size: int) -> jax.Array:
+        """The part of the input that `size` positions from `start` on are made of."""
+        low, high = self.padding
+        wanted, entries = start * self.stride - low, self.input_size(size)
+        inside = jnp.clip(wanted, 0, x.shape[axis] - entries)
+        part = jax.lax.dynamic_slice_in_dim(x, inside, entries, axis)
+        # Only the short part is padded; a band at an edge then begins in the padding.
+        padded = jnp.pad(part, [(low, high) if i == axis else (0, 0) for i in range(x.ndim)])
+        return jax.lax.dynamic_slice_in_dim(padded, low + wanted - inside, entries, axis)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,29 +84,15 @@ class PositionBands:
 
     def cut_inputs(self, inputs: Mapping[int, jax.Array], start: Any) -> dict[int, jax.Array]:
         """The parts of the inputs beside the parameter from which a band of the output is made."""
-        if self.window is None:
-            return {
-                position: Cut(self.input_axes[position], start, self.partition.size).part(x)
-                for position, x in inputs.items()
-            }
-        return {position: self._window_part(position, x, start) for position, x in inputs.items()}
+        return {
+            position: self._input_part(x, self.input_axes[position], start)
+            for position, x in inputs.items()
+        }
 
-    def _window_part(self, position: int, x: jax.Array, start: Any) -> jax.Array:
-        axis, window = self.input_axes[position], self.window
-        if axis is None or window is None:
-            return x
-        low, high = window.padding
-        wanted, size = start * window.stride - low, self.input_size(window)
-        inside = jnp.clip(wanted, 0, x.shape[axis] - size)
-        part = jax.lax.dynamic_slice_in_dim(x, inside, size, axis)
-        # Only the short part is padded; a band at an edge then begins in the padding.
-        amounts = [(low, high) if i == axis else (0, 0) for i in range(x.ndim)]
-        padded = jnp.pad(part, amounts)
-        return jax.lax.dynamic_slice_in_dim(padded, low + wanted - inside, size, axis)
-
-    def input_size(self, window: Window) -> int:
-        """How many rows of the input a band is made of, padding included."""
-        return (self.partition.size - 1) * window.stride + window.extent
+    def _input_part(self, x: jax.Array, axis: int | None, start: Any) -> jax.Array:
+        if axis is None or self.window is None:
+            return Cut(axis, start, self.partition.size).part(x)
+        return self.window.part(x, axis, start, self.partition.size)
 
     def changed_params(self, equation: TracedEquation) -> dict[str, Any]:
         """Parameters of the operation that are different for a band."""
@@ -143,7 +143,7 @@ def _convolution_bands(
     numbers = params["dimension_numbers"]
     if operand != 1 or params["batch_group_count"] != 1:
         return []
-    data_shape, kernel_shape = (_shape(program, atom) for atom in equation.inputs)
+    data_shape, kernel_shape = (program.atom_shape(atom) for atom in equation.inputs)
     found = []
     for spatial, (input_axis, output_axis, kernel_axis) in enumerate(
         zip(numbers.lhs_spec[2:], numbers.out_spec[2:], numbers.rhs_spec[2:], strict=True)
@@ -156,7 +156,7 @@ def _convolution_bands(
         positions = program.shapes[equation.outputs[0]].shape[output_axis]
         size = math.ceil(share * positions)
         bands = PositionBands(output_axis, (input_axis, None), Partition(positions, size), window)
-        if bands.input_size(window) <= data_shape[input_axis]:
+        if window.input_size(size) <= data_shape[input_axis]:
             found.append(bands)
     return found
 
@@ -165,7 +165,7 @@ def _labelled_bands(
     program: TracedProgram, equation: TracedEquation, operand: int, share: float
 ) -> list[PositionBands]:
     labels = AxisLabels()
-    inputs = [labels.new_axes(_shape(program, atom)) for atom in equation.inputs]
+    inputs = [labels.new_axes(program.atom_shape(atom)) for atom in equation.inputs]
     (output,) = output_axes(labels, equation.source, inputs, [])
     found = []
     for axis, positions in enumerate(program.shapes[equation.outputs[0]].shape):
@@ -178,7 +178,3 @@ def _labelled_bands(
             size = math.ceil(share * positions)
             found.append(PositionBands(axis, input_axes, Partition(positions, size)))
     return found
-
-
-def _shape(program: TracedProgram, atom: Atom) -> tuple[int, ...]:
-    return program.shapes[atom].shape if isinstance(atom, int) else jnp.shape(atom.val)

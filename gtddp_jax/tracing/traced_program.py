@@ -11,6 +11,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 from jax.extend import core
 
 from gtddp_jax.core.jaxprs import ContainedProgram, inlinable_program, interpret_jaxpr
@@ -100,6 +101,10 @@ class TracedProgram:
         for name, tree in arguments.items():
             values |= dict(zip(self.groups[name], jax.tree.leaves(tree), strict=True))
         return values
+
+    def atom_shape(self, atom: Atom) -> tuple[int, ...]:
+        """The shape of a value or a literal."""
+        return self.shapes[atom].shape if isinstance(atom, int) else jnp.shape(atom.val)
 
     def differs_in_shapes_only(self, other: "TracedProgram") -> bool:
         """Whether both programs apply the same operations to the same values."""

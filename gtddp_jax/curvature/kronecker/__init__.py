@@ -13,6 +13,7 @@
 | `operators.py`            | P on matrices                                                    |
 | `preconditioner.py`       | P on parameters, from the factors, with damping and cooperation  |
 | `diagonal_moments.py`     | players without a Kronecker form                                 |
+| `gain_chain.py`           | momentum, weight decay and learning rate of both                 |
 | `kronecker_curvature.py`  | the base method: P, momentum, weight decay, learning rate        |
 | `kfac.py`, `ekfac.py`     | the two methods                                                  |
 | `cooperation/`            | players that act in one stage                                    |

@@ -24,6 +24,7 @@ from gtddp_jax.curvature.diagonal import (
     DiagonalPolicy,
     step_by_player,
 )
+from gtddp_jax.curvature.kronecker.gain_chain import gain_transformations
 from gtddp_jax.curvature.learning_rate import schedule_value
 from gtddp_jax.network.protocol import StageIndex
 
@@ -91,13 +92,12 @@ class DiagonalMoments(DiagonalCurvature):
             scale = self._scale(after, state.step_count)
             return jax.tree.map(lambda q, p: (p * q).astype(q.dtype), updates, scale), after
 
-        transformations = [optax.GradientTransformation(init, update)]
-        if self.momentum is not None:
-            transformations.append(optax.trace(self.momentum, self.nesterov))
-        if self.weight_decay is not None:
-            transformations.append(optax.add_decayed_weights(self.weight_decay))
-        learning_rate = optax.scale_by_learning_rate(self.learning_rate)
-        return optax.chain(*transformations, learning_rate)
+        return optax.chain(
+            optax.GradientTransformation(init, update),
+            *gain_transformations(
+                self.learning_rate, self.momentum, self.nesterov, self.weight_decay
+            ),
+        )
 
     def _scale(self, after: MomentsState, step_count: Count) -> Tree:
         """`1 / (s + gamma)` for the moments after a step and the damping at it."""

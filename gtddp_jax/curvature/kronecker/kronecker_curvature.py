@@ -32,6 +32,7 @@ from gtddp_jax.curvature.kronecker.diagonal_moments import DiagonalMoments
 from gtddp_jax.curvature.kronecker.eigenvalue_rule import EigenvalueRule
 from gtddp_jax.curvature.kronecker.factor_statistics import FactorOptions
 from gtddp_jax.curvature.kronecker.factors import StageFactors
+from gtddp_jax.curvature.kronecker.gain_chain import gain_transformations
 from gtddp_jax.curvature.kronecker.kronecker_policy import KroneckerPolicy, KroneckerState
 from gtddp_jax.curvature.kronecker.matrix_layouts import MatrixLayout, matrix_layout
 from gtddp_jax.curvature.kronecker.preconditioner import Preconditioner
@@ -150,14 +151,11 @@ class KroneckerCurvature(Curvature):
     @property
     def _optax_chain(self) -> optax.GradientTransformationExtraArgs:
         """From the preconditioned gradient to the open gain."""
-        transformations = []
-        if self.momentum is not None:
-            transformations.append(optax.trace(self.momentum, self.nesterov))
-        if self.weight_decay is not None:
-            transformations.append(optax.add_decayed_weights(self.weight_decay))
-        # Last, so that the weight decay is multiplied by it too; it also makes the step a descent.
-        learning_rate = optax.scale_by_learning_rate(self.learning_rate)
-        return optax.chain(*transformations, learning_rate)
+        return optax.chain(
+            *gain_transformations(
+                self.learning_rate, self.momentum, self.nesterov, self.weight_decay
+            )
+        )
 
     @override
     def init(self, params: PlayerTrees, stage_index: StageIndex) -> CurvatureState:
