@@ -252,7 +252,6 @@ def _diverged_text(row: Comparison) -> str:
 COMPARISON_COLUMNS: dict[str, Callable[[Comparison], str]] = {
     "data": lambda row: row.cell.dataset,
     "network": lambda row: row.cell.network,
-    "batch": lambda row: str(row.cell.batch_size),
     "schedule": lambda row: row.cell.schedule,
     "base, rate": lambda row: f"{row.base.cell.label} {row.cell.rate:g}",
     "method": lambda row: row.cell.label,

@@ -160,6 +160,20 @@ def prodigy_method(base: str) -> TrainingMethod:
     return _competitor(f"prodigy-{base}", "Prodigy", build, _plain_step)
 
 
+def schedule_free_adamw(rate: LearningRate) -> optax.GradientTransformation:
+    """`optax.contrib.schedule_free_adamw` with its other defaults."""
+    schedule: Any = rate  # optax accepts schedules, but its annotation does not say so
+    return contrib.schedule_free_adamw(schedule)
+
+
+def keep_point(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """A transformation whose state begins as (its own state, the parameters)."""
+    full = optax.with_extra_args_support(tx)
+    return optax.GradientTransformationExtraArgs(
+        lambda params: (full.init(params), params), full.update
+    )
+
+
 def schedule_free_method(base: str) -> TrainingMethod:
     """Schedule-free AdamW (`optax.contrib.schedule_free_adamw`), scored at its average.
 
@@ -168,9 +182,7 @@ def schedule_free_method(base: str) -> TrainingMethod:
     """
 
     def build(rate: LearningRate) -> optax.GradientTransformation:
-        schedule: Any = rate  # optax accepts schedules, but its annotation does not say so
-        tx = contrib.schedule_free_adamw(schedule)
-        return optax.GradientTransformation(lambda params: (tx.init(params), params), tx.update)
+        return keep_point(schedule_free_adamw(rate))
 
     def take_step(tx: Any, state: RunState, gradient: LossGradient) -> StepOutcome:
         # Gradients are taken at the point y, scores at the average x.

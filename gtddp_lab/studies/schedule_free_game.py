@@ -1,13 +1,13 @@
 """The implicit game around schedule-free AdamW, scored at its average."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import optax
 from optax import contrib
 
 import gtddp_jax as gt
+from gtddp_lab.studies.competitors import keep_point, schedule_free_adamw
 from gtddp_lab.training.methods import GAMES, OPTIMIZERS, TrainingMethod
 from gtddp_lab.training.settings import LearningRate, TrainSettings
 from gtddp_lab.training.state import BatchStats, RunState
@@ -21,12 +21,7 @@ def schedule_free_game_method(base: str) -> TrainingMethod:
     point y at which the layers play is part of the optimizer's state.
     """
     game = GAMES["implicit"]
-
-    def schedule_free(rate: LearningRate) -> optax.GradientTransformation:
-        schedule: Any = rate  # optax accepts schedules, but its annotation does not say so
-        return contrib.schedule_free_adamw(schedule)
-
-    entry = dataclasses.replace(OPTIMIZERS[base], build_base=schedule_free)
+    entry = dataclasses.replace(OPTIMIZERS[base], build_base=schedule_free_adamw)
 
     def build(
         net: gt.Network,
@@ -35,12 +30,7 @@ def schedule_free_game_method(base: str) -> TrainingMethod:
         rate: LearningRate,
         batch_stats: BatchStats,
     ) -> optax.GradientTransformation:
-        tx = optax.with_extra_args_support(
-            game.build(entry, net, loss, settings, rate, batch_stats)
-        )
-        return optax.GradientTransformationExtraArgs(
-            lambda params: (tx.init(params), params), tx.update
-        )
+        return keep_point(game.build(entry, net, loss, settings, rate, batch_stats))
 
     def make_step(
         net: gt.Network,
