@@ -10,6 +10,7 @@ from gtddp_lab.cli.cli_errors import RunError, UsageError
 from gtddp_lab.cli.options import EvalOptions
 from gtddp_lab.cli.parse import read_train_options
 from gtddp_lab.cli.setup import TrainSetup, set_up_training
+from gtddp_lab.core.printing import loss_text
 from gtddp_lab.training.checkpoints import CheckpointError, Checkpoints
 from gtddp_lab.training.records import TrainingUnit
 from gtddp_lab.training.run_folder import RunFolder, RunFolderError, existing_folder
@@ -66,8 +67,8 @@ def _score_table(setup: TrainSetup, folder: RunFolder, which: str) -> Table:
                     trainer.method.label,
                     str(seed),
                     str(saved.step),
-                    f"{on_train.loss:.4f}",
-                    f"{on_validation.loss:.4f}",
+                    loss_text(on_train.loss),
+                    loss_text(on_validation.loss),
                     f"{100 * on_validation.accuracy:.2f}",
                 )
     return table

@@ -101,9 +101,12 @@ class TrainOptions:
     """Random changes of the training images: none, shifts by up to 4 pixels, or shifts and
     mirroring."""
 
-    optimizer: OptimizerName = "nesterov"
-    """Base optimizer, from optax; KFAC, EKFAC and SOAP exist for the sequential game only. SGD,
-    Nesterov, KFAC and EKFAC use momentum 0.9, KFAC and EKFAC damping 0.03."""
+    optimizer: Annotated[
+        OptimizerName | None, _described("schedule_free; nesterov for the sequential game")
+    ] = None
+    """Base optimizer, from optax; KFAC, EKFAC and SOAP exist for the sequential game only,
+    schedule-free AdamW, which is scored at its average, for the implicit game only. SGD, Nesterov,
+    KFAC and EKFAC use momentum 0.9, KFAC and EKFAC damping 0.03."""
 
     game: Annotated[tuple[GameName, ...], tyro.conf.arg(metavar=f"{{{','.join(GAMES)}}} [...]")] = (
         "implicit",
@@ -115,7 +118,8 @@ class TrainOptions:
         RivalName | None, _described("the base with, or without, look-ahead, if there is one")
     ] = None
     """Another base optimizer, run alone at the same learning rate. Nesterov's look-ahead does part
-    of what a game does for free, so by default sgd and nesterov are rivals, and adam and nadam."""
+    of what a game does for free, so by default sgd and nesterov are rivals, and adam and nadam;
+    nadam is also the rival of schedule_free."""
 
     base_only: bool = False
     """Train with the base optimizer only, without game and rival."""
@@ -125,7 +129,7 @@ class TrainOptions:
 
     schedule: ScheduleName = "cosine"
     """Learning rate schedule: constant; down to 0 along half a cosine; divided by 10 after 1/2 and
-    again after 3/4 of the steps."""
+    again after 3/4 of the steps. The rate of schedule_free is constant."""
 
     weight_decay: float = 0.0
     """Factor of the running cost, half the squared norm of all parameters. Its gradient is added to

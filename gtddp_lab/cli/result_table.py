@@ -5,40 +5,47 @@ import math
 from rich import box
 from rich.table import Table
 
+from gtddp_lab.core.printing import loss_text
 from gtddp_lab.training.experiment import Experiment
 from gtddp_lab.training.run_summary import MethodSummary
 
 
 def summary_table(experiment: Experiment, summaries: list[MethodSummary]) -> Table:
-    """Lays out one row per method: means over the seeds, ± standard error."""
+    """Lays out one row per method: means over the seeds, ± standard error.
+
+    Numbers of seeds and epochs are in the caption, or in a column if the methods differ in them.
+    """
+    lengths = {(summary.seeds, summary.epochs) for summary in summaries}
     labels = {method.name: method.label for method in experiment.methods()}
     table = Table(
         title=experiment.title,
-        caption=_caption(labels[summaries[0].method]) if summaries else None,
+        caption=_caption(labels[summaries[0].method], lengths) if summaries else None,
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         pad_edge=False,
     )
     table.add_column("method", no_wrap=True)
-    for heading in ("epochs", "train loss", "equal time", "validation %", "sec"):
+    headings = ("train loss", "equal time", "validation %", "sec")
+    for heading in headings if len(lengths) == 1 else ("epochs", *headings):
         table.add_column(heading, justify="right", no_wrap=True)
     for summary in summaries:
-        table.add_row(
-            labels[summary.method],
-            f"{summary.seeds} × {summary.epochs}",
-            _with_error(summary.final_loss, summary.loss_error, 4),
-            "-" if math.isnan(summary.equal_time_loss) else f"{summary.equal_time_loss:.4f}",
-            _with_error(summary.validation_accuracy, summary.validation_error, 2, scale=100),
+        row = (
+            _with_error(loss_text(summary.final_loss), summary.loss_error),
+            "-" if math.isnan(summary.equal_time_loss) else loss_text(summary.equal_time_loss),
+            _accuracy_text(summary),
             f"{summary.seconds:.1f}",
         )
+        length = () if len(lengths) == 1 else (f"{summary.seeds} × {summary.epochs}",)
+        table.add_row(labels[summary.method], *length, *row)
     return table
 
 
-def _caption(base: str) -> str:
-    return (
-        f"epochs: seeds × epochs; loss and accuracy: mean over seeds ± standard error; "
-        f"equal time: training loss at the time at which {base} had finished"
-    )
+def _caption(base: str, lengths: set[tuple[int, int]]) -> str:
+    text = "mean ± standard error over the seeds"
+    if len(lengths) == 1:
+        ((seeds, epochs),) = lengths
+        text = f"seeds: {seeds}, epochs: {epochs}; mean ± standard error over the seeds"
+    return f"{text}; equal time: training loss at the time at which {base} had finished"
 
 
 def skipped_step_warnings(experiment: Experiment, summaries: list[MethodSummary]) -> list[str]:
@@ -51,6 +58,13 @@ def skipped_step_warnings(experiment: Experiment, summaries: list[MethodSummary]
     ]
 
 
-def _with_error(value: float, error: float | None, digits: int, scale: int = 1) -> str:
-    text = f"{scale * value:.{digits}f}"
-    return text if error is None else f"{text} ± {scale * error:.{digits}f}"
+def _with_error(loss: str, error: float | None) -> str:
+    if error is None:
+        return loss
+    return f"{loss} ± {error:.0e}" if "e" in loss else f"{loss} ± {error:.4f}"
+
+
+def _accuracy_text(summary: MethodSummary) -> str:
+    text = f"{100 * summary.validation_accuracy:.2f}"
+    error = summary.validation_error
+    return text if error is None else f"{text} ± {100 * error:.2f}"

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
+from gtddp_lab.core.printing import loss_text
 from gtddp_lab.training.experiment import Experiment
 from gtddp_lab.training.records import (
     EpochRecord,
@@ -42,7 +43,8 @@ def progress_display(console: Console, experiment: Experiment) -> Iterator[ShowE
 def format_scores(record: EpochRecord) -> str:
     """Formats the scores of an epoch as one short line."""
     return (
-        f"train loss {record.train_loss:.4f}  validation {100 * record.validation_accuracy:5.2f} %"
+        f"train loss {loss_text(record.train_loss)}  "
+        f"validation {100 * record.validation_accuracy:5.2f} %"
     )
 
 
@@ -50,7 +52,7 @@ def format_progress(event: TrainProgress) -> str:
     """Formats the running epoch: loss and speed."""
     loss = sum(figures.loss for figures in event.figures) / len(event.figures)
     speed = event.images / event.seconds if event.seconds > 0 else 0.0
-    return f"loss {loss:.4f}  {speed:,.0f} images/s"
+    return f"loss {loss_text(loss)}  {speed:,.0f} images/s"
 
 
 def format_weights(figures: EpochFigures) -> str:

@@ -10,7 +10,7 @@ from gtddp_lab.cli.options import BASE_GAME, NO_RIVAL, TrainOptions
 from gtddp_lab.core.bounds import check_integer
 from gtddp_lab.training.checkpoints import check_keep_counts
 from gtddp_lab.training.experiment import Experiment, build_trainers, default_learning_rate
-from gtddp_lab.training.methods import RIVALS
+from gtddp_lab.training.methods import OPTIMIZERS, RIVALS, supports_game
 from gtddp_lab.training.placement import ONE_DEVICE, Placement
 from gtddp_lab.training.recipes import recipe_for
 from gtddp_lab.training.runner import RunPlan
@@ -71,21 +71,23 @@ def fill_in_defaults(options: TrainOptions) -> TrainOptions:
     """Fills in the defaults that depend on the data set and the optimizer."""
     recipe = recipe_for(options.dataset)
     rate = options.learning_rate
+    optimizer = options.optimizer or _default_optimizer(options)
     return replace(
         options,
         network=recipe.network if options.network is None else options.network,
         epochs=recipe.epochs if options.epochs is None else options.epochs,
         batch_size=recipe.batch_size if options.batch_size is None else options.batch_size,
         augmentation=options.augmentation or recipe.augmentation,
-        learning_rate=(
-            default_learning_rate(options.dataset, options.optimizer) if rate is None else rate
-        ),
-        rival=options.rival or _default_rival(options),
+        optimizer=optimizer,
+        learning_rate=default_learning_rate(options.dataset, optimizer) if rate is None else rate,
+        rival=options.rival or (NO_RIVAL if options.base_only else RIVALS.get(optimizer, NO_RIVAL)),
     )
 
 
-def _default_rival(options: TrainOptions) -> str:
-    return NO_RIVAL if options.base_only else RIVALS.get(options.optimizer, NO_RIVAL)
+def _default_optimizer(options: TrainOptions) -> str:
+    games = ("none",) if options.base_only else options.game
+    entry = OPTIMIZERS["schedule_free"]
+    return "schedule_free" if all(supports_game(entry, game) for game in games) else "nesterov"
 
 
 def build_experiment(options: TrainOptions) -> Experiment:
@@ -96,6 +98,7 @@ def build_experiment(options: TrainOptions) -> Experiment:
         ValueError: If a value is out of range.
     """
     assert options.network is not None and options.augmentation is not None
+    assert options.optimizer is not None
     assert options.epochs is not None and options.batch_size is not None
     assert options.learning_rate is not None
     return Experiment(

@@ -1,4 +1,4 @@
-"""Texts from files and names of files, made safe for terminals, pages and pictures."""
+"""Losses as text; texts from files, made safe for terminals, pages and pictures."""
 
 import unicodedata
 
@@ -13,3 +13,12 @@ def printable_text(text: str, limit: int = 200) -> str:
     """
     shown = text if len(text) <= limit else text[: limit - 1] + "…"
     return "".join("\ufffd" if unicodedata.category(char)[0] == "C" else char for char in shown)
+
+
+def loss_text(loss: float) -> str:
+    """Return a loss with four decimals, or with two digits if it is smaller than 0.001.
+
+    >>> loss_text(0.25), loss_text(0.000034)
+    ('0.2500', '3.4e-05')
+    """
+    return f"{loss:.1e}" if 0 < loss < 1e-3 else f"{loss:.4f}"

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gtddp_lab.core.printing import loss_text
 from gtddp_lab.report.charts import Chart, draw_chart
 from gtddp_lab.report.series import (
     QUIET_NUMPY,
@@ -125,8 +126,8 @@ def summary_rows(series: Sequence[MethodSeries]) -> list[SummaryRow]:
                 entry,
                 found.seeds,
                 found.epochs,
-                f"{found.final_loss:.4f}",
-                f"{found.average_loss:.4f}",
+                loss_text(found.final_loss),
+                loss_text(found.average_loss),
                 _accuracy_text(found),
                 _difference_text(entry, log_train_loss, "+.2f"),
                 _difference_text(entry, accuracy_percent, "+.2f"),

@@ -158,39 +158,3 @@ def prodigy_method(base: str) -> TrainingMethod:
         return optax.with_extra_args_support(contrib.prodigy())
 
     return _competitor(f"prodigy-{base}", "Prodigy", build, _plain_step)
-
-
-def schedule_free_adamw(rate: LearningRate) -> optax.GradientTransformation:
-    """`optax.contrib.schedule_free_adamw` with its other defaults."""
-    schedule: Any = rate  # optax accepts schedules, but its annotation does not say so
-    return contrib.schedule_free_adamw(schedule)
-
-
-def keep_point(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """A transformation whose state begins as (its own state, the parameters)."""
-    full = optax.with_extra_args_support(tx)
-    return optax.GradientTransformationExtraArgs(
-        lambda params: (full.init(params), params), full.update
-    )
-
-
-def schedule_free_method(base: str) -> TrainingMethod:
-    """Schedule-free AdamW (`optax.contrib.schedule_free_adamw`), scored at its average.
-
-    The parameters of the run are the average x. The point y at which gradients are taken is part
-    of the optimizer's state.
-    """
-
-    def build(rate: LearningRate) -> optax.GradientTransformation:
-        return keep_point(schedule_free_adamw(rate))
-
-    def take_step(tx: Any, state: RunState, gradient: LossGradient) -> StepOutcome:
-        # Gradients are taken at the point y, scores at the average x.
-        tx_state, point = state.opt_state
-        (value, batch_stats), first = gradient(point)
-        updates, tx_state = tx.update(first, tx_state, point)
-        point = _updated_params(point, updates)
-        average = contrib.schedule_free_eval_params(tx_state, point)
-        return average, (tx_state, point), value, batch_stats
-
-    return _competitor(f"schedule-free-{base}", "schedule-free AdamW", build, take_step)

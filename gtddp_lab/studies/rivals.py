@@ -1,4 +1,4 @@
-"""The games beside competitors: extragradient, SAM, MoMo, schedule-free Adam, Prodigy."""
+"""The games beside competitors: extragradient, SAM, MoMo, Prodigy."""
 
 from typing import Any
 
@@ -20,10 +20,9 @@ RIVALS = (
     "extragradient",
     "sam",
     "momo",
-    "schedule-free",
     "prodigy",
 )
-QUICK_RIVALS = ("implicit", "extragradient", "schedule-free")
+QUICK_RIVALS = ("implicit", "extragradient", "momo")
 """The methods of the quick version."""
 
 RIVAL_RATES = {"sgd": (0.01, 0.03), "adam": (1e-3, 3e-3)}

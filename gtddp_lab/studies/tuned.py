@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gtddp_lab.core.printing import loss_text
 from gtddp_lab.studies.cell_runner import CellResult, CellRunner
 from gtddp_lab.studies.cells import Cell, default_cell
 from gtddp_lab.studies.comparison import epochs_at_equal_time
@@ -25,6 +26,7 @@ from gtddp_lab.studies.pictures import (
 )
 from gtddp_lab.studies.section import StudyOptions, StudySection
 from gtddp_lab.studies.statistics import Estimate, finite_or_none, mean_log_ratio
+from gtddp_lab.training.methods import OPTIMIZERS
 from gtddp_lab.training.plots import COLOURS
 
 TUNING_SEEDS = 2
@@ -39,9 +41,9 @@ TUNED_METHODS: dict[tuple[str, str], tuple[float, ...]] = {
     ("adam", "base"): ADAPTIVE_RATES,
     ("nadam", "base"): ADAPTIVE_RATES,
     ("adam", "momo"): ADAPTIVE_RATES,
-    ("adam", "schedule-free"): ADAPTIVE_RATES,
+    ("schedule_free", "base"): ADAPTIVE_RATES,
     ("nadam", "implicit"): ADAPTIVE_RATES,
-    ("adam", "schedule-free-implicit"): ADAPTIVE_RATES,
+    ("schedule_free", "implicit"): ADAPTIVE_RATES,
 }
 """Base and variant of each method, with its rates, half a decade apart."""
 
@@ -81,7 +83,7 @@ TUNED_PROBLEMS: dict[str, dict[str, Any]] = {
 BASE_OF = {
     ("nesterov", "implicit"): ("nesterov", "base"),
     ("nadam", "implicit"): ("nadam", "base"),
-    ("adam", "schedule-free-implicit"): ("adam", "schedule-free"),
+    ("schedule_free", "implicit"): ("schedule_free", "base"),
 }
 """The methods in which the layers act together, each with the method that it is put around."""
 
@@ -163,7 +165,7 @@ def tune_methods(options: StudyOptions, changes: Mapping[str, Any]) -> list[Tune
     best: list[tuple[Cell, dict[float, float]]] = []
     for (base, variant), rates in grids.items():
         cell = default_cell(base=base, **changes)
-        cell = dataclasses.replace(cell, variant=variant, schedule=_schedule(variant))
+        cell = dataclasses.replace(cell, variant=variant, schedule=_schedule(base))
         tuning = _tuning_losses(runner, cell, rates)
         best.append((dataclasses.replace(cell, rate=min(tuning, key=tuning.__getitem__)), tuning))
     costs = runner.step_costs([cell for cell, _ in best])
@@ -182,9 +184,9 @@ def tune_methods(options: StudyOptions, changes: Mapping[str, Any]) -> list[Tune
     ]
 
 
-def _schedule(variant: str) -> str:
-    # Schedule-free averages take the place of a schedule.
-    return "constant" if variant.startswith("schedule-free") else "cosine"
+def _schedule(base: str) -> str:
+    # An average takes the place of a schedule.
+    return "cosine" if OPTIMIZERS[base].average is None else "constant"
 
 
 def _tuning_losses(runner: CellRunner, cell: Cell, rates: Sequence[float]) -> dict[float, float]:
@@ -269,7 +271,7 @@ def _problem_text(
             method.cell.label,
             f"{method.cell.rate:g}",
             f"{method.cost:.2f}",
-            f"{_reported(method.equal_epochs, 'train_loss').mean():.4f}",
+            loss_text(_reported(method.equal_epochs, "train_loss").mean()),
             f"{100 * _reported(method.equal_epochs, 'validation_accuracy').mean():.2f}",
             epochs.text(),
             time.text(),

@@ -10,8 +10,7 @@ from typing import Any
 
 from gtddp_lab.studies import competitors
 from gtddp_lab.studies.paper.paper_method import PAPER_SETTINGS, paper_method
-from gtddp_lab.studies.schedule_free_game import schedule_free_game_method
-from gtddp_lab.training.methods import TrainingMethod, build_method
+from gtddp_lab.training.methods import OPTIMIZERS, TrainingMethod, build_method, supports_game
 
 
 @dataclass(frozen=True)
@@ -36,38 +35,37 @@ def _game_method(name: str) -> Callable[[str], TrainingMethod]:
 
 
 OPTAX = ("plain_sgd", "sgd", "nesterov", "rmsprop", "adam", "nadam")
-"""Bases that are optax optimizers, as the implicit game and most competitors require."""
+"""Bases that are optax optimizers and are scored where they take gradients."""
+
+IMPLICIT = tuple(name for name, entry in OPTIMIZERS.items() if supports_game(entry, "implicit"))
+"""Bases of the implicit game."""
+
+SEQUENTIAL = tuple(name for name, entry in OPTIMIZERS.items() if supports_game(entry, "sequential"))
+"""Bases of the sequential game."""
+
+
+def _sequential(note: str = "", **settings: Any) -> Variant:
+    return Variant(f"GT-DDP-{{}}{note}", _game_method("sequential"), settings, SEQUENTIAL)
+
 
 VARIANTS: dict[str, Variant] = {
     "base": Variant("{}", _game_method("none")),
-    "sequential": Variant("GT-DDP-{}", _game_method("sequential")),
-    "sequential-self-response": Variant(
-        "GT-DDP-{} (self-response)", _game_method("sequential"), {"self_response": True}
+    "sequential": _sequential(),
+    "sequential-self-response": _sequential(" (self-response)", self_response=True),
+    "sequential-far": _sequential(" (no maximal shift)", max_shift=float("inf")),
+    "sequential-gradient": _sequential(" (gradient)", terminal="gradient"),
+    "sequential-projected": _sequential(" (projected)", terminal="projected"),
+    "sequential-nonlinear": _sequential(" (nonlinear)", rollout="nonlinear"),
+    "sequential-paper": Variant(
+        "GT-DDP-{} (as published)", paper_method, PAPER_SETTINGS, SEQUENTIAL
     ),
-    "sequential-far": Variant(
-        "GT-DDP-{} (no maximal shift)", _game_method("sequential"), {"max_shift": float("inf")}
+    "implicit": Variant("Implicit-{}", _game_method("implicit"), bases=IMPLICIT),
+    "full": Variant(
+        "Implicit-{} (full)", _game_method("implicit"), {"weighting": "full"}, IMPLICIT
     ),
-    "sequential-gradient": Variant(
-        "GT-DDP-{} (gradient)", _game_method("sequential"), {"terminal": "gradient"}
-    ),
-    "sequential-projected": Variant(
-        "GT-DDP-{} (projected)", _game_method("sequential"), {"terminal": "projected"}
-    ),
-    "sequential-nonlinear": Variant(
-        "GT-DDP-{} (nonlinear)", _game_method("sequential"), {"rollout": "nonlinear"}
-    ),
-    "sequential-paper": Variant("GT-DDP-{} (as published)", paper_method, PAPER_SETTINGS),
-    "implicit": Variant("Implicit-{}", _game_method("implicit"), bases=OPTAX),
-    "full": Variant("Implicit-{} (full)", _game_method("implicit"), {"weighting": "full"}, OPTAX),
     "extragradient": Variant("{} extragradient", competitors.extragradient_method, bases=OPTAX),
     "sam": Variant("{} SAM", competitors.sam_method, bases=OPTAX),
     "momo": Variant("MoMo-Adam", competitors.momo_adam_method, bases=("adam",)),
-    "schedule-free": Variant(
-        "schedule-free AdamW", competitors.schedule_free_method, bases=("adam",)
-    ),
-    "schedule-free-implicit": Variant(
-        "Implicit-schedule-free AdamW", schedule_free_game_method, bases=("adam",)
-    ),
     "prodigy": Variant("Prodigy", competitors.prodigy_method, bases=("adam",)),
 }
 """All variants by name. Each is compared with "base"."""

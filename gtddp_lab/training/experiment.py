@@ -89,7 +89,8 @@ class Experiment:
         rate = self.settings.learning_rate
         text = f"{self.dataset}, batch size {self.batch_size}, learning rate {rate:g}"
         if self.settings.schedule != "constant":
-            text += f" ({self.settings.schedule})"
+            averages = OPTIMIZERS[self.optimizer].average is not None
+            text += f" ({self.settings.schedule}{', constant for averages' * averages})"
         if "implicit" not in self.games:
             return text
         return f"{text}, weighting {self.settings.weighting}"

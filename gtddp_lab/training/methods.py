@@ -16,8 +16,9 @@ import gtddp_jax as gt
 from gtddp_jax.sequential import DEFAULT_BOUNDS
 from gtddp_lab.core.look_up import look_up
 from gtddp_lab.training import model_call
+from gtddp_lab.training.averaging import Average, BuildOptimizer, keep_point, step_at_point
 from gtddp_lab.training.settings import LearningRate, TrainSettings
-from gtddp_lab.training.state import BatchStats
+from gtddp_lab.training.state import BatchStats, Params
 from gtddp_lab.training.steps import (
     MakeStep,
     SampleLoss,
@@ -37,13 +38,18 @@ class OptimizerEntry:
         build_base: Builds the optax optimizer from a learning rate; None if optax has none because
             the optimizer depends on the network.
         build_sequential: Builds the optimizer of the sequential game from a network, a loss and a
-            learning rate, with the keywords of ``gt.gtddp``.
+            learning rate, with the keywords of ``gt.gtddp``; None if the sequential game has none
+
+        average: The average of the iterates at which it is scored, from the state of the optax
+            optimizer and the point at which gradients are taken; None if it is scored where it
+            takes gradients. An average takes the place of the learning rate schedule.
     """
 
     label: str
     learning_rate: float
     build_base: Callable[..., optax.GradientTransformation] | None
-    build_sequential: Callable[..., optax.GradientTransformationExtraArgs]
+    build_sequential: Callable[..., optax.GradientTransformationExtraArgs] | None
+    average: Average | None = None
 
 
 KRONECKER_DEFAULTS: dict[str, Any] = {
@@ -66,16 +72,30 @@ OPTIMIZERS: dict[str, OptimizerEntry] = {
     "rmsprop": OptimizerEntry("RMSprop", 0.001, optax.rmsprop, gt.rmsprop),
     "adam": OptimizerEntry("Adam", 0.001, optax.adam, gt.adam),
     "nadam": OptimizerEntry("NAdam", 0.001, optax.nadam, partial(gt.adam, nesterov=True)),
+    "schedule_free": OptimizerEntry(
+        "schedule-free AdamW",
+        0.003,
+        optax.contrib.schedule_free_adamw,
+        None,
+        average=optax.contrib.schedule_free_eval_params,
+    ),
     "kfac": OptimizerEntry("KFAC", 0.01, None, partial(gt.kfac, **KRONECKER_DEFAULTS)),
     "ekfac": OptimizerEntry("EKFAC", 0.01, None, partial(gt.ekfac, **KRONECKER_DEFAULTS)),
     "soap": OptimizerEntry("SOAP", 0.003, None, gt.soap),
 }
 """Base optimizers by name."""
 
-RIVALS = {"sgd": "nesterov", "nesterov": "sgd", "adam": "nadam", "nadam": "adam"}
+RIVALS = {
+    "sgd": "nesterov",
+    "nesterov": "sgd",
+    "adam": "nadam",
+    "nadam": "adam",
+    "schedule_free": "nadam",
+}
 """For a base with momentum, the same optimizer with, or without, Nesterov's look-ahead.
 
-Looking ahead does for free part of what a game does: it anticipates the momentum step.
+Looking ahead does for free part of what a game does: it anticipates the momentum step. Beside an
+average without a schedule, look-ahead with one.
 """
 
 
@@ -108,6 +128,7 @@ def _build_base(
     batch_stats: BatchStats,
 ) -> optax.GradientTransformation:
     if optimizer.build_base is None:
+        assert optimizer.build_sequential is not None
         # KFAC, EKFAC and SOAP need the network here, so their base is the game without feedback.
         return optimizer.build_sequential(
             net, loss, rate, equilibrium="open_loop", batch_stats=batch_stats
@@ -123,6 +144,7 @@ def _build_sequential(
     rate: LearningRate,
     batch_stats: BatchStats,
 ) -> optax.GradientTransformation:
+    assert optimizer.build_sequential is not None  # checked in `build_method`
     return optimizer.build_sequential(
         net,
         loss,
@@ -187,10 +209,7 @@ class TrainingMethod:
 
     name: str
     label: str
-    build: Callable[
-        [gt.Network, SampleLoss, TrainSettings, LearningRate, BatchStats],
-        optax.GradientTransformation,
-    ]
+    build: BuildOptimizer
     make_step: MakeStep
     has_sample_weights: bool
 
@@ -203,22 +222,35 @@ def build_method(optimizer: str, game: str) -> TrainingMethod:
         game: Key in ``GAMES``.
 
     Raises:
-        ValueError: If a name is unknown, or the game needs an optax optimizer and ``optimizer`` has
-            none.
+        ValueError: If a name is unknown, or the optimizer has no form in the game.
     """
     entry = look_up(OPTIMIZERS, optimizer, "optimizer")
     rules = look_up(GAMES, game, "game")
-    if entry.build_base is None and game == "implicit":
-        supported = ", ".join(name for name, known in OPTIMIZERS.items() if known.build_base)
-        raise ValueError(
-            f"The implicit game needs an optax optimizer, which {optimizer} is not. "
-            f"Supported: {supported}."
-        )
+    supported = ", ".join(name for name, known in OPTIMIZERS.items() if supports_game(known, game))
+    if not supports_game(entry, game):
+        raise ValueError(f"The {game} game has no form of {optimizer}. Supported: {supported}.")
+    build = partial(rules.build, entry)
+    # A base without optax form is a game without feedback, and steps like one.
+    make_step = make_sequential_step if entry.build_base is None else rules.make_step
+    if entry.average is not None:
+        build = keep_point(build)
+        make_step = step_at_point(make_step, partial(_average_of_base, entry.average))
     return TrainingMethod(
         rules.name.format(optimizer),
         rules.label.format(entry.label),
-        partial(rules.build, entry),
-        # A base without optax form is a game without feedback, and steps like one.
-        make_sequential_step if entry.build_base is None else rules.make_step,
+        build,
+        make_step,
         has_sample_weights=game != "none",
     )
+
+
+def supports_game(optimizer: OptimizerEntry, game: str) -> bool:
+    """Whether an optimizer has a form in a game; the name of the game is a key in ``GAMES``."""
+    if game == "sequential":
+        return optimizer.build_sequential is not None
+    return game == "none" or optimizer.build_base is not None
+
+
+def _average_of_base(average: Average, state: Any, point: Params) -> Params:
+    """The average, from the state of the base alone or of a game around it."""
+    return average(getattr(state, "base", state), point)

@@ -36,6 +36,14 @@ class RunState(NamedTuple):
     totals: EpochTotals
 
 
+def without_batch_stats(opt_state: Any) -> Any:
+    """Empties the batch statistics of a game's state; a run stores them once, beside the params."""
+    for field in ("batch_stats", "aux"):
+        if getattr(opt_state, field, None) is not None:
+            opt_state = opt_state._replace(**{field: {}})
+    return opt_state
+
+
 OUTSIDE_ANY_BATCH = 2**32 - 1
 """Folded into keys that all samples share.
 

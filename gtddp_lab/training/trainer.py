@@ -15,7 +15,7 @@ from gtddp_lab.training import loop, totals
 from gtddp_lab.training.methods import TrainingMethod
 from gtddp_lab.training.placement import ONE_DEVICE, Placement
 from gtddp_lab.training.settings import MOST_STEPS, TrainSettings
-from gtddp_lab.training.state import BatchStats, Params, RunState, step_key
+from gtddp_lab.training.state import BatchStats, Params, RunState, step_key, without_batch_stats
 from gtddp_lab.training.steps import SampleLoss, advance_state
 from gtddp_lab.training.watch import WeightWatch, watched_pictures, watched_rows
 
@@ -136,14 +136,9 @@ class Trainer:
         return self._placement.place_state(stacked)
 
     def _initial_state(self, variables: InitialVariables, seed: int) -> RunState:
-        opt_state: Any = self._optimizer.init(variables["params"])
-        # Batch statistics are stored once, beside the parameters: see the steps.
-        for field in ("batch_stats", "aux"):
-            if hasattr(opt_state, field) and getattr(opt_state, field) is not None:
-                opt_state = opt_state._replace(**{field: {}})
         state = RunState(
             params=variables["params"],
-            opt_state=opt_state,
+            opt_state=without_batch_stats(self._optimizer.init(variables["params"])),
             batch_stats=variables["batch_stats"],
             step=jnp.zeros((), jnp.int32),
             seed=jnp.asarray(seed, jnp.uint32),

@@ -315,7 +315,7 @@ PROVOKED: dict[tuple[str, str], Callable[[], Any]] = {
     ("gtddp_lab/core/distributed.py", "an axis of"): uneven_batch,
     ("gtddp_lab/core/files.py", "it is larger"): in_folder(read_large_file),
     ("gtddp_lab/core/files.py", "it is nested"): lambda: files.parse_json(100_000 * "["),
-    ("training/methods.py", "The implicit game"): lambda: methods.build_method("kfac", "implicit"),
+    ("training/methods.py", "The "): lambda: methods.build_method("kfac", "implicit"),
     ("training/results.py", "Invalid status"): lambda: results.results_document(
         UNKNOWN, [], {}, status="x"
     ),

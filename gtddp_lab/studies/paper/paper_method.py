@@ -23,6 +23,7 @@ def paper_method(base: str) -> TrainingMethod:
     if base in KRONECKER_BASES:
         return method
     entry = OPTIMIZERS[base]
+    assert entry.build_sequential is not None  # checked in `build_method`
     build = partial(entry.build_sequential, statistics="open")
     literal = dataclasses.replace(entry, build_sequential=build)
     return dataclasses.replace(method, build=partial(GAMES["sequential"].build, literal))

@@ -103,19 +103,28 @@ def test_the_table_fits_a_narrow_terminal(
     assert "GT-DDP-RMSprop" in text
     assert "97.50 ± 0.00" in text
     assert "0.2500 ± 0.0000" in text
-    assert "2 × 1" in text
-    assert "mean over seeds ± standard error" in " ".join(text.split())
+    assert "seeds: 2, epochs: 1; mean ± standard error" in " ".join(text.split())
     assert "…" not in text
 
 
 def test_the_longest_label_fits_too(experiment: Experiment, records: list[EpochRecord]) -> None:
-    experiment = replace(experiment, optimizer="nesterov", games=("none", "implicit"))
-    names = {"rmsprop": "nesterov", "gtddp-rmsprop": "implicit-nesterov"}
-    rows = [replace(r, method=names[r.method]) for r in records]
+    experiment = replace(experiment, optimizer="schedule_free", games=("none", "implicit"))
+    names = {"rmsprop": "schedule_free", "gtddp-rmsprop": "implicit-schedule_free"}
+    rows = [replace(r, method=names[r.method], train_loss=1e-6 * r.train_loss) for r in records]
     screen = io.StringIO()
     Console(file=screen, width=80).print(summary_table(experiment, summarize_records(rows)))
-    assert "Implicit-Nesterov" in screen.getvalue()
+    assert "Implicit-schedule-free AdamW" in screen.getvalue()
+    assert "2.5e-07 ± 0e+00" in screen.getvalue()
     assert "…" not in screen.getvalue()
+
+
+def test_methods_of_unequal_length_are_told(
+    experiment: Experiment, records: list[EpochRecord]
+) -> None:
+    rows = [r for r in records if r.method == records[0].method or r.seed == records[0].seed]
+    screen = io.StringIO()
+    Console(file=screen, width=80).print(summary_table(experiment, summarize_records(rows)))
+    assert "2 × " in screen.getvalue() and "1 × " in screen.getvalue()
 
 
 def test_skipped_steps_are_reported(experiment: Experiment, records: list[EpochRecord]) -> None:

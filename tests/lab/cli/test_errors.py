@@ -54,7 +54,11 @@ from gtddp_lab.cli.main import main
         (["train", "--game"], "--game needs one or more different names of sequential, implicit."),
         (["train", "--game", "implicit", "implicit"], "--game needs one or more different names"),
         (["train", "--game", "sequential", "--base-only"], "--base-only and --game exclude each"),
-        (["train", "--rival", "nesterov"], "rival must be another optimizer than nesterov."),
+        (
+            ["train", "--rival", "schedule_free"],
+            "rival must be another optimizer than schedule_free.",
+        ),
+        (["train", "--optimizer", "kfac"], "The implicit game has no form of kfac. Supported: sgd"),
         (["train", "--rival", "adagrad"], "invalid choice 'adagrad' for argument"),
         (["train", "--base-only", "--rival", "sgd"], "--base-only and --rival exclude each other."),
         (

@@ -85,13 +85,18 @@ def test_defaults() -> None:
 @pytest.mark.parametrize(
     ("line", "names"),
     [
-        ("train", ["nesterov", "sgd", "implicit-nesterov"]),
+        ("train", ["schedule_free", "nadam", "implicit-schedule_free"]),
+        ("train --game sequential", ["nesterov", "sgd", "gtddp-nesterov"]),
+        (
+            "train --game sequential implicit",
+            ["nesterov", "sgd", "gtddp-nesterov", "implicit-nesterov"],
+        ),
         ("train --optimizer sgd", ["sgd", "nesterov", "implicit-sgd"]),
         ("train --optimizer adam", ["adam", "nadam", "implicit-adam"]),
         ("train --optimizer rmsprop --rival adam", ["rmsprop", "adam", "implicit-rmsprop"]),
         ("train --optimizer rmsprop", ["rmsprop", "implicit-rmsprop"]),
         ("train --rival none --game sequential", ["nesterov", "gtddp-nesterov"]),
-        ("train --base-only", ["nesterov"]),
+        ("train --base-only", ["schedule_free"]),
     ],
 )
 def test_a_run_has_a_base_a_rival_and_games(line: str, names: list[str]) -> None:
@@ -108,13 +113,15 @@ def test_rates_of_a_data_set_precede_those_of_the_optimizer() -> None:
             TrainOptions(dataset=dataset, optimizer=optimizer)
         ).learning_rate
         for dataset in ("digits", "mnist")
-        for optimizer in ("nesterov", "adam")
+        for optimizer in ("nesterov", "adam", "schedule_free")
     }
     assert rates == {
         ("digits", "nesterov"): 0.05,
         ("digits", "adam"): 0.001,
+        ("digits", "schedule_free"): 0.01,
         ("mnist", "nesterov"): 0.01,
         ("mnist", "adam"): 0.001,
+        ("mnist", "schedule_free"): 0.003,
     }
 
 

@@ -188,7 +188,9 @@ def test_a_step_can_be_traced(name: str, optimizer: str) -> None:
     params, shapes = zoo.variable_shapes(net, x)
     stats = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
     loss = optax.softmax_cross_entropy_with_integer_labels
-    tx: Any = OPTIMIZERS[optimizer].build_sequential(net, loss, 1e-3, batch_stats=stats)
+    build = OPTIMIZERS[optimizer].build_sequential
+    assert build is not None
+    tx: Any = build(net, loss, 1e-3, batch_stats=stats)
 
     def step(params: Any, x: jax.Array, y: jax.Array) -> Any:
         return tx.update(None, tx.init(params), params, batch=(x, y))

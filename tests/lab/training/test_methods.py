@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 import gtddp_jax as gt
 from gtddp_jax.sequential import DEFAULT_BOUNDS, ROLLOUTS
 from gtddp_lab.data import Dataset, Feed
-from gtddp_lab.training.methods import GAMES, OPTIMIZERS, build_method
+from gtddp_lab.training.methods import GAMES, OPTIMIZERS, build_method, supports_game
 from gtddp_lab.training.settings import TrainSettings
 from gtddp_lab.training.trainer import Trainer
 from tests.default_run import quick_cases
@@ -23,7 +23,7 @@ PAIRS = [
     (optimizer, game)
     for optimizer, entry in OPTIMIZERS.items()
     for game in GAMES
-    if entry.build_base is not None or game != "implicit"
+    if supports_game(entry, game)
 ]
 
 
@@ -139,8 +139,12 @@ def test_unknown_names_list_the_known_ones() -> None:
         ValueError, match=r"Invalid game: 'x'\. Supported: none, sequential, implicit"
     ):
         build_method("adam", "x")
-    with pytest.raises(ValueError, match="needs an optax optimizer, which ekfac is not"):
+    with pytest.raises(
+        ValueError, match=r"The implicit game has no form of ekfac\. Supported: sgd"
+    ):
         build_method("ekfac", "implicit")
+    with pytest.raises(ValueError, match=r"The sequential game has no form of schedule_free\."):
+        build_method("schedule_free", "sequential")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,83 @@
+"""A run of schedule-free AdamW is the optax loop, scored at optax's average."""
+
+from dataclasses import replace
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.flatten_util import ravel_pytree
+
+import gtddp_jax as gt
+from gtddp_lab.data import Dataset, Feed
+from gtddp_lab.networks import flatten
+from gtddp_lab.training.averaging import AveragingState
+from gtddp_lab.training.methods import build_method
+from gtddp_lab.training.settings import TrainSettings
+from gtddp_lab.training.state import RunState
+from gtddp_lab.training.totals import empty_totals
+from gtddp_lab.training.trainer import Trainer
+from tests.lab.training.helpers import records
+
+LOSS = optax.softmax_cross_entropy_with_integer_labels
+STEPS = 5
+
+
+def optax_average(tx: Any, net: gt.Network, params: Any, batch: Any, *, game: bool) -> np.ndarray:
+    """The average after some steps on one batch, in the loop that users write."""
+    x, y = batch
+    state, point = tx.init(params), params
+    for _ in range(STEPS):
+        if game:
+            updates, state = tx.update(None, state, point, batch=batch)
+        else:
+            gradient = jax.grad(lambda q: LOSS(net.apply(q, x), y).mean())(point)
+            updates, state = tx.update(gradient, state, point)
+        point = optax.apply_updates(point, updates)
+    base = state.base if game else state
+    return np.asarray(ravel_pytree(optax.contrib.schedule_free_eval_params(base, point))[0])
+
+
+@pytest.mark.parametrize("game", ["none", "implicit"])
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_the_run_is_the_optax_loop(
+    tiny_net: gt.Network, tiny_dataset: Dataset, settings: TrainSettings, game: str, schedule: str
+) -> None:
+    """Whatever the schedule, the rate is constant."""
+    batch = tiny_dataset.train_images[:8], tiny_dataset.train_labels[:8]
+    params: Any = tiny_net.init(jax.random.key(0), batch[0])
+    chosen = replace(settings, schedule=schedule, weighting="full")
+    base = optax.contrib.schedule_free_adamw(settings.learning_rate)
+    literal = base if game == "none" else gt.implicit(base, tiny_net, LOSS, weighting="full")
+    want = optax_average(literal, tiny_net, params, batch, game=game != "none")
+
+    method = build_method("schedule_free", game)
+    tx = method.build(tiny_net, LOSS, chosen, chosen.scheduled_rate(STEPS), {})
+    step = jax.jit(method.make_step(tiny_net, LOSS, tx, 0.0))
+    zero = jnp.zeros((), jnp.int32)
+    state = RunState(params, tx.init(params), {}, zero, zero, empty_totals({}))
+    for _ in range(STEPS):
+        result = step(state, batch, jax.random.key(0))
+        state = state._replace(params=result.params, opt_state=result.opt_state)
+    got = np.asarray(ravel_pytree(state.params)[0])
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-7)
+    assert isinstance(state.opt_state, AveragingState)
+    point = np.asarray(ravel_pytree(state.opt_state.point)[0])
+    assert np.abs(point - got).max() > 1e-3  # scores are not those of the point
+
+
+@pytest.mark.parametrize("game", ["none", "implicit"])
+def test_batch_statistics_are_stored_once(
+    tiny_feed: Feed, settings: TrainSettings, game: str
+) -> None:
+    net = gt.Network(
+        [flatten, nn.Dense(4), nn.BatchNorm(use_running_average=False), nn.relu, nn.Dense(3)]
+    )
+    trainer = Trainer(build_method("schedule_free", game), net, tiny_feed, settings, batch_size=4)
+    state = trainer.start((0,))
+    assert state.batch_stats and getattr(state.opt_state.inner, "aux", {}) in ({}, None)
+    losses = [record.train_loss for record in records(trainer, seed=0, epochs=8)]
+    assert losses[-1] < losses[0]
