@@ -13,18 +13,23 @@ author = "The gtddp_jax authors"
 release = installed_version("gtddp-jax")
 
 extensions = [
-    "myst_parser",
+    "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.mathjax",
+    "gallery",
     "quick_evidence",
     "sources",
 ]
-exclude_patterns = ["pictures", "extensions", "quick/runs"]
+exclude_patterns = ["pictures", "extensions", "quick/runs", "jupyter_execute"]
 html_theme = "furo"
 html_title = f"gtddp_jax {release}"
 
 myst_enable_extensions = ["dollarmath"]
+nb_execution_mode = "cache"
+nb_execution_timeout = 600  # seconds, for each cell
+nb_execution_raise_on_error = True
+
 myst_heading_anchors = 3  # links to headings: page.md#heading
 
 autodoc_typehints = "none"  # signatures show them where they are informative

@@ -1,5 +1,6 @@
 """Links of the pages: to files, to headings, and to other sites (form only)."""
 
+import ast
 import re
 from collections import Counter
 from functools import cache
@@ -65,8 +66,22 @@ def test_every_page_is_in_the_navigation_once() -> None:
     entries = "\n".join(re.findall(r"```\{toctree\}\n(.*?)```", index, flags=re.S)).splitlines()
     listed = [line for line in entries if line and not line.startswith(":")]
     pages = {page.stem for page in (ROOT / "docs").glob("*.md")} - {"index"}
-    pages.add("quick/report")  # written by the build
+    pages.add("quick/report")  # written by the build, and so are the notebooks
+    pages |= {f"gallery/{name}" for name in gallery_examples()}
     assert sorted(listed) == sorted(pages)
+
+
+def gallery_examples() -> list[str]:
+    """The examples that `docs/extensions/gallery.py` shows, all of which exist."""
+    source = (ROOT / "docs" / "extensions" / "gallery.py").read_text(encoding="utf-8")
+    (table,) = (
+        node.value
+        for node in ast.parse(source).body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "EXAMPLES"
+    )
+    names = list(ast.literal_eval(table))
+    assert all((ROOT / "examples" / f"{name}.py").is_file() for name in names)
+    return names
 
 
 def test_the_front_page_is_short() -> None:
