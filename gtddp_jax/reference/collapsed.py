@@ -2,9 +2,9 @@
 
 `ddp_step` does not apply to the exact-loss terminal model, which has no Hessian, nor to networks
 whose samples are coupled (batch normalization), which have no Jacobians of single samples. For them
-the step is defined by the recursions of docs/mathematics.md, "3. The collapse", "4. Terminal models
-and the implicit game" and "7. Batch coupling and precision". This module evaluates them without the
-optimizer's per-sample sums:
+the step is defined by the recursions of docs/mathematics.md, "3. The collapse", "4. Terminal
+models" and "7. Batch coupling and precision". This module evaluates them without the optimizer's
+per-sample sums:
 
 | symbol  | definition                                                               | shape  |
 |---------|--------------------------------------------------------------------------|--------|

@@ -1,6 +1,6 @@
 """The exact-loss terminal model by definition, from the gradients of single samples.
 
-It evaluates the recursions of docs/mathematics.md, "4. Terminal models and the implicit game". It
+It evaluates the recursions of docs/mathematics.md, "4. Terminal models". It
 needs no stages, so it also serves models of which only a function of the parameters is known.
 """
 

@@ -1,7 +1,7 @@
 """Dense models of the terminal Hessian, [B, n, n].
 
-They are the quadratic terminal models of docs/mathematics.md, "4. Terminal models and the implicit
-game", and the exact Hessian.
+They are the quadratic terminal models of docs/mathematics.md, "4. Terminal models", and the
+exact Hessian.
 """
 
 from collections.abc import Callable

@@ -11,8 +11,8 @@ stages only. With the second term its samples' weights also depend on its own st
 
 For a single sample this is Bellman's recursion with the whole Q_uu (a rank-one update of P^-1). For
 a batch the exact stage is a system of B equations; the scalar equation replaces row i of it by
-`n_i w_i`, as `weighting.Full` does for the whole network (docs/mathematics.md, "4. Terminal
-models and the implicit game").
+`n_i w_i`, as `weighting.Full` does for the whole network (docs/mathematics_games.md, "The
+implicit game").
 """
 
 from collections.abc import Mapping

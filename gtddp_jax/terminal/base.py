@@ -10,7 +10,7 @@
 The shift s is measured in units of loss change, so psi'(0) = 1. A sample whose gradient vanishes
 has psi' = 1 and h = 0: it takes part in the step with weight 1 and without feedback. The conjugate
 matters for complex outputs only: JAX's gradient is such that x changes phi by Re(g dx). See
-docs/mathematics.md, "4. Terminal models and the implicit game".
+docs/mathematics.md, "4. Terminal models".
 """
 
 import abc

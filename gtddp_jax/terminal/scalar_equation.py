@@ -7,9 +7,9 @@
 | n_i    | -change of its loss by a step in which all samples have weight 1 | `weight_influence` |
 
 The exact equations couple all samples of the batch. The scalar equation replaces the coupling
-`((1/B) N w)_i` by `n_i w_i`, as if all samples had the weight of sample i (docs/mathematics.md, "4.
-Terminal models and the implicit game"). Where n_i < 0 the step of the other samples raises this
-sample's loss: they do not share its weight, and the equation may have no root. There the other
+`((1/B) N w)_i` by `n_i w_i`, as if all samples had the weight of sample i
+(docs/mathematics_games.md, "The implicit game"). Where n_i < 0 the step of the other samples raises
+this sample's loss: they do not share its weight, and the equation may have no root. There the other
 samples keep a weight of 1, and w = psi'(s - n).
 """
 

@@ -1,4 +1,4 @@
-"""Each statement of docs/mathematics.md names tests that verify it, and they exist."""
+"""Each statement of the two pages of mathematics names tests that verify it, and they exist."""
 
 import ast
 import re
@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-TEXT = (ROOT / "docs" / "mathematics.md").read_text(encoding="utf-8")
-SECTIONS = re.split(r"^## ", TEXT, flags=re.M)[1:]
+SECTIONS = [
+    section
+    for page in ("mathematics.md", "mathematics_games.md")
+    for section in re.split(r"^## ", (ROOT / "docs" / page).read_text("utf-8"), flags=re.M)[1:]
+]
 PAPER = ("Prop. 1", "Prop. 2", "Prop. 4", "Prop. 5", "Prop. 6", "Theorem 3", "Corollary 7")
 
 

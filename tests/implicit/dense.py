@@ -6,7 +6,8 @@
 | u(q)   | the base's update for a gradient q                     | `Base(q)` [m]   |
 | psi'   | derivative of a loss along its output gradient         | `derivative(i, s)` |
 
-The formulas are those of docs/mathematics.md, "The implicit game". Nothing of the library is used.
+The formulas are those of docs/mathematics_games.md, "The implicit game". Nothing of the library
+is used.
 """
 
 import functools

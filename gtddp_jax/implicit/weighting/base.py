@@ -1,7 +1,7 @@
 """The contract of sample weightings: how the weights w of one step are computed.
 
-docs/implicit.md, "Sample weightings", compares the weightings; docs/mathematics.md, "The implicit
-game", derives them.
+docs/implicit.md, "Sample weightings", compares the weightings; docs/mathematics_games.md, "The
+implicit game", derives them.
 """
 
 import abc

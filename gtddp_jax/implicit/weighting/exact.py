@@ -9,7 +9,7 @@
 | D      | diag psi''(s), at least 0                                    | [B, B] |
 
 Each iteration solves `(I + D M) delta = -r` and halves delta until the residual shrinks. Derived in
-docs/mathematics.md, "The implicit game".
+docs/mathematics_games.md, "The implicit game".
 """
 
 import dataclasses

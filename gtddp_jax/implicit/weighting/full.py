@@ -6,7 +6,7 @@
 | n      | minus the change by the gradient response, `-G (u(q) - u(0))`    | [B]   |
 | w      | sample weights, from s0 and n for each sample                    | [B]   |
 
-Derived in docs/mathematics.md, "The implicit game".
+Derived in docs/mathematics_games.md, "The implicit game".
 """
 
 import dataclasses

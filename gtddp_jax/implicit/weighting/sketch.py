@@ -4,7 +4,7 @@ The sums s0 and n of `Full` run over the units of every layer. Here each layer's
 over a block of its units, drawn anew in every step, and divided by the share of blocks that a unit
 is in, so their mean over all draws is that of `Full`. One backward pass serves the prediction
 and, where samples do not influence each other, the weighted gradient too. Derived in
-docs/mathematics.md, "The implicit game".
+docs/mathematics_games.md, "The implicit game".
 """
 
 import dataclasses
