@@ -4,6 +4,7 @@
 |----------------|-------------------------------------------------------------------------------|
 | `dataset`      | `Dataset`, a loaded data set                                                  |
 | `digits`       | scikit-learn's digits                                                         |
+| `mnist1d`      | MNIST-1D, generated (needs the extra `data`)                                  |
 | `official`     | MNIST, Fashion-MNIST, SVHN, CIFAR-10 and CIFAR-100                            |
 | `raw`          | readers of the formats in which the authors publish these                     |
 | `store`        | prepared data sets on disk (needs the extra `data`)                           |
@@ -20,6 +21,7 @@ from gtddp_lab.data.augmentation import AUGMENTATIONS, sample_keys
 from gtddp_lab.data.dataset import DataError, Dataset
 from gtddp_lab.data.digits import digits_dataset
 from gtddp_lab.data.feed import DataSplit, Feed
+from gtddp_lab.data.mnist1d import mnist1d_dataset
 from gtddp_lab.data.official import OFFICIAL_LOADERS
 from gtddp_lab.data.order import (
     DataPosition,
@@ -30,7 +32,11 @@ from gtddp_lab.data.order import (
 )
 from gtddp_lab.data.store import default_data_dir
 
-DATASETS: dict[str, Callable[[Path], Dataset]] = {"digits": digits_dataset, **OFFICIAL_LOADERS}
+DATASETS: dict[str, Callable[[Path], Dataset]] = {
+    "digits": digits_dataset,
+    "mnist1d": mnist1d_dataset,
+    **OFFICIAL_LOADERS,
+}
 """Loaders by name. Each takes the folder of prepared data sets."""
 
 

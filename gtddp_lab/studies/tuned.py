@@ -63,6 +63,18 @@ TUNED_PROBLEMS: dict[str, dict[str, Any]] = {
         "batch_size": 32,
         "epochs": 10,
     },
+    "mnist1d_mlp": {
+        "dataset": "mnist1d",
+        "network": "residual-mlp",
+        "batch_size": 32,
+        "epochs": 10,
+    },
+    "mnist1d_conv": {
+        "dataset": "mnist1d",
+        "network": "residual-conv",
+        "batch_size": 32,
+        "epochs": 10,
+    },
     "fashion_mlp": {
         "dataset": "fashion_mnist",
         "network": "residual-mlp",

@@ -38,6 +38,7 @@ RECIPES: dict[str, Recipe] = {
         normalise=False,
         learning_rates={"sgd": 0.05, "nesterov": 0.05, "schedule_free": 0.01},
     ),
+    "mnist1d": Recipe("residual-mlp", epochs=10, batch_size=32),
     "mnist": Recipe("residual-conv-stride", epochs=3, batch_size=128),
     "fashion_mnist": Recipe("residual-conv-stride", epochs=5, batch_size=128),
     "svhn_cropped": Recipe("residual-conv-stride", epochs=10, batch_size=128),
