@@ -53,7 +53,11 @@ class Formula:
     positions: str = "expand"
     factors_every: int = 1
     refresh_every: int = 1
-    offset: int = 0
+    offsets: tuple[tuple[int, int], ...] = ()  # of updates and refreshes, for each stage
+
+    def of_stage(self, number: int) -> "Formula":
+        """The formula with the offsets of one stage."""
+        return dataclasses.replace(self, offsets=self.offsets[number : number + 1])
 
 
 class Memory(NamedTuple):
@@ -166,9 +170,10 @@ def policy(
 ) -> tuple[jax.Array, Matrix, Memory]:
     """`(k, P, next memory)` of a stage with gradient q and parameters `own`, both [m]."""
     count = memory.steps
-    refresh = count == 0 or count % f.refresh_every == f.offset
+    ((update_offset, refresh_offset),) = f.offsets or ((0, 0),)
+    refresh = count == 0 or count % f.refresh_every == refresh_offset
     factors, mass = memory.factors, memory.mass
-    if refresh or count % f.factors_every == 0:
+    if refresh or count % f.factors_every == update_offset:
         new = [moments(block, f.positions) for block in found]
         old = factors or [(0 * a, 0 * b) for a, b in new]
         d = f.factor_decay

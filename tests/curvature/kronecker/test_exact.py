@@ -37,7 +37,7 @@ def dense_step(
         del own
         found = formulas.blocks(stages[t], params, states[t], value)
         u, _ = ravel_pytree({name: params[name] for name in stages[t].players})
-        k, inverse, after[t] = formulas.policy(formula, memories[t], found, q, u)
+        k, inverse, after[t] = formulas.policy(formula.of_stage(t), memories[t], found, q, u)
         return gt.reference.Gains(k, inverse, lambda closed: k - inverse @ (closed - q))
 
     hessian = gt.reference.HESSIANS[terminal]
@@ -134,6 +134,21 @@ def test_statistics_and_bases_have_their_own_periods() -> None:
         for kind in ("exact", "running", "per_example")
     }
     compare(zoo.problem("small", batch=BATCH), games, steps=4)
+
+
+@pytest.mark.slow
+def test_stages_take_turns_in_their_periods() -> None:
+    """Each stage updates and decomposes its factors at its own place in the period."""
+    offsets = ((0, 0), (0, 2), (1, 1))
+    games = {
+        kind: (
+            Formula(kind, factor_decay=0.7, factors_every=2, refresh_every=4, offsets=offsets),
+            "projected",
+            "linear",
+        )
+        for kind in ("exact", "running")
+    }
+    compare(zoo.problem("small", batch=BATCH), games, steps=5, stagger=True)
 
 
 def test_rates_and_damping_may_be_schedules() -> None:
