@@ -69,7 +69,8 @@ class KFAC(KroneckerCurvature):
         factor_decay: decay of the running factors; 0 keeps only the last batch.
         factors_every: number of steps between updates of the factors.
         refresh_every: number of steps between eigendecompositions of the factors.
-        stagger: whether stages refresh in different steps rather than all in the same one.
+        stagger: whether the stages take turns in a period rather than update and decompose their
+            factors all in the same step. The first step does all of them in any case.
         positions: how to treat the positions of a sample (pixels, or tokens of a dense layer on
             [B, T, d]): "expand" as separate vectors, "reduce" as one.
         cooperative: how players of one stage account for each other: "none", "theorem3", "rescale"
@@ -79,7 +80,8 @@ class KFAC(KroneckerCurvature):
             parameter, s the running mean (decay `factor_decay`) of the number of samples times
             the squared mean gradient, with the momentum and weight decay of the other players.
         full_limit: dense factors wider than this are kept at low rank.
-        window_rows: the number of vectors that represent a factor of low rank.
+        window_rows: the number of vectors that represent a factor of low rank. Of a batch with more
+            vectors, as many are taken, evenly spread over the batch.
         damping_form: "exact" damps the product of the factors (in cooperative stages: each player's
             own block); "factored" damps the factors, balanced by pi.
 

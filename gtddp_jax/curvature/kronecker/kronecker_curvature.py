@@ -59,7 +59,7 @@ class KroneckerCurvature(Curvature):
     cooperative: str = "none"
     other: DiagonalCurvature | None = None
     full_limit: int = 1024
-    window_rows: int = 256
+    window_rows: int = 128
 
     def __post_init__(self) -> None:
         name = f"curvature.{type(self).__name__}"

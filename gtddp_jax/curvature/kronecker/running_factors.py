@@ -12,9 +12,13 @@ from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gtddp_jax.core.counted_samples import CountedSamples
 from gtddp_jax.core.types import Flag
+
+GOLDEN_RATIO = (5**0.5 + 1) / 2
+"""Its multiples modulo 1 are evenly spread, however many are taken."""
 
 
 class RunningAverage(NamedTuple):
@@ -81,13 +85,13 @@ class VectorWindow(NamedTuple):
     ) -> "VectorWindow":
         """The window after one more batch.
 
+        Of a batch with more vectors than the window has rows, as many as there are rows enter,
+        evenly spread over the batch.
+
         Args:
             vectors: this device's vectors, [local, positions, groups, width].
             decay: factor on the weights of older vectors.
             counted: the samples that have a gradient; the vectors of the others are dropped.
-
-        Raises:
-            ValueError: one batch has more vectors than the window has rows.
         """
         positions = vectors.shape[1]
         # A batch has the weight 1 - decay, divided among its vectors.
@@ -97,13 +101,10 @@ class VectorWindow(NamedTuple):
             counted.samples.gather_over_devices(x)
             for x in (vectors.reshape(-1, *vectors.shape[2:]), jnp.repeat(weights, positions))
         )
-        new_rows, rows = vectors.shape[0], self.vectors.shape[0]
-        if new_rows > rows:
-            raise ValueError(
-                f"The batch gives {new_rows} vectors of width {vectors.shape[-1]} to a factor that "
-                f"remembers {rows}. Raise window_rows to {new_rows} or more, or full_limit to at "
-                f"least {vectors.shape[-1]} for a full decomposition."
-            )
+        rows = self.vectors.shape[0]
+        if vectors.shape[0] > rows:
+            vectors, weights = _spread_subset(vectors, weights, rows)
+        new_rows = vectors.shape[0]
         # As many rows as are new make room: those of samples without a gradient, then the oldest.
         is_kept = jnp.concatenate([jnp.full(rows, True), weights > 0])
         order = jnp.argsort(is_kept, stable=True)[new_rows:]
@@ -111,6 +112,27 @@ class VectorWindow(NamedTuple):
             jnp.concatenate([self.vectors, vectors.astype(self.vectors.dtype)])[order],
             jnp.concatenate([decay * self.weights, weights])[order],
         )
+
+
+def _spread_subset(
+    vectors: jax.Array, weights: jax.Array, rows: int
+) -> tuple[jax.Array, jax.Array]:
+    """`rows` of the vectors [n, ...] and their weights [n], which are equal or zero.
+
+    Vectors of weight zero are taken only if there are too few others. The sum of the weights stays.
+    """
+    has_weight = weights > 0
+    count = has_weight.sum(dtype=jnp.int32)
+    taken = jnp.minimum(count, rows)
+    # One vector of each of `taken` sections of the batch. Always the first one of a section would
+    # be the same position of each sample where a sample has as many positions as a section.
+    bounds = jnp.arange(rows + 1) * count // jnp.maximum(taken, 1)
+    fractions = jnp.asarray(np.arange(rows) * GOLDEN_RATIO % 1, jnp.float32)
+    within = (fractions * (bounds[1:] - bounds[:-1])).astype(bounds.dtype)
+    places = jnp.where(jnp.arange(rows) < taken, bounds[:-1] + within, jnp.arange(rows))
+    chosen = jnp.argsort(~has_weight, stable=True)[places]
+    weight_of_all = count / jnp.maximum(taken, 1)
+    return vectors[chosen], weight_of_all.astype(weights.dtype) * weights[chosen]
 
 
 Factor: TypeAlias = RunningAverage | VectorWindow

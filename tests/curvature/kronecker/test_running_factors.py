@@ -62,3 +62,45 @@ def test_a_matrix_is_the_mean_over_batches_of_their_moments() -> None:
         weights = DECAY ** np.arange(len(seen))[::-1]
         want = np.average(seen, axis=0, weights=weights)
         np.testing.assert_allclose(average.moment_matrix, want, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(("samples", "positions", "rows"), [(7, 1, 4), (16, 8, 8), (9, 1, 8)])
+@pytest.mark.parametrize("padding", [0, 3])
+def test_a_batch_larger_than_the_window_enters_evenly_spread(
+    samples: int, positions: int, rows: int, padding: int
+) -> None:
+    """One vector of each of `rows` sections, all with the same weight, which is that of a batch."""
+    rng = np.random.default_rng(0)
+    keep = np.repeat([True, False], [samples, padding])
+    rng.shuffle(keep)
+    vectors = rng.normal(size=(len(keep), positions, GROUPS, WIDTH))
+
+    @jax.jit
+    def remember(vectors: Any) -> Any:
+        window: Any = empty_factor(GROUPS, WIDTH, jnp.dtype(float), rows)
+        counted = samples_with_gradient(SampleReductions(len(keep)), keep)
+        return window.with_vectors(vectors, DECAY, counted)
+
+    window = remember(vectors)
+    np.testing.assert_allclose(window.weights, np.full(rows, (1 - DECAY) / rows), rtol=1e-6)
+    kept = vectors[keep].reshape(-1, GROUPS, WIDTH)
+    is_equal = (np.asarray(window.vectors)[:, None] == kept).all((2, 3))
+    assert (is_equal.sum(1) == 1).all(), "each is a vector of the batch"
+    places = is_equal.argmax(1)
+    bounds = np.arange(rows + 1) * len(kept) // rows
+    assert (bounds[:-1] <= places).all() and (places < bounds[1:]).all()
+    if len(kept) == rows * positions:
+        each = np.bincount(places % positions, minlength=positions)
+        assert each.max() <= 2, "not the same position of every sample"
+
+
+def test_too_few_samples_with_a_gradient_all_enter() -> None:
+    """Padding fills no row of a window that is smaller than the batch."""
+    keep = np.array([False, True, False, False, True, False])
+    vectors = np.random.default_rng(0).normal(size=(len(keep), 1, GROUPS, WIDTH))
+    window: Any = empty_factor(GROUPS, WIDTH, jnp.dtype(float), 4)
+    counted = samples_with_gradient(SampleReductions(len(keep)), jnp.asarray(keep))
+    window = window.with_vectors(jnp.asarray(vectors), DECAY, counted)
+    kept = vectors[keep][:, 0]
+    want = np.einsum("ngd,nge->gde", kept, kept) / len(kept)
+    np.testing.assert_allclose(window.moment_matrix, want, rtol=1e-12, atol=1e-14)
