@@ -76,6 +76,9 @@ class Report(NamedTuple):
             of the loss, which is then counted twice.
         samples_coupled: bool; the losses of some samples depend on the outputs of others, so all
             sample weights are 1. False with feedback off, where nobody asks.
+        placement_probabilities: the probabilities from which the placement of this step was drawn,
+            [placements], in the order of `StagedNetwork.placed_networks`; None without
+            `Residual(at="bandit")`.
     """
 
     loss: Scalar
@@ -91,6 +94,7 @@ class Report(NamedTuple):
     skipped_steps: Count
     double_counted: Flag
     samples_coupled: Flag
+    placement_probabilities: Float[Array, " placements"] | None = None
 
     def scalars(self) -> dict[str, Number]:
         """The report as a flat dictionary of scalars, for a logger.
@@ -160,6 +164,9 @@ def report_line(report: object) -> str:
     parts.append(f"predicted change {last['predicted_change']:.2g}")
     if last["actual_change_known"]:
         parts.append(f"actual {last['actual_change']:.2g}")
+    if "placement_probabilities" in last:
+        chances = " ".join(f"{chance:.2f}" for chance in last["placement_probabilities"])
+        parts.append(f"placements {chances}")
     skipped = " with this one" if last["skipped"] else ""
     parts.append(f"skipped {last['skipped_steps']}{skipped}")
     parts += [flag for flag in ("double_counted", "samples_coupled") if last[flag]]
@@ -175,6 +182,10 @@ def _weights_text(last: dict[str, np.ndarray]) -> str:
     return f"{mean:.4g} ± {deviation:.2g} in [{low:.4g}, {high:.4g}]"
 
 
+OPTIONAL_FIELDS = ("feedback_ratio", "placement_probabilities")
+"""Fields of a report that some games leave out."""
+
+
 def _last_numbers(report: Report) -> dict[str, np.ndarray] | None:
     """The fields as numbers, the last along axes of `jax.lax.scan`; None without numbers."""
     numbers: dict[str, np.ndarray] = {}
@@ -182,7 +193,7 @@ def _last_numbers(report: Report) -> dict[str, np.ndarray] | None:
         field = concrete_numbers(value)
         if field is not None:
             numbers[name] = field
-        elif value is not None or name != "feedback_ratio":
+        elif value is not None or name not in OPTIONAL_FIELDS:
             return None
     stacked = numbers["loss"].shape
     if 0 in stacked or any(field.shape[: len(stacked)] != stacked for field in numbers.values()):

@@ -14,6 +14,10 @@ Function: TypeAlias = Callable[[Shaped[Array, "B ..."]], Shaped[Array, "B ..."]]
 """A layer without parameters."""
 
 
+BANDIT = "bandit"
+"""`Residual(at=...)`: the stage is chosen during training."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Residual:
     """`body(x) + shortcut(x)`: a block with a skip connection (paper Sec. 3.1, 3.2).
@@ -25,17 +29,20 @@ class Residual:
         at: the parametric stage of the body (counted from 0, stages of nested blocks included)
             beside which the first parametric layer of the shortcut acts; further ones act beside
             the stages that follow. Different placements are different games (paper Sec. 3.2). A
-            shortcut without parameters is evaluated in stage `at`.
+            shortcut without parameters is evaluated in stage `at`. "bandit": the sequential game
+            chooses among the possible stages while it trains, by how much its steps decrease the
+            loss (EXP3; docs/game.md, "Learned placement"). Other games have no placements.
 
     Example:
         >>> import flax.linen as nn
         >>> import gtddp_jax as gt
         >>> block = gt.Residual([nn.Dense(8), nn.tanh, nn.Dense(4)], shortcut=nn.Dense(4), at=1)
+        >>> learned = gt.Residual([nn.Dense(8), nn.tanh, nn.Dense(4)], nn.Dense(4), at="bandit")
     """
 
     body: "Layer | Sequence[Layer]"
     shortcut: "Layer | Sequence[Layer] | None" = None
-    at: int = 0
+    at: int | str = 0
 
     def __post_init__(self) -> None:
         # A frozen dataclass sets its own fields by object.__setattr__.
@@ -45,8 +52,10 @@ class Residual:
         if not self.body:
             raise NetworkError("Residual(body=[]): the body is empty; give it at least one layer.")
         # True and False are ints in Python.
-        if not isinstance(self.at, int) or isinstance(self.at, bool):
-            raise NetworkError(f"Residual(at={self.at!r}): `at` must be an int, a body stage.")
+        if self.at != BANDIT and (not isinstance(self.at, int) or isinstance(self.at, bool)):
+            raise NetworkError(
+                f"Residual(at={self.at!r}): `at` must be an int, a body stage, or {BANDIT!r}."
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import flax.linen as nn
 
-from gtddp_jax.network.blocks import Cooperative, Layer, Parallel, Residual, as_layers
+from gtddp_jax.network.blocks import BANDIT, Cooperative, Layer, Parallel, Residual, as_layers
 from gtddp_jax.network.errors import NetworkError
 from gtddp_jax.network.modes import MODE_DEPENDENT_LAYERS, LayerSite, layer_ops
 from gtddp_jax.network.naming import PlayerNamer, layer_label
@@ -32,14 +32,18 @@ class Lowering:
 
     Args:
         layers: the layers.
+        placement: the stage for each `Residual(at="bandit")`, in order; 0 where it ends.
 
     Attributes:
         steps: the operations of each stage.
         stages: the stages.
+        placement_counts: the number of stages that each `Residual(at="bandit")` may choose.
     """
 
-    def __init__(self, layers: tuple[Layer, ...]) -> None:
+    def __init__(self, layers: tuple[Layer, ...], placement: tuple[int, ...] = ()) -> None:
         self._namer = PlayerNamer()
+        self._placement = placement
+        self.placement_counts: list[int] = []
         self._value_count = 0
         source = self._value_count
         # Values are numbered in the order in which they are written; 0 is the network's input.
@@ -87,29 +91,47 @@ class Lowering:
             raise NetworkError(
                 f"{where}: no layer of the body has parameters; a block needs a player."
             )
-        if not 0 <= block.at < len(body):
-            raise NetworkError(
-                f"{where}: at={block.at} is out of range; the body has {len(body)} parametric "
-                f"stage(s), so `at` may be 0 to {len(body) - 1}."
-            )
-        skip = value
+        skip, steps = value, []
         if block.shortcut:
             steps, skip = self._lower_sequence(
                 as_layers(block.shortcut), value, f"{where} shortcut"
             )
-            if block.at + len(steps) > len(body):
-                raise NetworkError(
-                    f"{where}: a shortcut with {len(steps)} parametric layers placed at="
-                    f"{block.at} needs {block.at + len(steps)} stages of the body, which has "
-                    f"{len(body)}. Place it earlier or lengthen the body."
-                )
-            # Layers of the shortcut act beside the stages of the body from `at` on.
-            for offset, ops in enumerate(steps):
-                body[block.at + offset].extend(ops)
+        at = self._choose_stage(block, len(body), steps, where)
+        # Layers of the shortcut act beside the stages of the body from `at` on.
+        for offset, ops in enumerate(steps):
+            body[at + offset].extend(ops)
         # The sum is part of the last stage: only then are both branches known (paper Eq. 26a).
         merge = AddOp(f"merge of {where}", (trunk, skip), self._new_value())
         body[-1].append(merge)
         return body, merge.target
+
+    def _choose_stage(self, block: Residual, body_length: int, steps: Steps, where: str) -> int:
+        """The stage of the body beside which the first layer of a shortcut acts."""
+        last = body_length - max(len(steps), 1)
+        if block.at == BANDIT:
+            if not any(map(_has_player, steps)) or last < 1:
+                raise NetworkError(
+                    f"{where}: at={BANDIT!r} has nothing to choose; a shortcut with "
+                    f"{len(steps)} parametric layer(s) beside {body_length} parametric stage(s) "
+                    "of the body can act in one place. Leave `at` out."
+                )
+            number = len(self.placement_counts)
+            self.placement_counts.append(last + 1)
+            return self._placement[number] if number < len(self._placement) else 0
+        at = block.at
+        assert isinstance(at, int)
+        if not 0 <= at < body_length:
+            raise NetworkError(
+                f"{where}: at={at} is out of range; the body has {body_length} parametric "
+                f"stage(s), so `at` may be 0 to {body_length - 1}."
+            )
+        if at > last:
+            raise NetworkError(
+                f"{where}: a shortcut with {len(steps)} parametric layers placed at="
+                f"{at} needs {at + len(steps)} stages of the body, which has "
+                f"{body_length}. Place it earlier or lengthen the body."
+            )
+        return at
 
     def _lower_cooperative(
         self, block: Cooperative, value: ValueId, where: str
@@ -160,12 +182,3 @@ def _join_steps(steps: Steps, new_steps: Steps) -> Steps:
         else:
             steps = [*steps, ops]
     return steps
-
-
-def lower_layers(layers: tuple[Layer, ...]) -> tuple[Stage, ...]:
-    """The stages of a chain of layers.
-
-    Raises:
-        NetworkError: the description cannot be built.
-    """
-    return Lowering(layers).stages

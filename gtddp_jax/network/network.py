@@ -1,5 +1,7 @@
 """`gt.Network`: a list of layers as stages of players."""
 
+import copy
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias, cast, overload
 
@@ -13,7 +15,7 @@ from gtddp_jax.core.types import AxisName, Batch, Inputs, InputsLike, PlayerTree
 from gtddp_jax.network.blocks import Layer, as_layers
 from gtddp_jax.network.errors import NetworkError
 from gtddp_jax.network.intercepted_calls import NetworkCall, intercepted
-from gtddp_jax.network.lowering import lower_layers
+from gtddp_jax.network.lowering import Lowering
 from gtddp_jax.network.modes import (
     FRESH_MODE,
     BatchNormOp,
@@ -60,7 +62,9 @@ class Network(StagedNetwork):
         self.layers: tuple[Layer, ...] = as_layers(layers)
         # The shape of the last batch that `init` got, for `explain` alone.
         self.example_inputs: InputsLike | None = None
-        self._stages = lower_layers(self.layers)
+        lowering = Lowering(self.layers)
+        self._stages = lowering.stages
+        self._placement_counts = tuple(lowering.placement_counts)
 
     @property
     @override
@@ -73,6 +77,18 @@ class Network(StagedNetwork):
         (`nn.BatchNorm`, `nn.Dropout`) run only in the stages that `bind` returns.
         """
         return self._stages
+
+    @override
+    def placed_networks(self) -> tuple["Network", ...]:
+        if not self._placement_counts:
+            return (self,)
+        placed = []
+        for placement in itertools.product(*map(range, self._placement_counts)):
+            network = copy.copy(self)
+            network._stages = Lowering(self.layers, placement).stages
+            network._placement_counts = ()
+            placed.append(network)
+        return tuple(placed)
 
     @property
     def players(self) -> tuple[str, ...]:

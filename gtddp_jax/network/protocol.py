@@ -156,6 +156,14 @@ class StagedNetwork(abc.ABC):
     def stages(self) -> Sequence[NetworkStage]:
         """The stages, in the order in which they act."""
 
+    def placed_networks(self) -> "tuple[StagedNetwork, ...]":
+        """The network with each placement of the shortcuts whose stage is chosen in training.
+
+        Placements differ only in the stages in which players of shortcuts act: a player's function
+        and its parameters are the same in all. The last of several shortcuts varies fastest.
+        """
+        return (self,)
+
     @property
     def coupled_stages(self) -> int:
         """The number of stages up to the last operation that couples samples (BatchNorm)."""

@@ -14,7 +14,7 @@ from gtddp_jax.core.types import AxisName, Batch, Loss, Tree
 from gtddp_jax.curvature import Curvature
 from gtddp_jax.network.protocol import StagedNetwork
 from gtddp_jax.sequential.auto_mode import update_in_auto_mode
-from gtddp_jax.sequential.step import SequentialGame
+from gtddp_jax.sequential.bandit_game import sequential_game
 from gtddp_jax.terminal import ExactLoss, TerminalModel
 
 Params = TypeVar("Params")
@@ -100,7 +100,7 @@ def gtddp(
     """
     if terminal is None:
         terminal = ExactLoss(max_shift=DEFAULT_MAX_SHIFT, bounds=DEFAULT_BOUNDS)
-    game = SequentialGame(
+    game = sequential_game(
         net=net,
         loss=loss,
         curvature=curvature,

@@ -36,6 +36,7 @@ from gtddp_jax.network.protocol import (
     stage_indices,
 )
 from gtddp_jax.sequential.backward import StagePlan, plan_stages
+from gtddp_jax.sequential.placement_bandit import PlacementState
 from gtddp_jax.sequential.rollout import (
     ROLLOUTS,
     RolloutResult,
@@ -60,11 +61,14 @@ class GTDDPState(NamedTuple):
         report: diagnostics of the last step.
         batch_stats: running statistics `{layer: {"mean": [features], "var": [features]}}` after the
             last step that was not skipped; empty without `nn.BatchNorm`.
+        placement: what the bandit has learned about the placements of shortcuts, `()` without
+            `Residual(at="bandit")`.
     """
 
     curvature: tuple[CurvatureState, ...]
     report: Report
     batch_stats: Tree
+    placement: PlacementState | tuple[()] = ()
 
     def __repr__(self) -> str:
         return f"GTDDPState({report_line(self.report)})"
@@ -217,7 +221,7 @@ class SequentialGame:
         if losses is None:  # otherwise the user's own, returned as aux
             batch_stats = tree_where(is_finite, network_pass.batch_stats, state.batch_stats)
         step = zeros_unless(is_finite, self.net.merge(rollout.steps, params))
-        return step, GTDDPState(states, report, batch_stats)
+        return step, GTDDPState(states, report, batch_stats, state.placement)
 
     def _play_game(
         self,
