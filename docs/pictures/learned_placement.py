@@ -54,7 +54,9 @@ def train(images: data.Dataset, curvature: Any, at: int | str) -> Course:
     y = jnp.asarray(images.train_labels[:count])
 
     def run(seed: jax.Array) -> tuple[jax.Array, Any]:
-        params = net.init(jax.random.fold_in(jax.random.key(0), seed), x[:1])
+        # The order of the players, and so what `init` draws, depends on the placement.
+        key = jax.random.fold_in(jax.random.key(0), seed)
+        params = network(0, images.classes).init(key, x[:1])
         state: Any = tx.init(params)
         if at == "bandit":
             key = jax.random.key_data(jax.random.fold_in(jax.random.key(1), seed))

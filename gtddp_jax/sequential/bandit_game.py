@@ -17,6 +17,7 @@ from gtddp_jax.curvature.diagonal import DiagonalCurvature
 from gtddp_jax.curvature.from_optax import FromOptax
 from gtddp_jax.sequential.placement_bandit import (
     MAX_PLACEMENTS,
+    PlacementState,
     draw_placement,
     initial_placement_state,
     move_players,
@@ -89,6 +90,7 @@ class BanditGame(SequentialGame):
         self._check_sources(params, batch, losses, rngs)
         self._check_arguments(updates, state, params)
         players = frozenset(self.net.split(params))
+        assert isinstance(state.placement, PlacementState)
         placement, placement_state = draw_placement(state.placement)
 
         def play(game: SequentialGame) -> tuple[Tree, GTDDPState, list[Any], list[Any]]:

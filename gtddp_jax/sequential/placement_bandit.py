@@ -24,7 +24,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt32
 
-from gtddp_jax.core.types import Count, Flag, Scalar, Tree
+from gtddp_jax.core.types import Count, Flag, Scalar
+from gtddp_jax.curvature.base import CurvatureState
 
 EXPLORATION = 0.1
 """gamma: the share of the steps whose placement is drawn uniformly."""
@@ -60,12 +61,13 @@ class PlacementState(NamedTuple):
 def initial_placement_state(count: int) -> PlacementState:
     """The state before the first step: all placements are equally likely."""
     # Every field is an array of its own, because aliased buffers cannot be donated.
-    zeros = [jnp.zeros((), jnp.float32) for _ in range(3)]
     return PlacementState(
-        jax.random.key_data(jax.random.key(0)),
-        jnp.zeros(count, jnp.float32),
-        *zeros,
-        jnp.zeros(count, jnp.int32),
+        key=jax.random.key_data(jax.random.key(0)),
+        log_weights=jnp.zeros(count, jnp.float32),
+        decrease_mean=jnp.zeros((), jnp.float32),
+        decrease_variance=jnp.zeros((), jnp.float32),
+        total_weight=jnp.zeros((), jnp.float32),
+        played=jnp.zeros(count, jnp.int32),
     )
 
 
@@ -123,8 +125,8 @@ def reward_placement(
 
 
 def move_players(
-    states: Sequence[Tree], like: Sequence[Tree], players: frozenset[str]
-) -> tuple[Tree, ...]:
+    states: Sequence[CurvatureState], like: Sequence[CurvatureState], players: frozenset[str]
+) -> tuple[CurvatureState, ...]:
     """The states of a curvature for each stage, where players act in other stages.
 
     A leaf under a player's name goes with the player; the others (counts of steps) stay with their
@@ -138,10 +140,10 @@ def move_players(
     Raises:
         ValueError: the leaves of the two structures do not correspond.
     """
-    leaves = {
-        _place(path, players): leaf for path, leaf in jax.tree.leaves_with_path(tuple(states))
-    }
-    paths, structure = jax.tree.flatten_with_path(tuple(like))
+    given: Any = tuple(states)
+    wanted: Any = tuple(like)
+    leaves = {_place(path, players): leaf for path, leaf in jax.tree.leaves_with_path(given)}
+    paths, structure = jax.tree.flatten_with_path(wanted)
     places = [_place(path, players) for path, _ in paths]
     shapes_fit = set(places) == set(leaves) and all(
         jnp.shape(leaves[place]) == jnp.shape(leaf)
