@@ -22,6 +22,9 @@ NET = gt.Network([nn.Dense(3), nn.tanh, nn.Dense(3)])
 NORMED = gt.Network([nn.Dense(3), nn.BatchNorm(), nn.Dropout(0.5), nn.Dense(3)])
 BRANCHES = gt.Network([gt.split(nn.Dense(3), 3), nn.tanh, nn.Dense(3)])
 COOPERATING = gt.Network([gt.Cooperative([nn.Dense(3), nn.Dense(3)]), nn.tanh, nn.Dense(3)])
+PLACED = gt.Network(
+    [gt.Residual([nn.Dense(3), nn.tanh, nn.Dense(3)], nn.Dense(3), at="bandit"), nn.Dense(3)]
+)
 KEY = jax.random.key(0)
 
 
@@ -127,6 +130,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "rmsprop": _on(NET, gt.rmsprop, 1e-2),
     "adam": _on(NET, gt.adam, optax.cosine_decay_schedule(1e-2, 9)),
     "adamw": _on(NET, gt.adamw, 1e-2),
+    "adam, learned placement": _on(PLACED, gt.adam, 1e-2),
     "kfac": _on(NET, gt.kfac, 0.1),
     "ekfac": _on(NET, gt.ekfac, 0.1),
     "soap": _on(NET, gt.soap, 1e-2, precondition_frequency=2),
