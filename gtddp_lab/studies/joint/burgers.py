@@ -31,7 +31,9 @@ def burgers_values(points: np.ndarray) -> np.ndarray:
     return -(heat * np.sin(np.pi * shifted)).sum(1) / heat.sum(1)
 
 
-def burgers_problem(sizes: tuple[int, ...], counts: tuple[int, int]) -> ResidualProblem:
+def burgers_problem(
+    sizes: tuple[int, ...], counts: tuple[int, int], title: str = "Burgers' equation"
+) -> ResidualProblem:
     """`u_t + u u_x = VISCOSITY u_xx`, `u(0, x) = -sin(pi x)`, `u(t, -1) = u(t, 1) = 0`.
 
     Initial and boundary values are exact by construction. Half of the points are near the shock.
@@ -71,5 +73,5 @@ def burgers_problem(sizes: tuple[int, ...], counts: tuple[int, int]) -> Residual
         return parts(params, point)[0]
 
     terms = {"equation": gt.Term(equation)}
-    title, grid = "Burgers' equation", (len(TIMES), len(PLACES))
+    grid = (len(TIMES), len(PLACES))
     return ResidualProblem(title, sizes, terms, draw, True, answer, grid, value)

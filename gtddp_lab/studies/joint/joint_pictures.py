@@ -10,7 +10,7 @@ from gtddp_lab.studies.joint.training import Moment
 from gtddp_lab.studies.pictures import new_figure, save_figure
 from gtddp_lab.training.plots import COLOURS
 
-FAMILIES = ("joint game", "Adam", "L-BFGS", "SOAP", "optimistix LM")
+FAMILIES = ("joint game", "Adam", "L-BFGS", "SOAP", "optimistix LM", "SPRING")
 FAMILY_COLOURS: Mapping[str, str] = dict(zip(FAMILIES, COLOURS, strict=False))
 PANELS_PER_ROW = 4
 

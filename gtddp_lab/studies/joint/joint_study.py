@@ -10,7 +10,7 @@ import numpy as np
 
 from gtddp_lab.studies.joint.joint_pictures import draw_answers, draw_error_courses
 from gtddp_lab.studies.joint.marquardt import MISSING, OPTIMISTIX, has_optimistix
-from gtddp_lab.studies.joint.methods import StudiedMethod
+from gtddp_lab.studies.joint.methods import JOINT, SPRING, StudiedMethod
 from gtddp_lab.studies.joint.problem import ResidualProblem
 from gtddp_lab.studies.joint.problems import CASES, QUICK_CASES, StudyCase
 from gtddp_lab.studies.joint.run_store import RunStore
@@ -19,11 +19,6 @@ from gtddp_lab.studies.section import StudyOptions, StudySection
 
 TUNING_SEED = 1000
 """Seed on which the settings are compared; the results are of other seeds."""
-
-MOST_SEEDS = 3
-
-JOINT = "joint game"
-"""Family of the joint game."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +55,7 @@ Results = dict[str, dict[str, FamilyResult]]
 def study_joint(options: StudyOptions) -> StudySection:
     """Train on differential equations and data for equal times."""
     cases = _possible_cases(QUICK_CASES if options.quick else CASES, options)
-    seeds = min(options.seeds, 1 if options.quick else MOST_SEEDS)
+    seeds = 1 if options.quick else options.seeds
     store = RunStore(options.out / "runs", options.say)
     with jax.enable_x64(True):
         problems = {name: case.problem() for name, case in cases.items()}
@@ -72,12 +67,14 @@ def study_joint(options: StudyOptions) -> StudySection:
     text = "\n\n".join(
         [
             "Relative L2 error in float64, with the same network, samples and objective for all "
-            f"methods. Of each method the best setting on a tuning seed; then {seeds} other "
-            "seeds: median (smallest to largest). Time is processor time of the steps, without "
+            "methods. Of each method the best setting on a tuning seed; then up to "
+            f"{max(case.most_seeds for case in cases.values())} other seeds: median (smallest to "
+            "largest). Time is processor time of the steps, without "
             "compilation.",
             "![Relative error against time](joint.png)",
             _result_table(results, problems),
-            "The joint game with seed 0 at numbers of steps for which there are published errors:",
+            "The joint game and SPRING with seed 0 at numbers of steps for which there are "
+            "published errors:",
             _step_table(results, problems),
             "![Answers and errors](joint_answers.png)",
         ]
@@ -109,7 +106,7 @@ def _run_case(
         methods = [method for method in case.methods if method.family == family]
 
         def run(method: StudiedMethod, seed: int) -> ResidualRun:
-            return store.run(name, problem, method, seed, case.seconds)
+            return store.run(name, problem, method, seed, case.seconds, case.least_steps)
 
         tuning = {method: float("nan") for method in methods}
         if len(methods) > 1:
@@ -119,7 +116,7 @@ def _run_case(
         long_run = None
         if family == JOINT and case.long_steps:
             long_run = store.run(name, problem, best, 0, 0.0, case.long_steps)
-        runs = [run(best, seed) for seed in range(seeds)]
+        runs = [run(best, seed) for seed in range(min(seeds, case.most_seeds))]
         found[family] = FamilyResult(best, errors, runs, long_run)
     return found
 
@@ -174,17 +171,22 @@ def _result_table(results: Results, problems: Mapping[str, ResidualProblem]) -> 
 
 
 def _step_table(results: Results, problems: Mapping[str, ResidualProblem]) -> str:
+    marks = " | ".join(f"step {step}" for step in MARKED_STEPS)
     lines = [
-        "| problem | " + " | ".join(f"step {step}" for step in MARKED_STEPS) + " | seconds |",
-        "|---" * (2 + len(MARKED_STEPS)) + "|",
+        f"| problem | method | {marks} | seconds |",
+        "|---" * (3 + len(MARKED_STEPS)) + "|",
     ]
     for name, families in results.items():
-        moments = _longest(families[JOINT]).moments
-        errors = {moment.step: f"{moment.error:.1e}" for moment in moments}
-        texts = [errors.get(step, "") for step in MARKED_STEPS]
-        lines.append(
-            f"| {problems[name].title} | {' | '.join(texts)} | {moments[-1].seconds:.0f} |"
-        )
+        for family in (JOINT, SPRING):
+            if family not in families:
+                continue
+            moments = _longest(families[family]).moments
+            errors = {moment.step: f"{moment.error:.1e}" for moment in moments}
+            texts = [errors.get(step, "") for step in MARKED_STEPS]
+            lines.append(
+                f"| {problems[name].title} | {family} | {' | '.join(texts)} "
+                f"| {moments[-1].seconds:.0f} |"
+            )
     return "\n".join(lines)
 
 

@@ -13,6 +13,12 @@ from gtddp_lab.studies.joint.problem import ResidualProblem, Samples
 from gtddp_lab.studies.joint.soap import scale_by_soap
 from gtddp_lab.studies.joint.tanh_network import TanhNetwork
 
+JOINT = "joint game"
+"""Family of the joint game."""
+
+SPRING = "SPRING"
+"""Family of the joint game with the options that make it SPRING."""
+
 Advance = Callable[[TanhNetwork, Any, Mapping[str, Samples]], tuple[TanhNetwork, Any]]
 """One step: `(params, state, samples)` -> the next parameters and state."""
 
@@ -114,12 +120,15 @@ def lbfgs_method(memory: int, batch_factor: int = 8) -> StudiedMethod:
     return StudiedMethod("L-BFGS", setting, make, 5, batch_factor=batch_factor)
 
 
-def joint_method(setting: str, sample_share: float = 1.0, **options: Any) -> StudiedMethod:
+def joint_method(
+    setting: str, sample_share: float = 1.0, *, family: str = JOINT, **options: Any
+) -> StudiedMethod:
     """The joint game.
 
     Args:
         setting: for the table.
         sample_share: share of the problem's samples in each step.
+        family: another name, if the options make it a known method.
         **options: of `gtddp_jax.joint`; a callable `step` is called with the number of steps.
     """
 
@@ -140,9 +149,7 @@ def joint_method(setting: str, sample_share: float = 1.0, **options: Any) -> Stu
 
     scheduled = any(isinstance(value, ForSteps) for value in options.values())
     setting += share_text(sample_share)
-    return StudiedMethod(
-        "joint game", setting, make, scheduled=scheduled, sample_share=sample_share
-    )
+    return StudiedMethod(family, setting, make, scheduled=scheduled, sample_share=sample_share)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from gtddp_lab.studies.joint.allen_cahn import allen_cahn_problem
 from gtddp_lab.studies.joint.burgers import burgers_problem
 from gtddp_lab.studies.joint.marquardt import marquardt_method
 from gtddp_lab.studies.joint.methods import (
+    SPRING,
     ForSteps,
     StudiedMethod,
     adam_method,
@@ -38,12 +40,16 @@ class StudyCase:
         problem: () -> the problem.
         methods: all settings of all families.
         seconds: of each run, those that compare settings included.
+        least_steps: of each run; with 0 seconds the number of steps, whatever the time.
+        most_seeds: largest number of seeds.
         long_steps: length of one more run of the joint game, for comparison with published errors.
     """
 
     problem: Callable[[], ResidualProblem]
     methods: tuple[StudiedMethod, ...]
     seconds: float
+    least_steps: int = 0
+    most_seeds: int = 3
     long_steps: int = 0
 
 
@@ -81,12 +87,16 @@ def switch_to_rate(steps: jax.Array) -> step_control.SwitchStep:
     return step_control.SwitchStep(step_control.LineSearch(), later, first)  # type: ignore[arg-type]
 
 
+SPRING_OPTIONS: dict[str, Any] = {
+    "damping": 4.98e-5,
+    "momentum": 0.968,
+    "step": step_control.FixedRate(0.0603),
+}
+"""What the rla-pinns experiments found for SPRING (Goldshlager et al. 2024) on 10-D Poisson."""
+
 FEW_SAMPLES = (
     joint_method(
-        "SPRING's published: damping 4.98e-5, momentum 0.968, rate 0.0603",
-        damping=4.98e-5,
-        momentum=0.968,
-        step=step_control.FixedRate(0.0603),
+        "SPRING's published: damping 4.98e-5, momentum 0.968, rate 0.0603", **SPRING_OPTIONS
     ),
     joint_method(
         "damping 1e-4, momentum 0.9, acceleration, line search then decaying rate",
@@ -98,6 +108,31 @@ FEW_SAMPLES = (
 )
 """Settings of the joint game for few fresh samples in each step."""
 
+SEARCHED_STEPS = 10
+"""Steps with a line search, before the rate decays."""
+
+
+def decaying_rate(count: Any) -> jax.Array:
+    """`5 / (n + 5)` in step n of the run, for `count` steps since the line search ended."""
+    return 5 / (count + SEARCHED_STEPS + 5)
+
+
+MANY_STEPS = (
+    joint_method(
+        "published: damping 4.98e-5, momentum 0.968, rate 0.0603", family=SPRING, **SPRING_OPTIONS
+    ),
+    joint_method(
+        "damping 1e-4, momentum 0.968, acceleration, line search then rate 5 / (n + 5)",
+        damping=1e-4,
+        momentum=0.968,
+        step=step_control.SwitchStep(
+            step_control.LineSearch(), step_control.FixedRate(decaying_rate), SEARCHED_STEPS
+        ),
+        acceleration=BEND,
+    ),
+)
+"""SPRING and the joint game for few fresh samples in each of many steps."""
+
 MODERATE_SAMPLES = (
     joint_method("damping 1e-6, acceleration", damping=1e-6, acceleration=BEND),
     joint_method(
@@ -107,6 +142,28 @@ MODERATE_SAMPLES = (
     ),
 )
 """Settings of the joint game for fresh samples, about as many as parameters."""
+
+SEARCHED_MOST = 200
+"""Steps with a line search where it takes about a hundred until the error falls."""
+
+
+def late_rate(count: Any) -> jax.Array:
+    """`10 / (n + 10)` in step n after the line search ended."""
+    return 10 / (count + 10)
+
+
+MODERATE_STEPS = (
+    joint_method(
+        "damping 1e-6, momentum 0.968, acceleration, line search then rate 10 / (n + 10)",
+        damping=1e-6,
+        momentum=0.968,
+        step=step_control.SwitchStep(
+            step_control.LineSearch(), step_control.FixedRate(late_rate), SEARCHED_MOST
+        ),
+        acceleration=BEND,
+    ),
+)
+"""Setting of the joint game for many steps with about as many fresh samples as parameters."""
 
 TABLE = tuple(
     joint_method(
@@ -140,6 +197,13 @@ MANY_SAMPLES = tuple(
     for share in (0.5, 0.25)
 )
 """Settings of the joint game for thousands of fresh samples: it draws a part of them."""
+
+
+def ten_dimensions(title: str) -> ResidualProblem:
+    """The Poisson equation in ten dimensions."""
+    sizes = (10, 256, 256, 128, 128, 1)
+    return poisson_problem(title, sizes, pair_products, 0.0, (100, 50), fresh=True)
+
 
 CASES: dict[str, StudyCase] = {
     "poisson2": StudyCase(
@@ -178,26 +242,40 @@ CASES: dict[str, StudyCase] = {
         SECONDS,
     ),
     "poisson10": StudyCase(
-        lambda: poisson_problem(
-            "Poisson equation, 10-D",
-            (10, 256, 256, 128, 128, 1),
-            pair_products,
-            0.0,
-            (100, 50),
-            fresh=True,
-        ),
-        (*RIVALS, *FEW_SAMPLES),
-        SECONDS,
+        lambda: ten_dimensions("Poisson equation, 10-D"), (*RIVALS, *FEW_SAMPLES), SECONDS
+    ),
+    "poisson10_steps": StudyCase(
+        lambda: ten_dimensions("Poisson equation, 10-D, 491 steps"),
+        MANY_STEPS,
+        seconds=0.0,
+        least_steps=491,
+        most_seeds=1,
     ),
     "burgers": StudyCase(
         lambda: burgers_problem((2, 20, 20, 20, 20, 1), (400, 400)),
         (*RIVALS, marquardt_method(2), *MODERATE_SAMPLES),
         SECONDS,
     ),
+    "burgers_steps": StudyCase(
+        lambda: burgers_problem(
+            (2, 20, 20, 20, 20, 1), (400, 400), "Burgers' equation, 1000 steps"
+        ),
+        MODERATE_STEPS,
+        seconds=0.0,
+        least_steps=1000,
+        most_seeds=1,
+    ),
     "allen_cahn": StudyCase(
         lambda: allen_cahn_problem((2, 20, 20, 20, 20, 1), 1000),
         (*RIVALS, *MODERATE_SAMPLES),
         SECONDS,
+    ),
+    "allen_cahn_steps": StudyCase(
+        lambda: allen_cahn_problem((2, 20, 20, 20, 20, 1), 1000, "Allen-Cahn equation, 1000 steps"),
+        MODERATE_STEPS,
+        seconds=0.0,
+        least_steps=1000,
+        most_seeds=1,
     ),
     "image": StudyCase(
         lambda: image_problem((2, 64, 64, 1)),

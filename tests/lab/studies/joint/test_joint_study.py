@@ -3,17 +3,26 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from typing_extensions import override
 
 from gtddp_lab.studies.joint import joint_study
 from gtddp_lab.studies.joint.allen_cahn import DIFFUSION, REACTION, allen_cahn_values
 from gtddp_lab.studies.joint.burgers import PLACES, TIMES, VISCOSITY
-from gtddp_lab.studies.joint.problem import cube_faces
-from gtddp_lab.studies.joint.problems import CASES, QUICK_CASES, StudyCase
+from gtddp_lab.studies.joint.methods import StudiedMethod
+from gtddp_lab.studies.joint.problem import ResidualProblem, cube_faces
+from gtddp_lab.studies.joint.problems import (
+    CASES,
+    QUICK_CASES,
+    StudyCase,
+    decaying_rate,
+    late_rate,
+)
 from gtddp_lab.studies.joint.run_store import RunStore
 from gtddp_lab.studies.joint.tanh_network import (
     PointDerivatives,
@@ -21,6 +30,7 @@ from gtddp_lab.studies.joint.tanh_network import (
     network_value,
     point_derivatives,
 )
+from gtddp_lab.studies.joint.training import Moment, ResidualRun
 from gtddp_lab.studies.section import StudyOptions
 
 pytestmark = pytest.mark.usefixtures("hostile")
@@ -164,6 +174,60 @@ def test_a_part_of_the_samples_can_be_drawn() -> None:
 
 def small_case(seconds: float) -> StudyCase:
     return dataclasses.replace(QUICK_CASES["poisson2"], seconds=seconds)
+
+
+class RecordingStore(RunStore):
+    """Remembers what would be trained; the first setting is the best."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, int, float, int]] = []
+
+    @override
+    def run(
+        self,
+        name: str,
+        problem: ResidualProblem,
+        method: StudiedMethod,
+        seed: int,
+        seconds: float,
+        least_steps: int = 0,
+    ) -> ResidualRun:
+        self.asked.append((method.family, seed, seconds, least_steps))
+        return ResidualRun([Moment(7, 1.0, float(len(self.asked)), 1.0)], np.zeros(1))
+
+
+@pytest.mark.parametrize(
+    ("name", "seeds", "expected"),
+    [
+        ("poisson10_steps", 3, [("SPRING", 0, 0.0, 491), ("joint game", 0, 0.0, 491)]),
+        ("burgers_steps", 2, [("joint game", 0, 0.0, 1000)]),
+    ],
+)
+def test_runs_of_a_number_of_steps(name: str, seeds: int, expected: list[Any]) -> None:
+    """No time, no comparison of settings, and no more seeds than the case allows."""
+    store, case = RecordingStore(), CASES[name]
+    joint_study._run_case(name, case, case.problem(), store, seeds)
+    assert store.asked == expected
+
+
+def test_settings_are_compared_at_equal_time() -> None:
+    store, case = RecordingStore(), CASES["heat"]
+    found = joint_study._run_case("heat", case, case.problem(), store, 5)
+    tuned = [asked for asked in store.asked if asked[1] == joint_study.TUNING_SEED]
+    assert len(tuned) == 3 + 3 + 2 and {asked[2:] for asked in store.asked} == {(20.0, 0)}
+    assert {family: len(result.runs) for family, result in found.items()} == {
+        "Adam": 3,
+        "SOAP": 3,
+        "L-BFGS": 3,
+        "joint game": 3,
+    }
+
+
+def test_the_rates_of_many_steps() -> None:
+    """A line search in the first steps, then rates that go on from there."""
+    rates = [float(decaying_rate(jnp.int32(count))) for count in (0, 10, 481)]
+    np.testing.assert_allclose(rates, [5 / 15, 5 / 25, 5 / 496])
+    np.testing.assert_allclose([float(late_rate(jnp.int32(n))) for n in (0, 10)], [1, 0.5])
 
 
 @pytest.mark.slow
