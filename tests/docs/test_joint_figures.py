@@ -5,7 +5,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+
+from gtddp_lab.studies.joint.problems import CASES
 
 DOCS = Path(__file__).parents[2] / "docs"
 FAMILIES = ("Adam", "SOAP", "L-BFGS", "optimistix LM", "joint game")
@@ -15,20 +18,29 @@ def final_errors(family: dict[str, Any]) -> np.ndarray:
     return np.array([run["error"][-1] for run in family["runs"]])
 
 
+def study_numbers() -> dict[str, Any]:
+    return json.loads((DOCS / "evidence" / "joint.json").read_text())["problems"]
+
+
+def page_rows(start: str) -> list[list[str]]:
+    """The cells of the tables from a text of the page on."""
+    page = (DOCS / "scientific.md").read_text().split(start)[1]
+    rows = re.findall(r"^\|(.*)\|$", page, re.MULTILINE)
+    return [[cell.strip() for cell in row.split("|")] for row in rows]
+
+
 def range_text(errors: np.ndarray) -> str:
     text = f"{np.median(errors):.1e} ({errors.min():.1e} to {errors.max():.1e})"
     return text.replace("e-0", "e-")
 
 
 def test_the_table_has_the_numbers_of_the_study() -> None:
-    page = (DOCS / "scientific.md").read_text()
-    found = json.loads((DOCS / "evidence" / "joint.json").read_text())["problems"]
     # The others are runs of a number of steps.
-    problems = {name: families for name, families in found.items() if "Adam" in families}
-    header, _, *rows = re.findall(r"^\|.*\|$", page.split("## Measured")[1], re.MULTILINE)
-    assert [cell.strip() for cell in header.strip("|").split("|")] == ["problem", *FAMILIES]
-    shown = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows[: len(problems)]]
-    for (name, families), (_, *cells) in zip(problems.items(), shown, strict=True):
+    problems = {name: found for name, found in study_numbers().items() if "Adam" in found}
+    header, _, *shown = page_rows("## Measured")
+    assert header == ["problem", *FAMILIES]
+    rows = zip(problems.items(), shown[: len(problems)], strict=True)
+    for (name, families), (_, *cells) in rows:
         errors = {family: final_errors(families[family]) for family in families}
         best = min(FAMILIES, key=lambda family: np.median(errors.get(family, np.array([np.inf]))))
         for family, cell in zip(FAMILIES, cells, strict=True):
@@ -37,3 +49,37 @@ def test_the_table_has_the_numbers_of_the_study() -> None:
                 median, rest = expected.split(" ", 1)
                 expected = f"**{median}** {rest}"
             assert cell == expected, (name, family)
+
+
+STEP_RATIOS = {
+    "image": ("image", 1),
+    "2-D Poisson": ("poisson2", 4),
+    "10-D Poisson": ("poisson10", 12),
+    "diabetes table": ("diabetes", 1),
+}
+"""Names of the page, with the factor of the derivatives by the coordinates."""
+
+
+def test_what_a_step_costs_in_gradients() -> None:
+    """By counting, and the steps per second of the study."""
+    problems, shown = study_numbers(), page_rows("## When not to")[2:]
+    assert [title for title, *_ in shown] == list(STEP_RATIOS)
+    for (name, factor), (_, *cells) in zip(STEP_RATIOS.values(), shown, strict=True):
+        problem = CASES[name].problem()
+        samples = jax.eval_shape(lambda draw=problem.draw: draw(jax.random.key(0), 1.0))
+        outputs = sum(jax.tree.leaves(samples[term])[0].shape[0] for term in problem.terms)
+        shapes = zip(problem.sizes, problem.sizes[1:], strict=False)
+        parameters = sum((inputs + 1) * width for inputs, width in shapes)
+        speeds = [
+            np.median(
+                [run["step"][-1] / run["seconds"][-1] for run in problems[name][family]["runs"]]
+            )
+            for family in ("Adam", "joint game")
+        ]
+        expected = [
+            outputs,
+            parameters,
+            round(min(outputs, parameters) / 6 / factor),
+            round(speeds[0] / speeds[1]),
+        ]
+        assert [int(cell.replace(" ", "")) for cell in cells] == expected, name
