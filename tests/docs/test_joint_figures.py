@@ -51,6 +51,33 @@ def test_the_table_has_the_numbers_of_the_study() -> None:
             assert cell == expected, (name, family)
 
 
+STEPS = {
+    ("Poisson, 10-D", "joint game"): "poisson10_steps",
+    ("Poisson, 10-D", "SPRING"): "poisson10_steps",
+    ("Burgers", "joint game"): "burgers_steps",
+}
+"""Rows of the table of runs of a number of steps."""
+
+
+def test_errors_at_numbers_of_steps() -> None:
+    problems, shown = study_numbers(), page_rows("### At equal steps")
+    marks = [int(cell) for cell in shown[0][2:-1]]
+    for ((title, family), name), row in zip(STEPS.items(), shown[2:], strict=False):
+        assert row[:2] == [title, family]
+        (run,) = problems[name][family]["runs"]
+        errors = dict(zip(run["step"], run["error"], strict=True))
+        assert len(run["step"]) > 20 and run["step"][-1] == CASES[name].least_steps
+        expected = [*(errors[mark] for mark in marks), run["error"][-1]]
+        assert row[2:] == [f"{error:.1e}".replace("e-0", "e-") for error in expected]
+
+
+def test_ten_dimensions_are_below_spring_at_every_step() -> None:
+    found = study_numbers()["poisson10_steps"]
+    joint, spring = (found[family]["runs"][0] for family in ("joint game", "SPRING"))
+    below = np.interp(spring["step"], joint["step"], joint["error"]) < spring["error"]
+    assert below[1:].all() and len(below) > 20
+
+
 STEP_RATIOS = {
     "image": ("image", 1),
     "2-D Poisson": ("poisson2", 4),

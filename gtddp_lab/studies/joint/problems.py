@@ -270,13 +270,6 @@ CASES: dict[str, StudyCase] = {
         (*RIVALS, *MODERATE_SAMPLES),
         SECONDS,
     ),
-    "allen_cahn_steps": StudyCase(
-        lambda: allen_cahn_problem((2, 20, 20, 20, 20, 1), 1000, "Allen-Cahn equation, 1000 steps"),
-        MODERATE_STEPS,
-        seconds=0.0,
-        least_steps=1000,
-        most_seeds=1,
-    ),
     "image": StudyCase(
         lambda: image_problem((2, 64, 64, 1)),
         (*RIVALS, *IMAGE),
