@@ -68,7 +68,9 @@ def allen_cahn_values(intervals: int = 1024, steps: int = 1000) -> np.ndarray:
     return np.stack(kept)[:, :: intervals // (len(PLACES) - 1)] - 1
 
 
-def allen_cahn_problem(sizes: tuple[int, ...], count: int) -> ResidualProblem:
+def allen_cahn_problem(
+    sizes: tuple[int, ...], count: int, title: str = "Allen-Cahn equation"
+) -> ResidualProblem:
     """`u_t = 1e-4 u_xx + 5 (u - u^3)`, `u(0, x) = x^2 cos(pi x)`, `u(t, -1) = u(t, 1) = -1`.
 
     Initial and boundary values are exact by construction.
@@ -103,4 +105,4 @@ def allen_cahn_problem(sizes: tuple[int, ...], count: int) -> ResidualProblem:
 
     terms = {"equation": gt.Term(equation)}
     grid = (len(TIMES), len(PLACES))
-    return ResidualProblem("Allen-Cahn equation", sizes, terms, draw, True, answer, grid, value)
+    return ResidualProblem(title, sizes, terms, draw, True, answer, grid, value)

@@ -152,6 +152,11 @@ def late_rate(count: Any) -> jax.Array:
     return 10 / (count + 10)
 
 
+def half_late_rate(count: Any) -> jax.Array:
+    """`5 / (n + 10)` in step n after the line search ended."""
+    return 5 / (count + 10)
+
+
 MODERATE_STEPS = (
     joint_method(
         "damping 1e-6, momentum 0.968, acceleration, line search then rate 10 / (n + 10)",
@@ -164,6 +169,19 @@ MODERATE_STEPS = (
     ),
 )
 """Setting of the joint game for many steps with about as many fresh samples as parameters."""
+
+ALLEN_CAHN_STEPS = (
+    joint_method(
+        "damping 1e-4 of the loss, momentum 0.9, acceleration, line search then rate 5 / (n + 10)",
+        damping=damping.LossDamping(1e-4),
+        momentum=0.9,
+        step=step_control.SwitchStep(
+            step_control.LineSearch(), step_control.FixedRate(half_late_rate), 110
+        ),
+        acceleration=BEND,
+    ),
+)
+"""The same for the Allen-Cahn equation, which needs weak damping."""
 
 TABLE = tuple(
     joint_method(
@@ -269,6 +287,13 @@ CASES: dict[str, StudyCase] = {
         lambda: allen_cahn_problem((2, 20, 20, 20, 20, 1), 1000),
         (*RIVALS, *MODERATE_SAMPLES),
         SECONDS,
+    ),
+    "allen_cahn_steps": StudyCase(
+        lambda: allen_cahn_problem((2, 20, 20, 20, 20, 1), 1000, "Allen-Cahn equation, 300 steps"),
+        ALLEN_CAHN_STEPS,
+        seconds=0.0,
+        least_steps=300,
+        most_seeds=1,
     ),
     "image": StudyCase(
         lambda: image_problem((2, 64, 64, 1)),

@@ -21,6 +21,7 @@ from gtddp_lab.studies.joint.problems import (
     QUICK_CASES,
     StudyCase,
     decaying_rate,
+    half_late_rate,
     late_rate,
 )
 from gtddp_lab.studies.joint.run_store import RunStore
@@ -201,6 +202,7 @@ class RecordingStore(RunStore):
     [
         ("poisson10_steps", 3, [("SPRING", 0, 0.0, 491), ("joint game", 0, 0.0, 491)]),
         ("burgers_steps", 2, [("joint game", 0, 0.0, 1000)]),
+        ("allen_cahn_steps", 1, [("joint game", 0, 0.0, 300)]),
     ],
 )
 def test_runs_of_a_number_of_steps(name: str, seeds: int, expected: list[Any]) -> None:
@@ -228,6 +230,7 @@ def test_the_rates_of_many_steps() -> None:
     rates = [float(decaying_rate(jnp.int32(count))) for count in (0, 10, 481)]
     np.testing.assert_allclose(rates, [5 / 15, 5 / 25, 5 / 496])
     np.testing.assert_allclose([float(late_rate(jnp.int32(n))) for n in (0, 10)], [1, 0.5])
+    np.testing.assert_allclose([float(half_late_rate(jnp.int32(n))) for n in (0, 10)], [0.5, 0.25])
 
 
 @pytest.mark.slow
