@@ -24,7 +24,7 @@ def study_numbers() -> dict[str, Any]:
 
 def page_rows(start: str) -> list[list[str]]:
     """The cells of the tables from a text of the page on."""
-    page = (DOCS / "scientific.md").read_text().split(start)[1]
+    page = (DOCS / "scientific_evidence.md").read_text().split(start)[1]
     rows = re.findall(r"^\|(.*)\|$", page, re.MULTILINE)
     return [[cell.strip() for cell in row.split("|")] for row in rows]
 
@@ -37,7 +37,7 @@ def range_text(errors: np.ndarray) -> str:
 def test_the_table_has_the_numbers_of_the_study() -> None:
     # The others are runs of a number of steps.
     problems = {name: found for name, found in study_numbers().items() if "Adam" in found}
-    header, _, *shown = page_rows("## Measured")
+    header, _, *shown = page_rows("## At equal time")
     assert header == ["problem", *FAMILIES]
     rows = zip(problems.items(), shown[: len(problems)], strict=True)
     for (name, families), (_, *cells) in rows:
@@ -61,7 +61,7 @@ STEPS = {
 
 
 def test_errors_at_numbers_of_steps() -> None:
-    problems, shown = study_numbers(), page_rows("### At equal steps")
+    problems, shown = study_numbers(), page_rows("## At equal steps")
     marks = [int(cell) for cell in shown[0][2:-1]]
     for ((title, family), name), row in zip(STEPS.items(), shown[2:], strict=False):
         assert row[:2] == [title, family]
