@@ -22,9 +22,9 @@ def study_numbers() -> dict[str, Any]:
     return json.loads((DOCS / "evidence" / "joint.json").read_text())["problems"]
 
 
-def page_rows(start: str) -> list[list[str]]:
-    """The cells of the tables from a text of the page on."""
-    page = (DOCS / "scientific_evidence.md").read_text().split(start)[1]
+def page_rows(start: str, name: str = "scientific_evidence.md") -> list[list[str]]:
+    """The cells of the tables from a text of a page on."""
+    page = (DOCS / name).read_text().split(start)[1]
     rows = re.findall(r"^\|(.*)\|$", page, re.MULTILINE)
     return [[cell.strip() for cell in row.split("|")] for row in rows]
 
@@ -90,7 +90,7 @@ STEP_RATIOS = {
 
 def test_what_a_step_costs_in_gradients() -> None:
     """By counting, and the steps per second of the study."""
-    problems, shown = study_numbers(), page_rows("## When not to")[2:]
+    problems, shown = study_numbers(), page_rows("## When not to", "scientific.md")[2:]
     assert [title for title, *_ in shown] == list(STEP_RATIOS)
     for (name, factor), (_, *cells) in zip(STEP_RATIOS.values(), shown, strict=True):
         problem = CASES[name].problem()
