@@ -41,9 +41,10 @@ def test_the_split_is_stratified(digits: data.Dataset) -> None:
 
 def test_mnist1d_is_the_published_set() -> None:
     """In units of its mean and deviation, as its authors generate it; other generators are left."""
-    before = np.random.get_state()[1]
+    before: Any = np.random.get_state()
     signals = data.load_dataset("mnist1d")
-    np.testing.assert_array_equal(np.random.get_state()[1], before)
+    after: Any = np.random.get_state()
+    np.testing.assert_array_equal(after[1], before[1])
     assert signals.train_images.shape == (4000, 40, 1, 1)
     assert signals.validation_images.shape == (1000, 40, 1, 1)
     assert signals.train_labels[:10].tolist() == [2, 6, 4, 5, 6, 6, 6, 0, 3, 1]
