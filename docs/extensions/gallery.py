@@ -26,8 +26,8 @@ EXAMPLES = {
 
 def make_notebook(source: str, title: str) -> Any:
     """Return the notebook of a script: its docstring as text, then its paragraphs as cells."""
-    docstring, *_ = ast.parse(source).body
-    text = ast.get_docstring(ast.parse(source))
+    module = ast.parse(source)
+    text, docstring = ast.get_docstring(module), module.body[0]
     lines = source.splitlines()[docstring.end_lineno :]
     code = "\n".join(line for line in lines if not line.startswith("# ruff:")).lstrip("\n")
     notebook = jupytext.reads(code, fmt="py:light")
@@ -44,15 +44,12 @@ def make_notebook(source: str, title: str) -> Any:
 
 
 def write_gallery(app: Any) -> None:
-    """Write all notebooks; those that have not changed keep their time and are not run again."""
+    """Write all notebooks; MyST-NB runs those whose code has changed."""
     folder = Path(app.srcdir) / FOLDER
     folder.mkdir(exist_ok=True)
     for name, title in EXAMPLES.items():
         source = (Path(app.srcdir).parent / "examples" / f"{name}.py").read_text(encoding="utf-8")
-        text = jupytext.writes(make_notebook(source, title), fmt="ipynb")
-        path = folder / f"{name}.ipynb"
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
-            path.write_text(text, encoding="utf-8")
+        jupytext.write(make_notebook(source, title), folder / f"{name}.ipynb", fmt="ipynb")
 
 
 def setup(app: Any) -> dict[str, Any]:

@@ -3,23 +3,28 @@
 import json
 from pathlib import Path
 
-import matplotlib
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
-import gtddp_jax as gt
+import gtddp_lab
+from gtddp_lab.studies.joint.joint_pictures import draw_error_panel
+from gtddp_lab.studies.joint.training import Moment
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+RESULTS = Path(gtddp_lab.__file__).parents[1] / "docs" / "evidence" / "joint.json"
+FAMILIES = ("joint game", "SOAP", "L-BFGS", "Adam")
 
-RESULTS = Path(gt.__file__).parents[1] / "docs" / "evidence" / "joint.json"
-COLOURS = {"joint game": "#0072b2", "SOAP": "#cc79a7", "L-BFGS": "#009e73", "Adam": "#d55e00"}
-
-figure, axes = plt.subplots(figsize=(6.0, 4.0), layout="constrained")
 problem = json.loads(RESULTS.read_text(encoding="utf-8"))["problems"]["poisson2"]
-for method, colour in COLOURS.items():
-    for number, run in enumerate(problem[method]["runs"]):
-        label = method if number == 0 else None
-        axes.loglog(run["seconds"][1:], run["error"][1:], color=colour, label=label, alpha=0.8)
-axes.set(xlabel="seconds", ylabel="relative error", title="2-D Poisson equation, three seeds")
-axes.grid(alpha=0.3)
+courses = {
+    family: [
+        list(map(Moment, run["step"], run["seconds"], run["error"], run["loss"]))
+        for run in problem[family]["runs"]
+    ]
+    for family in FAMILIES
+}
+figure = Figure(figsize=(6.0, 4.0), layout="constrained")
+FigureCanvasAgg(figure)
+axes = figure.subplots()
+draw_error_panel(axes, "2-D Poisson equation, three seeds", courses)
+axes.set_ylabel("relative error")
 axes.legend(fontsize="small")
 figure.savefig(Path(__file__).with_suffix(".png"), dpi=100)

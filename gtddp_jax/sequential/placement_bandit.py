@@ -72,7 +72,7 @@ def initial_placement_state(count: int) -> PlacementState:
 
 
 def placement_probabilities(state: PlacementState) -> Float[Array, " placements"]:
-    """P."""
+    """The probabilities p from which the next placement is drawn."""
     softmax = jax.nn.softmax(state.log_weights)
     return (1 - EXPLORATION) * softmax + EXPLORATION / len(softmax)
 

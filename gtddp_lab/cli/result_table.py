@@ -16,6 +16,7 @@ def summary_table(experiment: Experiment, summaries: list[MethodSummary]) -> Tab
     Numbers of seeds and epochs are in the caption, or in a column if the methods differ in them.
     """
     lengths = {(summary.seeds, summary.epochs) for summary in summaries}
+    has_one_length = len(lengths) == 1
     labels = {method.name: method.label for method in experiment.methods()}
     table = Table(
         title=experiment.title,
@@ -26,16 +27,22 @@ def summary_table(experiment: Experiment, summaries: list[MethodSummary]) -> Tab
     )
     table.add_column("method", no_wrap=True)
     headings = ("train loss", "equal time", "validation %", "sec")
-    for heading in headings if len(lengths) == 1 else ("epochs", *headings):
+    for heading in headings if has_one_length else ("epochs", *headings):
         table.add_column(heading, justify="right", no_wrap=True)
     for summary in summaries:
+        loss, error = loss_text(summary.final_loss), summary.validation_error
         row = (
-            _with_error(loss_text(summary.final_loss), summary.loss_error),
+            # The error has the form of the loss.
+            _with_error(loss, summary.loss_error, ".0e" if "e" in loss else ".4f"),
             "-" if math.isnan(summary.equal_time_loss) else loss_text(summary.equal_time_loss),
-            _accuracy_text(summary),
+            _with_error(
+                f"{100 * summary.validation_accuracy:.2f}",
+                None if error is None else 100 * error,
+                ".2f",
+            ),
             f"{summary.seconds:.1f}",
         )
-        length = () if len(lengths) == 1 else (f"{summary.seeds} × {summary.epochs}",)
+        length = () if has_one_length else (f"{summary.seeds} × {summary.epochs}",)
         table.add_row(labels[summary.method], *length, *row)
     return table
 
@@ -58,13 +65,5 @@ def skipped_step_warnings(experiment: Experiment, summaries: list[MethodSummary]
     ]
 
 
-def _with_error(loss: str, error: float | None) -> str:
-    if error is None:
-        return loss
-    return f"{loss} ± {error:.0e}" if "e" in loss else f"{loss} ± {error:.4f}"
-
-
-def _accuracy_text(summary: MethodSummary) -> str:
-    text = f"{100 * summary.validation_accuracy:.2f}"
-    error = summary.validation_error
-    return text if error is None else f"{text} ± {100 * error:.2f}"
+def _with_error(text: str, error: float | None, form: str) -> str:
+    return text if error is None else f"{text} ± {error:{form}}"

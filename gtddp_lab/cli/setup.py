@@ -85,7 +85,7 @@ def fill_in_defaults(options: TrainOptions) -> TrainOptions:
 
 
 def _default_optimizer(options: TrainOptions) -> str:
-    games = ("none",) if options.base_only else options.game
+    games = (BASE_GAME,) if options.base_only else options.game
     entry = OPTIMIZERS["schedule_free"]
     return "schedule_free" if all(supports_game(entry, game) for game in games) else "nesterov"
 

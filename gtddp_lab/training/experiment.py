@@ -90,7 +90,8 @@ class Experiment:
         text = f"{self.dataset}, batch size {self.batch_size}, learning rate {rate:g}"
         if self.settings.schedule != "constant":
             averages = OPTIMIZERS[self.optimizer].average is not None
-            text += f" ({self.settings.schedule}{', constant for averages' * averages})"
+            note = ", constant for averages" if averages else ""
+            text += f" ({self.settings.schedule}{note})"
         if "implicit" not in self.games:
             return text
         return f"{text}, weighting {self.settings.weighting}"

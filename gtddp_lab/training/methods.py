@@ -38,8 +38,7 @@ class OptimizerEntry:
         build_base: Builds the optax optimizer from a learning rate; None if optax has none because
             the optimizer depends on the network.
         build_sequential: Builds the optimizer of the sequential game from a network, a loss and a
-            learning rate, with the keywords of ``gt.gtddp``; None if the sequential game has none
-
+            learning rate, with the keywords of ``gt.gtddp``; None if the sequential game has none.
         average: The average of the iterates at which it is scored, from the state of the optax
             optimizer and the point at which gradients are taken; None if it is scored where it
             takes gradients. An average takes the place of the learning rate schedule.
@@ -128,7 +127,7 @@ def _build_base(
     batch_stats: BatchStats,
 ) -> optax.GradientTransformation:
     if optimizer.build_base is None:
-        assert optimizer.build_sequential is not None
+        assert optimizer.build_sequential is not None  # every optimizer has one of the two
         # KFAC, EKFAC and SOAP need the network here, so their base is the game without feedback.
         return optimizer.build_sequential(
             net, loss, rate, equilibrium="open_loop", batch_stats=batch_stats
@@ -226,8 +225,9 @@ def build_method(optimizer: str, game: str) -> TrainingMethod:
     """
     entry = look_up(OPTIMIZERS, optimizer, "optimizer")
     rules = look_up(GAMES, game, "game")
-    supported = ", ".join(name for name, known in OPTIMIZERS.items() if supports_game(known, game))
     if not supports_game(entry, game):
+        forms = (name for name, known in OPTIMIZERS.items() if supports_game(known, game))
+        supported = ", ".join(forms)
         raise ValueError(f"The {game} game has no form of {optimizer}. Supported: {supported}.")
     build = partial(rules.build, entry)
     # A base without optax form is a game without feedback, and steps like one.

@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gtddp_lab.studies.joint.training import Moment
 from gtddp_lab.studies.pictures import new_figure, save_figure
 from gtddp_lab.training.plots import COLOURS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 FAMILIES = ("joint game", "Adam", "L-BFGS", "SOAP", "optimistix LM", "SPRING")
 FAMILY_COLOURS: Mapping[str, str] = dict(zip(FAMILIES, COLOURS, strict=False))
@@ -32,18 +35,7 @@ def draw_error_courses(
     for axes in panels.ravel()[len(courses) :]:
         axes.set_visible(False)
     for axes, (title, families) in zip(panels.ravel(), courses.items(), strict=False):
-        for family, runs in families.items():
-            for number, moments in enumerate(runs):
-                axes.loglog(
-                    [moment.seconds for moment in moments if moment.step],
-                    [moment.error for moment in moments if moment.step],
-                    color=FAMILY_COLOURS[family],
-                    label=None if number else family,
-                    linewidth=1.4,
-                    alpha=0.8,
-                )
-        axes.set(title=title, xlabel="seconds")
-        axes.grid(alpha=0.3)
+        draw_error_panel(axes, title, families)
     for axes in panels[:, 0]:
         axes.set_ylabel("relative L2 error")
     # A family may be in some panels only.
@@ -53,6 +45,24 @@ def draw_error_courses(
         known |= dict(zip(labels, lines, strict=True))
     panels[0, 0].legend(known.values(), known.keys(), fontsize="small")
     return save_figure(figure, out, name)
+
+
+def draw_error_panel(
+    axes: "Axes", title: str, families: Mapping[str, Sequence[Sequence[Moment]]]
+) -> None:
+    """Draw the relative error against time on one problem: `{family: [moments of each seed]}`."""
+    for family, runs in families.items():
+        for number, moments in enumerate(runs):
+            axes.loglog(
+                [moment.seconds for moment in moments if moment.step],
+                [moment.error for moment in moments if moment.step],
+                color=FAMILY_COLOURS[family],
+                label=None if number else family,
+                linewidth=1.4,
+                alpha=0.8,
+            )
+    axes.set(title=title, xlabel="seconds")
+    axes.grid(alpha=0.3)
 
 
 def draw_answers(

@@ -112,10 +112,18 @@ SEARCHED_STEPS = 10
 """Steps with a line search, before the rate decays."""
 
 
-def decaying_rate(count: Any) -> jax.Array:
-    """`5 / (n + 5)` in step n of the run, for `count` steps since the line search ended."""
-    return 5 / (count + SEARCHED_STEPS + 5)
+def harmonic_rate(scale: float, start: float) -> Callable[[Any], jax.Array]:
+    """`scale / (n + start)` in step n after the line search ended."""
+    return lambda count: scale / (count + start)
 
+
+def search_then(rate: Callable[[Any], jax.Array], steps: int) -> step_control.SwitchStep:
+    """A line search for some steps, then a rate."""
+    return step_control.SwitchStep(step_control.LineSearch(), step_control.FixedRate(rate), steps)
+
+
+# 5 / (n + 5) in step n of the run.
+decaying_rate = harmonic_rate(5, SEARCHED_STEPS + 5)
 
 MANY_STEPS = (
     joint_method(
@@ -125,9 +133,7 @@ MANY_STEPS = (
         "damping 1e-4, momentum 0.968, acceleration, line search then rate 5 / (n + 5)",
         damping=1e-4,
         momentum=0.968,
-        step=step_control.SwitchStep(
-            step_control.LineSearch(), step_control.FixedRate(decaying_rate), SEARCHED_STEPS
-        ),
+        step=search_then(decaying_rate, SEARCHED_STEPS),
         acceleration=BEND,
     ),
 )
@@ -147,24 +153,15 @@ SEARCHED_MOST = 200
 """Steps with a line search where it takes about a hundred until the error falls."""
 
 
-def late_rate(count: Any) -> jax.Array:
-    """`10 / (n + 10)` in step n after the line search ended."""
-    return 10 / (count + 10)
-
-
-def half_late_rate(count: Any) -> jax.Array:
-    """`5 / (n + 10)` in step n after the line search ended."""
-    return 5 / (count + 10)
-
+late_rate = harmonic_rate(10, 10)
+half_late_rate = harmonic_rate(5, 10)
 
 MODERATE_STEPS = (
     joint_method(
         "damping 1e-6, momentum 0.968, acceleration, line search then rate 10 / (n + 10)",
         damping=1e-6,
         momentum=0.968,
-        step=step_control.SwitchStep(
-            step_control.LineSearch(), step_control.FixedRate(late_rate), SEARCHED_MOST
-        ),
+        step=search_then(late_rate, SEARCHED_MOST),
         acceleration=BEND,
     ),
 )
@@ -175,9 +172,7 @@ ALLEN_CAHN_STEPS = (
         "damping 1e-4 of the loss, momentum 0.9, acceleration, line search then rate 5 / (n + 10)",
         damping=damping.LossDamping(1e-4),
         momentum=0.9,
-        step=step_control.SwitchStep(
-            step_control.LineSearch(), step_control.FixedRate(half_late_rate), 110
-        ),
+        step=search_then(half_late_rate, 110),
         acceleration=BEND,
     ),
 )

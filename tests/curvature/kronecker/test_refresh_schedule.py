@@ -13,7 +13,7 @@ PERIODS = [(10, 20), (1, 1), (1, 4), (3, 3), (4, 8), (2, 3), (10, 5), (3, 12)]
 
 
 def due_steps(schedule: RefreshSchedule, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """In which of so many steps the factors are updated, and decomposed."""
+    """Whether each of the first steps updates the factors, and decomposes them."""
     counts = jnp.arange(steps)
     updated = np.broadcast_to(schedule.is_factor_step(counts), steps)
     refreshed = np.broadcast_to(schedule.is_refresh_step(counts), steps)
