@@ -68,10 +68,11 @@ class BanditGame(SequentialGame):
             like: Any = jax.eval_shape(game.init_state, params, batch_stats).curvature
             # Raises before the first step where players cannot be moved.
             move_players(state.curvature, like, frozenset(self.net.split(params)))
-        probabilities = jnp.full(count, 1 / count, jnp.float32)
+        placement = initial_placement_state(count)
+        probabilities = placement_probabilities(placement)
         return state._replace(
             report=state.report._replace(placement_probabilities=probabilities),
-            placement=initial_placement_state(count),
+            placement=placement,
         )
 
     @override

@@ -34,7 +34,7 @@ LossGradient: TypeAlias = Callable[[Params], tuple[tuple[jax.Array, BatchStats],
 StepOutcome: TypeAlias = tuple[Params, Any, jax.Array, BatchStats]
 """Parameters, optimizer state, loss, batch statistics."""
 
-BuildOptimizer: TypeAlias = Callable[[LearningRate], optax.GradientTransformation]
+BuildTransformation: TypeAlias = Callable[[LearningRate], optax.GradientTransformation]
 
 
 class TakeStep(Protocol):
@@ -46,7 +46,7 @@ class TakeStep(Protocol):
 
 
 def _competitor(
-    name: str, label: str, build: BuildOptimizer, take_step: TakeStep
+    name: str, label: str, build: BuildTransformation, take_step: TakeStep
 ) -> TrainingMethod:
     def make_step(
         net: gt.Network,
@@ -100,7 +100,7 @@ def _updated_params(params: Params, updates: Any) -> Params:
     return new_params
 
 
-def _optax_base(name: str) -> BuildOptimizer:
+def _optax_base(name: str) -> BuildTransformation:
     build = OPTIMIZERS[name].build_base
     assert build is not None, f"{name} is not an optax optimizer"
     return build
