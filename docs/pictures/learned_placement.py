@@ -1,6 +1,6 @@
 """Draws learned_placement.png and prints the table of docs/game.md, "Learned placement".
 
-python docs/pictures/learned_placement.py [DATASET]     (needs the extra `train`)
+python docs/pictures/learned_placement.py [--quick] [DATASET]     (needs the extra `train`)
 
 A block of three dense layers has a dense layer on its shortcut, which acts beside the first, the
 second or the third, or wherever a bandit puts it. Every placement starts from the same parameters
@@ -22,7 +22,8 @@ from matplotlib.figure import Figure
 import gtddp_jax as gt
 from gtddp_lab import data
 
-WIDTH, PLACEMENTS, BATCH, SEEDS, STEPS, SUBSET = 32, 3, 32, 8, 900, 5000
+WIDTH, PLACEMENTS, BATCH, SUBSET = 32, 3, 32, 5000
+SEEDS, STEPS = (2, 10) if "--quick" in sys.argv else (8, 900)
 BASES: dict[str, Any] = {
     "Adam 0.003": gt.curvature.Adam(3e-3),
     "SGD 0.03, momentum 0.9": gt.curvature.SGD(0.03, 0.9),
@@ -112,4 +113,5 @@ def main(dataset: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "digits")
+    named = [argument for argument in sys.argv[1:] if argument != "--quick"]
+    main(named[0] if named else "digits")

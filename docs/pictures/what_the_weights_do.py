@@ -1,6 +1,6 @@
 """Draws what_the_weights_do.png and prints the table of docs/what_the_weights_do.md.
 
-python docs/pictures/what_the_weights_do.py     (about half a minute; needs the extra `train`)
+python docs/pictures/what_the_weights_do.py [--quick]     (needs the extra `train`)
 
 A small residual network learns the digits by Adam under the implicit game, batch 8, its weights by
 `exact`, which solves the game exactly. At three moments the weight of every training image is
@@ -9,6 +9,7 @@ vanished, so their weight is meaningless.
 """
 
 import itertools
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,13 @@ from matplotlib.figure import Figure
 import gtddp_jax as gt
 from gtddp_lab import data, networks
 
+QUICK = "--quick" in sys.argv
+"""Whether to train for a few steps only, to see that the script works."""
+
 MOMENTS = {"early, after 20 steps": 20, "middle, after 1 epoch": 179, "late, after 6 epochs": 1074}
+if QUICK:
+    MOMENTS = {name: steps // 200 for name, steps in MOMENTS.items()}
+IMAGES = 80 if QUICK else None
 BATCH = 8
 SHOWN = 8
 EDGES = (0.0, 0.1, 0.5, 0.9, 1.1, 2.0, float("inf"))
@@ -45,7 +52,7 @@ def train_snapshots(digits: data.Dataset) -> dict[str, Snapshot]:
     weighting = gt.weighting.Exact(steps=8)
     tx = gt.implicit(*game, weighting=weighting)
     step, look = gt.make_update(tx), jax.jit(gt.implicit_weights(*game, weighting=weighting))
-    x, y = jnp.asarray(digits.train_images), jnp.asarray(digits.train_labels)
+    x, y = jnp.asarray(digits.train_images[:IMAGES]), jnp.asarray(digits.train_labels[:IMAGES])
     params = net.init(jax.random.key(0), x[:1])
     state = tx.init(params)
     losses = jax.jit(lambda params: loss(net.apply(params, x), y))

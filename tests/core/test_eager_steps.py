@@ -84,6 +84,7 @@ def test_the_second_step_of_a_run_warns_once(name: str) -> None:
     assert len(seen) == 1
 
 
+@pytest.mark.slow
 def test_the_joint_game_warns_too() -> None:
     tx: Any = gt.joint(lambda params, x: x @ params)
     state = tx.init(PARAMS)
@@ -103,6 +104,7 @@ def test_one_step_of_many_games_is_silent() -> None:
         look(state, PARAMS, (X, X[:, :1]))
 
 
+@pytest.mark.slow
 def test_compiled_steps_are_silent() -> None:
     """Whatever of the arguments is traced, if anything."""
     tx: Any = game()

@@ -21,7 +21,7 @@ from tests.lab.data import originals
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
-SMALL = ("--network", "residual-conv-stride", "--epochs", "1", "--seeds", "1")
+SMALL = ("--network", "residual-mlp", "--epochs", "1", "--seeds", "1")
 TOOLS = ("ruff", "pyright", "python", "sphinx-build")
 BY_HAND = (
     "python -m tests.properties --cases 10000 --seed 0 --shard 1/8",
@@ -58,6 +58,12 @@ def named_runs(page: Path) -> set[str]:
 def other_commands() -> list[str]:
     found = [command for page in PAGES for command in commands(page)]
     return [command for command in found if not command.startswith("gtddp ")]
+
+
+def is_repeated(arguments: list[str], page: Path) -> bool:
+    """Whether an earlier page trains by the same command."""
+    earlier = PAGES[: PAGES.index(page)]
+    return arguments[0] == "train" and any(arguments in gtddp_commands(other) for other in earlier)
 
 
 PAGES_WITH_COMMANDS = [page for page in PAGES if gtddp_commands(page)]
@@ -179,5 +185,5 @@ def test_they_run(page: Path, work_folder: Path, example_run: Path) -> None:
     for name in named_runs(page):
         shutil.copytree(made, work_folder / name)
     for arguments in gtddp_commands(page):
-        if not needs_other_processes(arguments):
+        if not needs_other_processes(arguments) and not is_repeated(arguments, page):
             run_command(shortened(arguments), work_folder)

@@ -205,6 +205,7 @@ def test_hyperparameters_injected_into_the_base() -> None:
         assert_close((updates, after.report), (want, want_state.report))
 
 
+@pytest.mark.slow
 def test_hyperparameters_injected_around() -> None:
     """Traced options such as `strength` can be injected, with a schedule."""
     p = models.classification()

@@ -166,6 +166,7 @@ def proximal_updates(p: dense.Problem, rates: Sequence[float], steps: int) -> di
     }
 
 
+@pytest.mark.slow
 def test_least_squares_proximal_step_in_closed_form() -> None:
     """The minimizer of |X w - y|^2 / 2B + |w - w0|^2 / 2 lr, for small and far too large rates."""
     p = models.linear(loss=least_squares)
@@ -176,6 +177,7 @@ def test_least_squares_proximal_step_in_closed_form() -> None:
         np.testing.assert_allclose(p.params + update, want, rtol=1e-10, atol=1e-12, err_msg=label)
 
 
+@pytest.mark.slow
 def test_logistic_proximal_step_is_stationary() -> None:
     p = models.linear(loss=logistic)
     for (label, rate), update in proximal_updates(p, (1.0, 30.0), steps=20).items():
@@ -220,6 +222,7 @@ def test_root_of_the_system(name: str) -> None:
             np.testing.assert_allclose(got[f"{form} {predict}"], want, rtol=1e-10, err_msg=form)
 
 
+@pytest.mark.slow
 def test_momentum_in_closed_form() -> None:
     """`projected`: w = (I + H N / B)^-1 (1 + H s0), N = rate G G^T, s0 = G (-rate 0.9 trace)."""
     p = models.classification()

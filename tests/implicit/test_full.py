@@ -137,6 +137,7 @@ def test_one_sample_a_batch_is_exact(name: str) -> None:
     np.testing.assert_allclose(full, exact, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_network_is_the_function_that_it_applies() -> None:
     p = zoo.problem("cooperative_of_three", batch=4)
     base = optax.adam(0.05)
@@ -172,6 +173,7 @@ def test_a_network_is_the_function_that_it_applies() -> None:
             np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-3 * rtol, err_msg=name)
 
 
+@pytest.mark.slow
 def test_hard_scalar_equations() -> None:
     """A loss that bends sharply where a large s0 meets a large n; one root each."""
     s0, n = (
@@ -192,6 +194,7 @@ def test_hard_scalar_equations() -> None:
     np.testing.assert_allclose(got, want, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_roots_stay_found_beside_harder_ones() -> None:
     """A sample that has found its root keeps it while others still iterate."""
     rng, size = np.random.default_rng(1), 256

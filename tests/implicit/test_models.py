@@ -149,6 +149,7 @@ def with_norm() -> tuple[Any, Tree, Tree]:
     return apply_fn, variables["params"], variables["batch_stats"]
 
 
+@pytest.mark.slow
 def test_batch_norm_without_the_game_is_plain_training() -> None:
     """The statistics travel with the inputs; `state.aux` holds the updated ones."""
     apply_fn, start, statistics = with_norm()

@@ -38,6 +38,7 @@ def numbers(model: nnx.Module) -> Any:
     return nnx.as_pure(nnx.state(model, nnx.Not(nnx.RngKey)))
 
 
+@pytest.mark.slow
 def test_nnx_without_the_game_is_plain_training(float32: None) -> None:
     """Compares parameters, batch statistics and the count of dropout keys."""
     model: Any = recipes_nnx.Net(nnx.Rngs(0))
@@ -95,6 +96,7 @@ def test_recipes_learn(recipe: Any, float32: None, capsys: pytest.CaptureFixture
     assert len(losses) == 5 and losses[-1] < 0.5 * losses[0]
 
 
+@pytest.mark.slow
 def test_the_game_moves_the_weights(float32: None) -> None:
     model = recipes_nnx.Net(nnx.Rngs(0))
     game = gt.implicit(optax.adam(0.1), weighting="full")

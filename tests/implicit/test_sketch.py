@@ -231,6 +231,7 @@ def test_without_a_readable_parameter_the_whole_network_predicts() -> None:
     chex.assert_trees_all_close(sketched, weights_of(model, MOMENTUM, "full", 2), rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_single_sample_is_predicted_by_the_whole_network() -> None:
     model = read_model("dense")
 
@@ -252,6 +253,7 @@ def test_single_sample_is_predicted_by_the_whole_network() -> None:
     chex.assert_trees_all_close(sketched, weights(gt.weighting.Full("implicit")), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_tokens_are_samples() -> None:
     """Losses [B, T]: positions that do not interact are the same as rows of a longer batch."""
     model = read_model("mapped")

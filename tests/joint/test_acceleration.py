@@ -87,6 +87,7 @@ def test_a_step_bends_as_defined(name: str, side: str, metric: bool) -> None:
     np.testing.assert_allclose(remembered, direction + 0.5 * bend, rtol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("side", "chunk"), quick_cases([("dual", 2), ("primal", 2)]))
 def test_chunks_change_nothing(side: str, chunk: int) -> None:
     step, _ = accelerated_step("squared", True, side=side, chunk=chunk)
@@ -103,6 +104,7 @@ def test_conjugate_gradients_find_the_same_step() -> None:
     assert jnp.linalg.norm(ravel_pytree(step)[0] - want) <= 1e-7 * jnp.linalg.norm(want)
 
 
+@pytest.mark.slow
 def test_a_function_of_losses_bends_alike() -> None:
     """One step with terms of single samples, and with the losses of the whole batch."""
     samples = problem("cross entropy").batch["labels"]
@@ -140,6 +142,7 @@ def test_float32_without_x64() -> None:
     assert not state.report.skipped and losses[-1] < 1e-5 * losses[0]
 
 
+@pytest.mark.slow
 def test_an_acceleration_beyond_the_bound_is_left_out() -> None:
     p = problem("squared")
     for bound, bends in [(1e-6, False), (ALWAYS, True)]:
@@ -159,6 +162,7 @@ def test_a_step_keeps_to_its_norm_constraint() -> None:
     assert 0.5e-2 < optax.tree.norm(step) <= 1e-2
 
 
+@pytest.mark.slow
 def test_a_running_cost_is_judged_along_the_path() -> None:
     """The actual change has the running cost of the whole step, its bend included."""
     p = problem("log cosh")

@@ -61,6 +61,7 @@ def test_the_damping_follows_the_objective(factor: float, floor: float, want: fl
     np.testing.assert_allclose(updates, -9 / (9 + want), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_factor_on_the_residuals_changes_no_step() -> None:
     terms = {
         factor: {"fit": gt.Term(lambda p, x, f=factor: f * interior(p, x))} for factor in (1, 1e3)
@@ -94,6 +95,7 @@ def test_a_rejected_step_raises_the_damping() -> None:
     np.testing.assert_allclose(state.damping, 3e-6, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_gain_ratio_is_judged_on_a_validation_batch() -> None:
     tx: Any = gt.joint(SQUARED.terms, 1e-6)
     other = jax.tree.map(lambda x: x + 0.5, SQUARED.batch)

@@ -88,6 +88,7 @@ def test_a_step_is_the_minimizer(name: str, side: str, metric: bool) -> None:
     check(step, dense_step(name, 0.0, metric))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("side", "chunk"), quick_cases([("dual", 2), ("dual", 4), ("primal", 2), ("primal", 1)])
 )
@@ -153,6 +154,7 @@ def test_linear_least_squares_takes_one_step(side: str, samples: int) -> None:
     np.testing.assert_allclose(step, want, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_spring_step_for_step() -> None:
     """Goldshlager et al. 2024: `d = O^T (O O^T + lambda)^-1 (e - O mu d_last) + mu d_last`."""
     rate, damping, momentum, bound = 0.3, 1e-2, 0.9, 1e-2
@@ -183,6 +185,7 @@ def test_spring_step_for_step() -> None:
         np.testing.assert_allclose(ravel_pytree(params)[0], flat, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_invariances() -> None:
     """The order of samples, a term split in two, and a common factor on weights and damping."""
     p = problem("squared")

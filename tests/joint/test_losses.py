@@ -167,6 +167,7 @@ COUPLED: dict[str, Callable[[], tuple[Any, dict[str, Any]]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", quick_cases(COUPLED))
 def test_a_step_of_coupled_samples_is_skipped_and_reported(case: str) -> None:
     terms, call = COUPLED[case]()

@@ -113,6 +113,7 @@ def test_strong_damping_leaves_the_step_of_the_base(name: str) -> None:
         params = jax.tree.map(lambda p: p + 0.1, params)
 
 
+@pytest.mark.slow
 def test_exact_weights_of_one_output_are_the_same_game() -> None:
     """`weighting="exact"` around SGD is the joint step with lambda = 1 / rate, all orders in."""
     rate = 0.5

@@ -221,6 +221,7 @@ def test_value_and_grad_is_bitwise_the_plain_one() -> None:
     chex.assert_trees_all_equal(((loss, aux["logits"]), gradient), expected)
 
 
+@pytest.mark.slow
 def test_batch_without_a_counted_sample() -> None:
     """Only the regularizer moves the parameters."""
     params, batch = problems.net_params(), ROWS._replace(mask=jnp.zeros(problems.SAMPLES))
@@ -232,6 +233,7 @@ def test_batch_without_a_counted_sample() -> None:
         assert abs(output.loss - problems.l2(params)) < TINY
 
 
+@pytest.mark.slow
 def test_a_constant_regularizer_is_reported() -> None:
     """It changes the loss alone, in every game and without one."""
     params = problems.net_params()

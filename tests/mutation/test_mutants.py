@@ -38,6 +38,7 @@ def test_messages_annotations_and_checks_are_left_alone() -> None:
     assert find_mutants(source) == []
 
 
+@pytest.mark.slow
 def test_mutants_of_the_library_are_valid_programs() -> None:
     """In one file of each folder; every file has tests of its own."""
     for path in selection.mutated_files()[::20]:

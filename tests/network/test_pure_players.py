@@ -73,6 +73,7 @@ def as_linen_params(params: Any) -> Any:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rollout", ["linear", "nonlinear"])
 def test_the_game_is_that_of_linen_layers(rollout: str) -> None:
     mixed, linen = mixed_network(), linen_network()

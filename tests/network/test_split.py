@@ -47,6 +47,7 @@ def test_a_split_layer_is_the_same_function(name: str) -> None:
     jax.tree.map(np.testing.assert_array_equal, gt.join_params(parts), whole)
 
 
+@pytest.mark.slow
 def test_a_split_network_takes_the_steps_of_the_whole_one() -> None:
     """With a diagonal P a stage responds as a whole; its players may be any parts."""
 

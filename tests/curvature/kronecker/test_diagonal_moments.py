@@ -80,6 +80,7 @@ def test_steps_equal_the_dense_definition() -> None:
     oracle.compare(zoo.make(SPEC, batch=BATCH), games, steps=3, spread=0.01)
 
 
+@pytest.mark.slow
 def test_a_stage_may_mix_both_kinds_of_players() -> None:
     """Each kind takes the step that it takes in a stage of its own, as nothing couples them."""
     x = jnp.sin(jnp.arange(12.0)).reshape(BATCH, 3)

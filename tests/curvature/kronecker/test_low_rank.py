@@ -112,6 +112,7 @@ def test_ekfac_shares_one_moment_outside_of_the_window(mode: str) -> None:
     np.testing.assert_allclose(matrix(updates["Dense_0"]), -RATE * want, rtol=1e-8, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_feedback_sees_the_same_matrix() -> None:
     """The forms in rho at low rank and at full rank, where both remember the same vectors."""
     net = gt.Network([nn.Dense(12), nn.tanh, nn.Dense(OUT)])

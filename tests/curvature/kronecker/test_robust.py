@@ -54,6 +54,7 @@ def finite(tree: Tree) -> bool:
     return all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(tree))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case", quick_cases(["one sample", "no input", "no gradient", "little damping"])
 )
@@ -71,6 +72,7 @@ def test_degenerate_batches_leave_finite_numbers(case: str) -> None:
             jax.tree.map(np.testing.assert_array_equal, params, p.params)
 
 
+@pytest.mark.slow
 def test_statistics_are_wide_under_bfloat16() -> None:
     p = zoo.problem("tiny", batch=3, dtype=jnp.bfloat16)
     for name, (params, state) in steps(p, games(p)).items():
@@ -140,9 +142,9 @@ def test_stages_take_turns_at_new_bases() -> None:
     changed = np.array(turns[1:])
     assert [list(np.flatnonzero(changed[:, stage]) + 1) for stage in range(4)] == [
         [8],
+        [1, 9],
         [2, 10],
-        [4],
-        [6],
+        [3, 11],
     ]
 
 
@@ -170,4 +172,4 @@ def test_a_wide_dense_layer_keeps_no_square_matrix() -> None:
             {"Dense_0": {"kernel": jnp.ones((3136, 4)), "bias": jnp.ones(4)}}
         )
     )
-    assert max(leaf.size for leaf in jax.tree.leaves(shapes)) == 256 * 3137
+    assert max(leaf.size for leaf in jax.tree.leaves(shapes)) == 128 * 3137

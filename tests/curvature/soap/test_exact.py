@@ -103,6 +103,7 @@ def inputs(p: zoo.Problem, number: int) -> jax.Array:
     return p.x + jnp.sin(number * (1 + p.x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("net", quick_cases(SPECS))
 def test_open_loop_is_the_published_optimizer(net: str) -> None:
     """Over ten steps, bases renewed by eigendecomposition and power iteration."""

@@ -59,6 +59,7 @@ class Model(nn.Module):
         return nn.Dense(3)(x)
 
 
+@pytest.mark.slow
 def test_an_existing_model_takes_the_steps_of_its_stage_list() -> None:
     p = zoo.problem("feedforward", batch=7)
     net = gt.from_flax(Model(), p.x)

@@ -57,6 +57,7 @@ def test_a_batch_that_cannot_be_divided() -> None:
 IMAGE = np.arange(1, 6 * 6 * 2 + 1, dtype=np.float32).reshape(6, 6, 2) / 100
 
 
+@pytest.mark.slow
 def test_a_crop_is_one_of_the_windows_of_the_padded_image() -> None:
     padded = np.pad(IMAGE, ((4, 4), (4, 4), (0, 0)))
     windows = {padded[i : i + 6, j : j + 6].tobytes(): (i, j) for i in range(9) for j in range(9)}
@@ -76,6 +77,7 @@ def test_a_flip_mirrors_half_of_the_images() -> None:
     assert 430 < mirrored.sum() < 570
 
 
+@pytest.mark.slow
 def test_crop_and_flip_are_drawn_independently() -> None:
     """Mirrored images are cropped in as many ways as others."""
     keys = jax.random.split(jax.random.key(1), 500)

@@ -78,6 +78,7 @@ def first_step(tx: Any, net: gt.Network, data: Dataset, *, game: bool) -> np.nda
     return np.asarray(ravel_pytree(step(params))[0])
 
 
+@pytest.mark.slow
 def test_the_shift_may_be_unlimited(
     tiny_net: gt.Network, tiny_dataset: Dataset, settings: TrainSettings
 ) -> None:
@@ -95,6 +96,7 @@ def test_the_shift_may_be_unlimited(
     assert np.abs(built(1e-3) - want).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_each_game_builds_its_own_optimizer(
     tiny_net: gt.Network, tiny_dataset: Dataset, settings: TrainSettings
 ) -> None:

@@ -79,6 +79,7 @@ def trainer(tiny_feed: Feed, tiny_net: gt.Network) -> Trainer:
     )
 
 
+@pytest.mark.slow
 def test_watching_records_weights_and_changes_nothing(
     trainer: Trainer, tiny_dataset: Dataset
 ) -> None:

@@ -26,6 +26,7 @@ def setting(layers: list) -> tuple[gt.Network, dict, jax.Array, jax.Array]:
     return net, params, x, signal
 
 
+@pytest.mark.slow
 def test_relu_is_that_of_zeiler_and_fergus() -> None:
     """The signal is rectified, whatever the sign of the input was."""
     net, params, x, signal = setting([nn.Conv(2, (3, 3)), nn.relu, pooled])
@@ -45,6 +46,7 @@ def test_relu_is_that_of_zeiler_and_fergus() -> None:
     assert jnp.abs(got - plain).max() > 1e-2
 
 
+@pytest.mark.slow
 def test_without_relu_it_is_backpropagation() -> None:
     """From trunk and shortcut inside a block, through the switches of a maximum pooling."""
     body = [nn.Conv(3, (3, 3)), jnp.tanh, nn.Conv(2, (3, 3))]

@@ -16,6 +16,7 @@ from gtddp_lab.studies.figures.figure_trainer import CROSS_ENTROPY
 from tests.sequential import oracle
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hostile")
 def test_leading_directions_are_those_of_the_gains() -> None:
     body = [nn.Conv(2, (2, 2)), jnp.tanh, nn.Conv(1, (2, 2))]

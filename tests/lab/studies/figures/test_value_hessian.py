@@ -30,6 +30,7 @@ def gains(curvature: str) -> Any:
 SIZES: list[int] = []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("curvature", quick_cases(["base", "self_response"]))
 def test_is_the_batch_augmented_definition(curvature: str) -> None:
     """With shortcuts and two players in a stage; also for the blocks of single samples."""
