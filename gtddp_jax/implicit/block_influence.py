@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, UInt32
 from gtddp_jax.core.samples import to_varying, varying_axes
 from gtddp_jax.core.trees import upcast
 from gtddp_jax.core.types import PerSample
-from gtddp_jax.implicit.adjoint_pass import AdjointPass
+from gtddp_jax.tracing.adjoint_pass import AdjointPass
 from gtddp_jax.tracing.cuts import Cut
 from gtddp_jax.tracing.leaf_blocks import LeafPlan, LeafRead, evaluate_read
 from gtddp_jax.tracing.traced_program import TracedEquation, ValueId, read_atom

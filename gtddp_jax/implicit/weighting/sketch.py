@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from typing_extensions import override
 
 from gtddp_jax.core.types import Count, PerSample
-from gtddp_jax.implicit.adjoint_pass import AdjointPass
+from gtddp_jax.tracing.adjoint_pass import AdjointPass
 from gtddp_jax.implicit.base_on_blocks import cut_base, is_entrywise
 from gtddp_jax.implicit.base_optimizer import BaseOptimizer
 from gtddp_jax.implicit.block_influence import BlockInfluence, LeafBlock, draw_blocks
