@@ -6,8 +6,8 @@ from typing_extensions import override
 from gtddp_jax.core.explicit_sharding import explicit_mesh
 from gtddp_jax.core.samples import SampleReductions
 from gtddp_jax.core.types import Outputs, PerSample, Tree
-from gtddp_jax.tracing.adjoint_pass import AdjointPass
 from gtddp_jax.implicit.linearized_losses import LinearizedLosses
+from gtddp_jax.tracing.adjoint_pass import AdjointPass
 from gtddp_jax.tracing.parameter_reads import read_function
 
 

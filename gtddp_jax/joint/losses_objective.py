@@ -1,8 +1,9 @@
 """The objective from a function of losses, which is a function of the whole batch.
 
-Rows of J are reverse passes over the batch, one per output of each sample: exact for any model,
-batch normalization included, but a batch of N samples costs N times what terms of single samples
-cost. The losses must be separate: H has no blocks between samples.
+Rows of J follow from one reverse pass over the batch for each output of a sample (`read_rows`).
+Where samples influence each other (batch normalization), or parameters are used in a way that is
+not read, there is one pass for each output of each sample: exact for any model, but a batch of N
+samples costs N times as much. The losses must be separate: H has no blocks between samples.
 """
 
 import math
@@ -16,6 +17,7 @@ from typing_extensions import override
 from gtddp_jax.core.outputs import join_outputs, split_forward, split_outputs
 from gtddp_jax.core.types import AxisName, Flag, Number, Outputs, Scalar, Tree
 from gtddp_jax.joint.objective import Objective, TermOutputs
+from gtddp_jax.joint.read_rows import AdjointRows, read_outputs
 from gtddp_jax.losses.losses import Losses
 from gtddp_jax.losses.split_losses import SplitLosses
 from gtddp_jax.network.training_scope import training_scope
@@ -98,6 +100,14 @@ class LossesObjective(Objective):
 
         indices = (places[:, None] * width + jnp.arange(width)[None]).ravel()
         return jax.lax.map(row, indices, batch_size=min(PASSES_AT_ONCE, indices.size))
+
+    @override
+    def adjoint_rows(self, params: Tree, name: str) -> AdjointRows | None:
+        def outputs(params: Tree) -> jax.Array:
+            return self.local_outputs(params)[name]
+
+        found = read_outputs(outputs, params, self.axis_name)
+        return None if found is None else found.propagate(params)
 
     @override
     def local_losses(self, outputs: TermOutputs) -> dict[str, Scalar]:

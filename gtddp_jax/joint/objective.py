@@ -15,7 +15,7 @@ losses are gathered, since all that is as long as the outputs is small beside th
 """
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import jax
@@ -25,6 +25,7 @@ from typing_extensions import override
 
 from gtddp_jax.core.samples import SampleReductions
 from gtddp_jax.core.types import AxisName, Flag, Number, Scalar, Tree
+from gtddp_jax.joint.read_rows import AdjointRows, read_outputs
 from gtddp_jax.joint.terms import Term, sample_count
 
 TermOutputs: TypeAlias = dict[str, Float[Array, "samples outputs"]]
@@ -94,6 +95,10 @@ class Objective(abc.ABC):
         """Rows of J of this device's samples at `places` [c]: matrices [c R, size]."""
 
     @abc.abstractmethod
+    def adjoint_rows(self, params: Tree, name: str) -> AdjointRows | None:
+        """The rows of all samples of this device by adjoint passes; None if that saves nothing."""
+
+    @abc.abstractmethod
     def local_losses(self, outputs: TermOutputs) -> dict[str, Scalar]:
         """The sum of phi~ over this device's samples, by term, for its outputs [n, R]."""
 
@@ -152,10 +157,12 @@ class TermObjective(Objective):
 
     @override
     def local_outputs(self, params: Tree) -> TermOutputs:
-        return {
-            name: jax.vmap(term.flat_residual, in_axes=(None, 0))(params, self.batch[name])
-            for name, term in self.terms.items()
-        }
+        return {name: self._outputs_of(name)(params) for name in self.terms}
+
+    def _outputs_of(self, name: str) -> Callable[[Tree], jax.Array]:
+        """The outputs [n, R] of a term as a function of the parameters."""
+        residual = jax.vmap(self.terms[name].flat_residual, in_axes=(None, 0))
+        return lambda params: residual(params, self.batch[name])
 
     def _some_samples(self, name: str, places: jax.Array) -> Tree:
         samples = self.batch[name]
@@ -188,6 +195,11 @@ class TermObjective(Objective):
             return leaf.reshape(leaf.size // param.size, param.size)
 
         return jax.tree.map(as_matrix, rows, params)
+
+    @override
+    def adjoint_rows(self, params: Tree, name: str) -> AdjointRows | None:
+        found = read_outputs(self._outputs_of(name), params, self.axis_name)
+        return found.propagate(params) if found is not None and found.saves_work else None
 
     def _sample_losses(self, outputs: TermOutputs) -> dict[str, jax.Array]:
         return {

@@ -14,7 +14,7 @@ the rows of its own samples and its part of K, and receives the rows of the othe
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import jax
@@ -24,9 +24,15 @@ from jaxtyping import Array, Float
 from gtddp_jax.core.samples import to_varying
 from gtddp_jax.core.types import Tree
 from gtddp_jax.joint.objective import Blocks, Objective, TermOutputs
-
-Rows: TypeAlias = Sequence[Float[Array, "r _"]]
-"""Rows as one matrix for each array of the parameters, so that J is never copied as a whole."""
+from gtddp_jax.joint.outer_rows import (
+    Rows,
+    row_count,
+    row_matrix,
+    rows_product,
+    squared_lengths,
+    symmetric_product,
+)
+from gtddp_jax.joint.read_rows import AdjointRows
 
 _DirectionalDerivative: TypeAlias = Callable[[Callable[[Tree], jax.Array], Tree, Tree], jax.Array]
 
@@ -36,9 +42,6 @@ NO_FORWARD_MODE = (
     "side='primal' and side='matrix_free'. Define the rule by jax.custom_jvp, or use "
     "joint(..., side='dual') without momentum and acceleration."
 )
-
-SYMMETRIC_BLOCK = 256
-"""Number of rows from which on products of a matrix with its transpose are made in blocks."""
 
 
 def flatten_outputs(outputs: TermOutputs, dtype: Any) -> Float[Array, " m"]:
@@ -53,27 +56,6 @@ def unflatten_outputs(vector: Float[Array, " m"], like: TermOutputs) -> TermOutp
         found[name] = vector[start : start + value.size].reshape(value.shape)
         start += value.size
     return found
-
-
-def rows_product(left: Rows, right: Rows) -> Float[Array, "r q"]:
-    """`left right^T`."""
-    parts = [a @ b.T for a, b in zip(left, right, strict=True)]
-    return functools.reduce(jnp.add, parts)
-
-
-def symmetric_product(rows: Rows) -> Float[Array, "r r"]:
-    """`rows rows^T`, with about half of the work where there are many rows."""
-    size = rows[0].shape[0]
-    blocks = size // SYMMETRIC_BLOCK
-    if blocks < 2:
-        return rows_product(rows, rows)
-    product = jnp.zeros((size, size), rows[0].dtype)
-    for i in range(blocks):
-        start, stop = i * size // blocks, (i + 1) * size // blocks
-        strip = rows_product([a[start:stop] for a in rows], [a[:stop] for a in rows])
-        product = product.at[start:stop, :stop].set(strip)
-        product = product.at[:start, start:stop].set(strip[:, :start].T)
-    return product
 
 
 def _derivative_along(
@@ -128,16 +110,31 @@ class OutputRows:
     def chunk_rows(self, name: str, index: Any, metric: Tree | None) -> Rows:
         """The rows `J M^(-1/2)` of one chunk of this device's samples of a term."""
         places = self._chunk_places(name, index)
-        params = self.objective.local_copy(self.params)
-        leaves = jax.tree.leaves(self.objective.sample_rows(params, name, places))
-        rows = [leaf.astype(self.dtype) for leaf in leaves]
+        adjoint_rows = self._adjoint_rows[name]
+        if adjoint_rows is not None:
+            rows = adjoint_rows.rows(None if self._chunks(name) == 1 else places, self.dtype)
+        else:
+            params = self.objective.local_copy(self.params)
+            leaves = jax.tree.leaves(self.objective.sample_rows(params, name, places))
+            rows = [leaf.astype(self.dtype) for leaf in leaves]
         if metric is None:
             return rows
         scales = [jax.lax.rsqrt(m.astype(self.dtype)).ravel() for m in jax.tree.leaves(metric)]
-        return [row * scale[None] for row, scale in zip(rows, scales, strict=True)]
+        return [row_matrix(row) * scale[None] for row, scale in zip(rows, scales, strict=True)]
+
+    @functools.cached_property
+    def _adjoint_rows(self) -> dict[str, AdjointRows | None]:
+        """Adjoints of all samples of each term, where rows follow from them."""
+        params = self.objective.local_copy(self.params)
+        return {name: self.objective.adjoint_rows(params, name) for name in self.widths}
+
+    def _propagate(self) -> None:
+        """Computes `_adjoint_rows` before the loops that use them."""
+        _ = self._adjoint_rows
 
     def gram_matrix(self, metric: Tree | None) -> Float[Array, "m m"]:
         """K, in the order of the terms."""
+        self._propagate()
         if self.objective.axis_name is not None:
             return self._gram_over_devices(metric)
         names = list(self.widths)
@@ -216,8 +213,8 @@ class OutputRows:
 
             def fill(j: Any, block: jax.Array) -> jax.Array:
                 own = self.chunk_rows(second, j, metric)
-                every = [objective.samples(second).gather_over_devices(leaf) for leaf in own]
-                part = rows_product(left, every).reshape(-1, devices, own[0].shape[0])
+                every = jax.tree.map(objective.samples(second).gather_over_devices, own)
+                part = rows_product(left, every).reshape(-1, devices, row_count(own))
                 column = self._chunk_start(second, j) * self.widths[second]
                 return jax.lax.dynamic_update_slice(block, part, (row, 0, column))
 
@@ -237,6 +234,7 @@ class OutputRows:
 
     def normal_matrix(self, weights: Blocks) -> Float[Array, "p p"]:
         """`sum_i J_i^T H_i J_i` for blocks of weights [N, R, R] or [N, 1, 1] of every term."""
+        self._propagate()
         size = sum(leaf.size for leaf in jax.tree.leaves(self.params))
         total = jnp.zeros((size, size), self.dtype)
         own_weights = self.objective.own_part(weights)
@@ -249,7 +247,7 @@ class OutputRows:
         return self.objective.sum_over_devices(total)
 
     def _normal_chunk(self, name: str, weights: jax.Array, index: Any) -> jax.Array:
-        rows = jnp.concatenate(self.chunk_rows(name, index, None), axis=1)
+        rows = jnp.concatenate(list(map(row_matrix, self.chunk_rows(name, index, None))), axis=1)
         chunk, start = self._chunk_size(name), self._chunk_start(name, index)
         blocks = jax.lax.dynamic_slice_in_dim(weights, start, chunk)
         # What the last chunk shares with the one before it counts once.
@@ -264,13 +262,13 @@ class OutputRows:
 
     def gram_diagonal(self, metric: Tree | None) -> Float[Array, " m"]:
         """The diagonal of K, chunk by chunk."""
+        self._propagate()
         parts = {}
         for name in self.widths:
             width = self.widths[name]
 
             def fill(index: Any, diagonal: jax.Array, name: str = name, width: int = width) -> Any:
-                rows = self.chunk_rows(name, index, metric)
-                squares = functools.reduce(jnp.add, [jnp.square(row).sum(1) for row in rows])
+                squares = squared_lengths(self.chunk_rows(name, index, metric))
                 place = self._chunk_start(name, index) * width
                 return jax.lax.dynamic_update_slice(diagonal, squares, (place,))
 

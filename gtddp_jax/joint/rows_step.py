@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Shaped
 from gtddp_jax.core import validation
 from gtddp_jax.core.types import Count, Number, Scalar, Tree
 from gtddp_jax.joint.linear_solve import solve_symmetric
-from gtddp_jax.joint.rows import symmetric_product
+from gtddp_jax.joint.outer_rows import symmetric_product
 
 
 class RowsStep(NamedTuple):

@@ -29,6 +29,10 @@ class AdjointPass:
         read_fn: the function.
         params: the leaves of the parameters.
         samples: the samples.
+
+    Attributes:
+        pull_back: maps the derivatives of a number by the outputs to its adjoints.
+        adjoints: those that `propagate` computed.
     """
 
     def __init__(
@@ -50,10 +54,10 @@ class AdjointPass:
         if read_fn.reuses_adjoints:
             forward = functools.partial(self._forward, self.params)
             outputs, pull_back, rest = jax.vjp(forward, shifts, has_aux=True)
-            self._pull_shifts: Callable[[Any], Adjoints] = lambda g: pull_back(g)[0]
+            self.pull_back: Callable[[Outputs], Adjoints] = lambda g: pull_back(g)[0]
         else:
             outputs, pull_back, rest = jax.vjp(self._forward, self.params, shifts, has_aux=True)
-            self._pull_shifts = lambda g: pull_back(g)[1]
+            self.pull_back = lambda g: pull_back(g)[1]
             self._pull_params: Callable[[Any], Leaves] = lambda g: pull_back(g)[0]
         self.outputs: Leaves = outputs
         rest, recorded = rest
@@ -105,7 +109,7 @@ class AdjointPass:
         Args:
             gradient: the gradient of each sample's loss by its outputs, a list like `outputs`.
         """
-        self.adjoints = self._pull_shifts(gradient)
+        self.adjoints = self.pull_back(gradient)
 
     def weighted_gradient(self, gradient: Outputs, w: PerSample) -> Leaves:
         """`sum_i w_i G_i` over the samples of this device.

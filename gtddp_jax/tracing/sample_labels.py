@@ -81,6 +81,12 @@ class SampleLabels:
         found = [label for label in self._entries(value) if label in self.labels]
         return sorted(found) == sorted(self.labels)
 
+    def axis_of(self, value: ValueId) -> int | None:
+        """The axis of a value that runs over the samples and nothing else; None without one."""
+        axes = [self._labels.resolve(axis) for axis in self._axes_of(value)]
+        found = [i for i, axis in enumerate(axes) if set(axis) & set(self.labels)]
+        return found[0] if len(found) == 1 and axes[found[0]] == self.labels else None
+
     def runs_over_samples(self, value: ValueId, axis: int) -> bool:
         """Whether an axis of a value runs over the samples, or over them and something else."""
         return bool(set(self._labels.resolve(self._axes_of(value)[axis])) & set(self.labels))

@@ -16,7 +16,6 @@ import jax.numpy as jnp
 from typing_extensions import override
 
 from gtddp_jax.core.types import Count, PerSample
-from gtddp_jax.tracing.adjoint_pass import AdjointPass
 from gtddp_jax.implicit.base_on_blocks import cut_base, is_entrywise
 from gtddp_jax.implicit.base_optimizer import BaseOptimizer
 from gtddp_jax.implicit.block_influence import BlockInfluence, LeafBlock, draw_blocks
@@ -29,6 +28,7 @@ from gtddp_jax.implicit.weighting.base import (
     weights_of_influence,
 )
 from gtddp_jax.implicit.weighting.full import full_influence
+from gtddp_jax.tracing.adjoint_pass import AdjointPass
 from gtddp_jax.tracing.cuts import Cut
 from gtddp_jax.tracing.leaf_blocks import plan_leaves
 
