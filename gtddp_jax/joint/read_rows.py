@@ -40,7 +40,7 @@ class _Product(NamedTuple):
 
     Attributes:
         equation: the product.
-        index: its position in the program.
+        equation_index: its position in the program.
         operand: which of its inputs is the leaf.
         leaf_axes: for each axis of the operand, the axis of the leaf.
         data_axis: the axis of the data that runs over the samples.
@@ -48,7 +48,7 @@ class _Product(NamedTuple):
     """
 
     equation: TracedEquation
-    index: int
+    equation_index: int
     operand: int
     leaf_axes: tuple[int, ...]
     data_axis: int
@@ -152,7 +152,7 @@ class AdjointRows:
         left_axes = products[0].contracted_leaf
         left, right = [], []
         for product in products:
-            pair = product.vectors(reads[product.index])
+            pair = product.vectors(reads[product.equation_index])
             is_turned = product.contracted_leaf != left_axes
             left.append(pair[is_turned].astype(dtype))
             right.append(pair[not is_turned].astype(dtype))
@@ -236,7 +236,7 @@ class ReadOutputs:
             gradient = jnp.broadcast_to(unit[None], outputs.shape)
             return [adjoint for (adjoint,) in adjoint_pass.pull_back([gradient])]
 
-        units = samples.local_copy(jnp.eye(outputs.shape[1], dtype=outputs.dtype))
+        units: Any = samples.local_copy(jnp.eye(outputs.shape[1], dtype=outputs.dtype))
         # Without an axis of length one, which would cost copies, for a single output.
         adjoints = (
             [adjoint[None] for adjoint in pull_back(units[0])]
@@ -310,7 +310,7 @@ def _is_supported(read_fn: ReadFunction, read: ParameterUse) -> bool:
     values = [*equation.outputs, *equation.value_inputs]
     if any(jnp.issubdtype(program.shapes[value].dtype, jnp.complexfloating) for value in values):
         return False
-    inputs = [equation.inputs[position] for position in _data_inputs(read_fn, read)]
+    inputs: Any = [equation.inputs[position] for position in _data_inputs(read_fn, read)]
     if any(samples.axis_of(value) is None for value in (*inputs, *equation.outputs)):
         return False
     # A table is looked up by the samples.

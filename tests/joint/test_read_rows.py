@@ -89,7 +89,8 @@ class Recurrent(nn.Module):
     @nn.compact
     def __call__(self, x: Any) -> Any:
         cell = nn.LSTMCell(5, dtype=jnp.float64, param_dtype=jnp.float64)
-        return nn.Dense(2)(nn.RNN(cell)(x)[:, -1])
+        hidden: Any = nn.RNN(cell)(x)
+        return nn.Dense(2)(hidden[:, -1])
 
 
 class Normalized(nn.Module):
