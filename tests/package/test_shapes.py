@@ -18,6 +18,7 @@ gt.terminal.GradientHessian().expand(loss, jnp.ones((4, 3))).derivative(jnp.ones
 """
 
 
+@pytest.mark.slow
 def test_a_step_of_each_game_keeps_to_its_signatures(run_python: RunPython) -> None:
     result = run_python(str(SCRIPT), timeout=600)
     assert result.returncode == 0, result.stderr[-5000:]
