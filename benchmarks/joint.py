@@ -1,11 +1,12 @@
 """Step time and memory of the joint game, interleaved with its residuals and rows alone.
 
-    python benchmarks/joint.py [--rounds N] [--only TEXT] [--gram float32] [--memory]
+    python benchmarks/joint.py [--rounds N] [--only TEXT] [--gram float32] [--memory] [--regression]
 
 A step computes residuals and rows, the Gram matrix, its factorization and a line search. The ratio
 says what the game adds to derivatives that any method of this kind needs. `--memory` compiles a
 step with 4000 outputs and 118 145 parameters and prints what the compiler plans for it, beside
-2 (chunk p + m^2) numbers.
+2 (chunk p + m^2) numbers. `--regression` measures steps of plain networks, written as one term and
+as a function of losses, beside the gradient of the same batch.
 """
 
 import argparse
@@ -48,6 +49,13 @@ PROBLEMS = {
     "10-D, 256-256-128-128, 100 + 50": Problem((10, 256, 256, 128, 128, 1), 100, 50),
     "2-D, 64-64, 400 + 100, float32": Problem((2, 64, 64, 1), 400, 100, np.float32),
 }
+REGRESSIONS = {
+    "64-256-256-1, 256 samples": ((64, 256, 256, 1), 256),
+    "64-128-128-10, 64 samples": ((64, 128, 128, 10), 64),
+    "2-64-64-1, 1024 samples": ((2, 64, 64, 1), 1024),
+}
+"""Widths and numbers of samples of networks that are fitted to ones, in float32."""
+
 LARGE = Problem((10, 256, 256, 128, 128, 1), 3600, 400)
 CHUNK = 256
 
@@ -118,6 +126,39 @@ def measure(problem: Problem, rounds: int, **options: Any) -> tuple[float, float
     return float(np.median(seconds["rows"])), ratio, memory["step"] / memory["rows"]
 
 
+def print_regression(name: str, rounds: int) -> None:
+    """The time of a gradient, and of steps in both forms."""
+    widths, count = REGRESSIONS[name]
+    params = make_params(Problem(widths, 0, 0, np.float32))
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(count, widths[0])), np.float32)
+
+    def outputs(params: Any, x: jax.Array) -> jax.Array:
+        for weights, bias in params[:-1]:
+            x = jnp.tanh(x @ weights + bias)
+        return x @ params[-1][0] + params[-1][1]
+
+    def losses(params: Any, x: jax.Array) -> gt.Losses:
+        return gt.Losses(outputs(params, x), lambda o: jnp.square(o - 1).sum(-1) / 2)
+
+    as_term, as_losses = (
+        gt.joint(terms, 1e-3) for terms in (lambda params, x: outputs(params, x) - 1, None)
+    )
+    steps = {
+        "gradient": compile_step(gt.value_and_grad(losses), params, x)[0],
+        "term": compile_step(batch_update_step(as_term), params, as_term.init(params), x)[0],
+        "losses": compile_step(
+            lambda params, state: as_losses.update(
+                None, state, params, losses=lambda params: losses(params, x)
+            ),
+            params,
+            as_losses.init(params),
+        )[0],
+    }
+    seconds = time_interleaved(steps, rounds)
+    milliseconds = {name: 1e3 * float(np.median(times)) for name, times in seconds.items()}
+    print(f"{name:34s}", "  ".join(f"{name} {ms:7.1f} ms" for name, ms in milliseconds.items()))
+
+
 def print_memory() -> None:
     """What the compiler plans for a large step in chunks."""
     params, batch = make_params(LARGE), make_batch(LARGE)
@@ -136,10 +177,15 @@ def main() -> None:
     parser.add_argument("--only", default="", help="problems whose name contains this text")
     parser.add_argument("--gram", choices=("float32", "float64"), default="float64")
     parser.add_argument("--memory", action="store_true", help="only the memory of a large step")
+    parser.add_argument("--regression", action="store_true", help="only plain networks")
     options = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
     if options.memory:
         print_memory()
+        return
+    if options.regression:
+        for name in REGRESSIONS:
+            print_regression(name, options.rounds)
         return
     for name, problem in PROBLEMS.items():
         if options.only in name:
