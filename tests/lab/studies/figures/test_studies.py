@@ -16,7 +16,6 @@ from gtddp_lab.studies.section import StudyOptions, StudySection
 from gtddp_lab.studies.studies import STUDIES
 
 
-
 def check(section: StudySection, out: Path) -> None:
     """Check what every section promises, and that its picture is not empty."""
     from matplotlib.image import imread
