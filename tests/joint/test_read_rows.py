@@ -12,7 +12,7 @@ import optax
 import pytest
 
 import gtddp_jax as gt
-from gtddp_jax.joint import read_rows
+from gtddp_jax.joint import leaf_products
 from gtddp_jax.joint.losses_objective import NAME, LossesObjective
 from gtddp_jax.joint.objective import Objective, TermObjective
 from gtddp_jax.joint.outer_rows import OuterRows, row_matrix, squared_lengths
@@ -222,7 +222,7 @@ def test_products_of_rows(
 ) -> None:
     """The Gram matrix, its diagonal and the normal matrix; by outer products or by rows."""
     monkeypatch.setattr(OuterRows, "is_cheaper", lambda *_: cheaper)
-    monkeypatch.setattr(read_rows, "GAIN", 0)
+    monkeypatch.setattr(leaf_products, "GAIN", 0)
     case = CASES[name]()
     count = case.objective.counts[NAME]
     weights = {NAME: jnp.ones((count, 1, 1))}
@@ -251,7 +251,7 @@ def test_products_of_rows(
 def test_many_rows(cheaper: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of a symmetric product; and terms that are read in different ways."""
     monkeypatch.setattr(OuterRows, "is_cheaper", lambda *_: cheaper)
-    monkeypatch.setattr(read_rows, "GAIN", 0)
+    monkeypatch.setattr(leaf_products, "GAIN", 0)
     terms = {"boundary": gt.Term(tanh_network), "interior": gt.Term(laplacian)}
     objective = TermObjective(terms, {"boundary": normal(600, 2), "interior": normal(20, 2)}, None)
 
