@@ -137,7 +137,19 @@ def as_a_whole(params: Any, x: Any) -> Any:
     return jnp.einsum("abc,ac->b", params["v"], x) + kernel @ x.ravel()
 
 
+def columns() -> Case:
+    """Samples along the second axis."""
+    params, x = {"w": normal(3, 5), "b": normal(3, 1)}, normal(5, 4)
+
+    def losses(params: Any) -> gt.Losses:
+        outputs = jnp.tanh(params["w"] @ x + params["b"])
+        return gt.Losses(outputs.T, lambda outputs: optax.l2_loss(outputs).sum(-1))
+
+    return Case(LossesObjective(losses, params, None), params, {"w": 1})
+
+
 CASES: dict[str, Callable[[], Case]] = {
+    "columns": columns,
     "layers": lambda: of_losses(
         Layers(), normal(5, 4), {"Dense_0.kernel": 1, "Dense_1.kernel": 1, "Dense_2.kernel": 1}
     ),
@@ -181,7 +193,7 @@ def path_name(path: Any) -> str:
     return ".".join(str(getattr(entry, "key", getattr(entry, "idx", None))) for entry in path)
 
 
-@pytest.mark.parametrize("name", quick_cases(CASES, "layers", "laplacian", "tied", "as a whole"))
+@pytest.mark.parametrize("name", quick_cases(CASES, "columns", "layers", "tied", "as a whole"))
 def test_rows_are_those_of_autodiff(name: str) -> None:
     case = CASES[name]()
     places = jnp.array([2, 0, 3])
@@ -252,8 +264,13 @@ def test_many_rows(cheaper: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of a symmetric product; and terms that are read in different ways."""
     monkeypatch.setattr(OuterRows, "is_cheaper", lambda *_: cheaper)
     monkeypatch.setattr(leaf_products, "GAIN", 0)
-    terms = {"boundary": gt.Term(tanh_network), "interior": gt.Term(laplacian)}
-    objective = TermObjective(terms, {"boundary": normal(600, 2), "interior": normal(20, 2)}, None)
+    terms = {
+        "boundary": gt.Term(tanh_network),
+        "interior": gt.Term(laplacian),
+        "turned": gt.Term(lambda params, x: (x @ params[1][0]).sum()),
+    }
+    batch = {"boundary": normal(600, 2), "interior": normal(20, 2), "turned": normal(3, 5)}
+    objective = TermObjective(terms, batch, None)
 
     @jax.jit
     def products(params: Any) -> list[tuple[jax.Array, jax.Array]]:
