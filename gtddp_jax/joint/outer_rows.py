@@ -61,10 +61,10 @@ class OuterRows:
         return products.reshape(products.shape[0], math.prod(self.shape))
 
     def is_cheaper(self, other: "OuterRows") -> bool:
-        """Whether a product with other rows is cheaper by the vectors than by the rows."""
+        """Whether a product with rows along the same axes is cheaper by the vectors."""
         # Rows must be made before they are multiplied.
         cost = self.terms * other.terms * (self.cost + 1)
-        return self.left_axes == other.left_axes and cost < math.prod(self.shape)
+        return cost < math.prod(self.shape)
 
 
 LeafRows: TypeAlias = Float[Array, "r _"] | OuterRows
@@ -94,9 +94,8 @@ def take_rows(rows: Rows, places: slice | jax.Array) -> Rows:
 
 def _leaf_product(left: LeafRows, right: LeafRows) -> Float[Array, "r q"]:
     """`left right^T` for the rows of one parameter."""
-    if not (
-        isinstance(left, OuterRows) and isinstance(right, OuterRows) and left.is_cheaper(right)
-    ):
+    factored = isinstance(left, OuterRows) and isinstance(right, OuterRows)
+    if not factored or left.left_axes != right.left_axes or not left.is_cheaper(right):
         return row_matrix(left) @ row_matrix(right).T
     products = [
         a.reshape(-1, a.shape[2]) @ b.reshape(-1, b.shape[2]).T
