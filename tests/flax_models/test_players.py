@@ -114,6 +114,7 @@ class Unused(nnx.Module):
         return self.used(x)
 
 
+@pytest.mark.slow
 def test_parameters_without_influence_are_reported_and_unchanged() -> None:
     model, x = Unused(nnx.Rngs(0)), jnp.ones((2, 3))
     net = gt.from_flax(model, x)
@@ -137,6 +138,7 @@ class CountingCalls(nn.Module):
         return nn.Dense(2)(nn.BatchNorm(use_running_average=False)(x))
 
 
+@pytest.mark.slow
 def test_other_collections_are_kept_by_name() -> None:
     x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 2)), jnp.float32)
     net = gt.from_flax(CountingCalls(), x)

@@ -215,6 +215,7 @@ def test_an_nnx_step_without_a_game_is_flax_own() -> None:
     assert len(traces) == 1 and outputs[1].report is None
 
 
+@pytest.mark.slow
 def test_an_nnx_step_with_the_game_is_the_literal_one() -> None:
     x, y = batch()
     models: list[Any] = [NnxModel(nnx.Rngs(0)) for _ in range(2)]

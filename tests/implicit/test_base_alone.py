@@ -140,6 +140,7 @@ def test_a_linear_loss_takes_the_step_of_the_base(weighting: str, float32: None)
     assert our_state.report.predicted_change == 0
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::gtddp_jax.GameWarning")
 def test_without_weights_a_step_costs_what_the_base_costs(float32: None) -> None:
     """At strength 0, and for a loss whose weights are 1."""

@@ -11,6 +11,7 @@ import optax
 import pytest
 
 import gtddp_jax as gt
+from tests.default_run import quick_cases
 from tests.losses import problems
 from tests.losses.problems import MASK, NET, RATE, ROWS, SEQUENCES, Batch
 
@@ -59,7 +60,7 @@ def games() -> dict[str, tuple[Any, Any, Any, Tree]]:
 NAMES = ("sketch", "full", "strength 0", "gtddp", "gtddp, traced")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", quick_cases(NAMES))
 def test_equals_the_short_form(name: str) -> None:
     """With a regularizer, whose gradient the short form receives as `updates`."""
     tx, short, apply, params = games()[name]
@@ -82,7 +83,7 @@ def test_equals_the_short_form(name: str) -> None:
     assert (name == "strength 0") == (spread.max() == 0)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", quick_cases(NAMES))
 def test_masked_samples_count_nowhere(name: str) -> None:
     """Even where their losses and the derivatives are not finite."""
     tx, _, apply, params = games()[name]
@@ -111,7 +112,7 @@ def logits_of(losses: gt.Losses) -> Any:
     return losses.outputs
 
 
-@pytest.mark.parametrize("name", ["sketch", "full"])
+@pytest.mark.parametrize("name", quick_cases(["full", "sketch"]))
 def test_every_token_is_a_sample(name: str) -> None:
     """Tokens [B, T] of a model without attention are B T samples."""
     tx, _, _, params = games()[name]

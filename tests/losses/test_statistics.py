@@ -48,6 +48,7 @@ def flax_model() -> tuple[Any, Tree, Tree]:
     return net, variables["params"], variables["batch_stats"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [stage_list, flax_model])
 def test_equals_the_short_form(make: Any) -> None:
     net, params, batch_stats = make()

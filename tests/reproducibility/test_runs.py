@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from tests.conftest import child_environment
-from tests.default_run import quick_cases
 from tests.reproducibility.golden import GOLDEN, runs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,7 +46,8 @@ def test_all_runs_are_kept() -> None:
     assert list(json.loads(GOLDEN.read_text(encoding="utf-8"))) == list(runs())
 
 
-@pytest.mark.parametrize("name", quick_cases(runs()))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", runs())
 def test_runs_are_as_they_were(found: dict[str, dict[str, Any]], name: str) -> None:
     golden = json.loads(GOLDEN.read_text(encoding="utf-8"))[name]
     assert set(golden) == set(found[name]) - {"digest"}

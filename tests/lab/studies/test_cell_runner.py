@@ -70,6 +70,7 @@ def test_a_variant_that_trains_as_the_base_differs_by_nothing(
     assert text.count("\n") == 2 and "Adam, a twin" in text
 
 
+@pytest.mark.slow
 def test_diverged_runs_are_counted(folder: Path, cell: Cell) -> None:
     wild = dataclasses.replace(cell, base="plain_sgd", rate=1e4, variant="sequential")
     (found,) = compare_with_base(quiet_runner(folder), [wild], SEEDS)

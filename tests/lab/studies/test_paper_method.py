@@ -17,6 +17,7 @@ from gtddp_lab.training.settings import TrainSettings
 RATE = 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("base", "curvature"),
     [("rmsprop", gt.curvature.RMSProp(RATE)), ("sgd", gt.curvature.SGD(RATE, 0.9))],

@@ -41,6 +41,7 @@ def optax_average(tx: Any, net: gt.Network, params: Any, batch: Any, *, game: bo
     return np.asarray(ravel_pytree(optax.contrib.schedule_free_eval_params(base, point))[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("game", ["none", "implicit"])
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
 def test_the_run_is_the_optax_loop(

@@ -129,6 +129,7 @@ def copy(uninterrupted: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(uninterrupted, tmp_path / "copy"))
 
 
+@pytest.mark.slow
 def test_another_network_is_refused(trainer: Trainer, copy: Path, tiny_feed: Feed) -> None:
     import flax.linen as nn
 

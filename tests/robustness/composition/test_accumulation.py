@@ -96,6 +96,7 @@ def test_hidden_accumulation_is_refused(game: Game, name: str) -> None:
         try_update(tx, game.params())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("updates", ["none", "decay"])
 @pytest.mark.parametrize("base", [ADAM, optax.polyak_sgd(10.0)], ids=["adam", "polyak"])
 def test_the_weights_function_takes_what_update_takes(updates: str, base: Any) -> None:

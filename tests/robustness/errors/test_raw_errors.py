@@ -76,6 +76,7 @@ class Normed(nnx.Module):
         return self.out(jnp.tanh(self.norm(self.hidden(x))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("copy", [True, False])
 @jax.numpy_rank_promotion("allow")
 def test_nnx_statistics(copy: bool, float32: None) -> None:
