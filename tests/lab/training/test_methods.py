@@ -27,7 +27,16 @@ PAIRS = [
 ]
 
 
-@pytest.mark.parametrize(("optimizer", "game"), PAIRS)
+QUICK_PAIRS = [
+    ("nesterov", "none"),
+    ("nesterov", "sequential"),
+    ("schedule_free", "implicit"),
+    ("nadam", "implicit"),
+    ("kfac", "none"),
+]
+
+
+@pytest.mark.parametrize(("optimizer", "game"), quick_cases(PAIRS, *QUICK_PAIRS))
 def test_every_method_learns(
     tiny_net: gt.Network, tiny_feed: Feed, settings: TrainSettings, optimizer: str, game: str
 ) -> None:
