@@ -191,6 +191,7 @@ def plain_nnx_step(model: Any, optimizer: Any, x: jax.Array, y: jax.Array) -> ja
     return loss
 
 
+@pytest.mark.slow
 def test_an_nnx_step_without_a_game_is_flax_own() -> None:
     x, y = batch()
     models: list[Any] = [NnxModel(nnx.Rngs(0)) for _ in range(3)]
@@ -258,6 +259,7 @@ def test_an_nnx_step_with_the_game_is_the_literal_one() -> None:
     assert_close(output.report.sample_weight_max, weights.max().astype(jnp.float32))
 
 
+@pytest.mark.slow
 def test_state_changes_once_a_step_and_not_in_evaluation_mode() -> None:
     x, y = batch()
     model: Any = NnxModel(nnx.Rngs(0))

@@ -142,6 +142,7 @@ def test_a_running_cost_and_a_regularizer_are_linear_in_the_step() -> None:
     np.testing.assert_allclose(state.report.actual_change, change[1] - change[0], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_make_step_trains_and_returns_aux() -> None:
     def losses(params: Any, x: jax.Array) -> gt.Losses:
         outputs = network(params, x)

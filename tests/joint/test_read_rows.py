@@ -309,6 +309,7 @@ def test_what_is_not_read_is_differentiated_sample_by_sample(name: str) -> None:
     assert case.objective.adjoint_rows(case.params, NAME) is None
 
 
+@pytest.mark.slow
 def test_terms_are_read_where_that_takes_much_less_work() -> None:
     """Wide layers of a plain network, but not narrow ones of an equation."""
     wide = of_term(tanh_network, network_params(2, 32, 32, 1), normal(5, 2))

@@ -156,6 +156,7 @@ def test_blocks_alone_are_not_the_minimizer() -> None:
     assert np.linalg.norm(got - want) > 1e-3 * np.linalg.norm(want)
 
 
+@pytest.mark.slow
 def test_without_control_the_value_is_the_loss() -> None:
     """Gains of zero: V_x is the gradient of the mean loss, V_xx its Gauss-Newton Hessian (Prop. 1).
 

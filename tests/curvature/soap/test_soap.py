@@ -78,6 +78,7 @@ def test_an_existing_model_takes_the_steps_of_its_stage_list() -> None:
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12), *run())
 
 
+@pytest.mark.slow
 def test_low_precision_keeps_its_state_in_float32() -> None:
     p = zoo.problem("tiny", batch=4, dtype=jnp.bfloat16)
     tx: Any = gt.soap(p.net, LOSS, 0.05, precondition_frequency=1)

@@ -92,6 +92,7 @@ def test_a_run_is_reported(
     assert page.count("<img ") == 16
 
 
+@pytest.mark.slow
 def test_a_run_is_drawn(
     run: tuple[Path, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -32,6 +32,7 @@ def quiet_runner(folder: Path) -> CellRunner:
     return CellRunner(folder, say=lambda line: None)
 
 
+@pytest.mark.slow
 def test_a_run_is_trained_once(folder: Path, cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
     first = quiet_runner(folder).run_cells([cell], SEEDS)[cell]
     assert first.figures["train_loss"].shape == (SEEDS, cell.epochs)
@@ -57,6 +58,7 @@ def test_a_damaged_result_is_computed_again(folder: Path, cell: Cell) -> None:
     assert json.loads(path.read_text())["seed"] == 1
 
 
+@pytest.mark.slow
 def test_a_variant_that_trains_as_the_base_differs_by_nothing(
     folder: Path, cell: Cell, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ from gtddp_lab.studies.statistics import Estimate
 from gtddp_lab.studies.studies import STUDIES
 
 
+@pytest.mark.slow
 def test_a_report_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Text, numbers and pictures. The documentation build runs the quick version of all studies."""
     assert main(["reproduce", "figure1", "--quick", "--out", str(tmp_path)]) == 0

@@ -79,6 +79,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     assert scores([*first.records, *rest]) == scores(list(whole.records))
 
 
+@pytest.mark.slow
 def test_a_finished_run_does_nothing_more(trainer: Trainer, uninterrupted: Path) -> None:
     (told,) = train(trainer, uninterrupted)
     assert isinstance(told, UnitResumed)

@@ -121,6 +121,7 @@ def test_parameters_are_frozen_where_they_are_used() -> None:
     assert not updates["a"].any() and updates["b"] != 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float32")
 def test_a_float32_gram_matrix_that_lost_definiteness() -> None:
     """Equal rows without damping: an eigendecomposition solves in what is left."""

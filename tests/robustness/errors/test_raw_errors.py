@@ -47,6 +47,7 @@ def test_aux_that_does_not_fit(name: str) -> None:
         tx.update(None, tx.init(params), params, batch=batch())  # type: ignore[arg-type, call-arg]
 
 
+@pytest.mark.slow
 def test_aux_in_another_precision_fits() -> None:
     def apply_fn(params: Any, x: jax.Array) -> Any:
         return models.mlp(params, x), x.mean(0)
