@@ -94,9 +94,10 @@ def take_rows(rows: Rows, places: slice | jax.Array) -> Rows:
 
 def _leaf_product(left: LeafRows, right: LeafRows) -> Float[Array, "r q"]:
     """`left right^T` for the rows of one parameter."""
-    factored = isinstance(left, OuterRows) and isinstance(right, OuterRows)
-    if not factored or left.left_axes != right.left_axes or not left.is_cheaper(right):
+    if not isinstance(left, OuterRows) or not isinstance(right, OuterRows):
         return row_matrix(left) @ row_matrix(right).T
+    if left.left_axes != right.left_axes or not left.is_cheaper(right):
+        return left.matrix() @ right.matrix().T
     products = [
         a.reshape(-1, a.shape[2]) @ b.reshape(-1, b.shape[2]).T
         for a, b in ((left.left, right.left), (left.right, right.right))
