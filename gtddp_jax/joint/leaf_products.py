@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from gtddp_jax.joint.outer_rows import entry_cost
 from gtddp_jax.tracing.param_views import find_view_equations
 from gtddp_jax.tracing.parameter_reads import ReadFunction
 from gtddp_jax.tracing.parameter_uses import ParameterUse
@@ -74,7 +75,7 @@ class LeafProduct(NamedTuple):
         """The other axes of the leaf, in ascending order."""
         return tuple(sorted(set(self.leaf_axes) - set(self.contracted_leaf)))
 
-    def vectors(self, read: "ReadData") -> tuple[jax.Array, jax.Array]:
+    def vectors(self, read: ReadData) -> tuple[jax.Array, jax.Array]:
         """The two sides of the outer products.
 
         Args:
@@ -165,4 +166,4 @@ def saves_work(products: Sequence[LeafProduct], shape: tuple[int, ...]) -> bool:
     terms = sum(product.terms for product in products)
     left = math.prod(shape[axis] for axis in products[0].contracted_leaf)
     size = math.prod(shape)
-    return GAIN * terms**2 * (left + size // left + 1) < size
+    return GAIN * entry_cost(terms**2, left, size // left) < size

@@ -19,6 +19,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
+def entry_cost(pairs: int, left: int, right: int) -> int:
+    """Multiplications for the part of one parameter in an entry of K.
+
+    Args:
+        pairs: number of pairs of outer products.
+        left: A.
+        right: B.
+    """
+    return pairs * (left + right + 1)
+
+
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["left", "right"],
@@ -45,11 +56,6 @@ class OuterRows:
         """S."""
         return self.left.shape[1]
 
-    @property
-    def cost(self) -> int:
-        """Multiplications for an entry of K between rows with a single term each."""
-        return self.left.shape[2] + self.right.shape[2]
-
     def matrix(self) -> Float[Array, "r _"]:
         """The rows."""
         right_axes = [axis for axis in range(len(self.shape)) if axis not in self.left_axes]
@@ -62,9 +68,8 @@ class OuterRows:
 
     def is_cheaper(self, other: "OuterRows") -> bool:
         """Whether a product with rows along the same axes is cheaper by the vectors."""
-        # Rows must be made before they are multiplied.
-        cost = self.terms * other.terms * (self.cost + 1)
-        return cost < math.prod(self.shape)
+        pairs = self.terms * other.terms
+        return entry_cost(pairs, self.left.shape[2], self.right.shape[2]) < math.prod(self.shape)
 
 
 LeafRows: TypeAlias = Float[Array, "r _"] | OuterRows
@@ -90,6 +95,13 @@ def row_count(rows: Rows) -> int:
 def take_rows(rows: Rows, places: slice | jax.Array) -> Rows:
     """Some of the rows."""
     return jax.tree.map(lambda x: x[places], rows)
+
+
+def _cheaper_form(rows: LeafRows) -> LeafRows:
+    """The rows of one parameter in the form in which a product with themselves is cheaper."""
+    if isinstance(rows, OuterRows) and not rows.is_cheaper(rows):
+        return rows.matrix()
+    return rows
 
 
 def _leaf_product(left: LeafRows, right: LeafRows) -> Float[Array, "r q"]:
@@ -121,10 +133,7 @@ def symmetric_product(rows: Rows) -> Float[Array, "r r"]:
     blocks = size // SYMMETRIC_BLOCK
     if blocks < 2:
         return rows_product(rows, rows)
-    kept = [
-        leaf if isinstance(leaf, OuterRows) and leaf.is_cheaper(leaf) else row_matrix(leaf)
-        for leaf in rows
-    ]
+    kept = list(map(_cheaper_form, rows))
     product = jnp.zeros((size, size), jax.tree.leaves(rows[0])[0].dtype)
     for i in range(blocks):
         start, stop = i * size // blocks, (i + 1) * size // blocks
@@ -137,10 +146,10 @@ def symmetric_product(rows: Rows) -> Float[Array, "r r"]:
 def squared_lengths(rows: Rows) -> Float[Array, " r"]:
     """The squared length of every row."""
     parts = []
-    for leaf in rows:
-        if isinstance(leaf, OuterRows) and leaf.is_cheaper(leaf):
+    for leaf in map(_cheaper_form, rows):
+        if isinstance(leaf, OuterRows):
             left = jnp.einsum("rsa,rta->rst", leaf.left, leaf.left)
             parts.append((left * jnp.einsum("rsb,rtb->rst", leaf.right, leaf.right)).sum((1, 2)))
         else:
-            parts.append(jnp.square(row_matrix(leaf)).sum(1))
+            parts.append(jnp.square(leaf).sum(1))
     return functools.reduce(jnp.add, parts)

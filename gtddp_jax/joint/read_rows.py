@@ -25,15 +25,11 @@ from gtddp_jax.joint.leaf_products import (
 )
 from gtddp_jax.joint.outer_rows import OuterRows, Rows
 from gtddp_jax.tracing.adjoint_pass import AdjointPass
+from gtddp_jax.tracing.cuts import Cut
 from gtddp_jax.tracing.leaf_blocks import LINEAR_READS
 from gtddp_jax.tracing.parameter_reads import ReadFunction, read_function
 from gtddp_jax.tracing.parameter_uses import ParameterUse
-from gtddp_jax.tracing.traced_program import (
-    TracedEquation,
-    ValueId,
-    evaluate_equation,
-    read_atom,
-)
+from gtddp_jax.tracing.traced_program import TracedEquation, ValueId, read_atom
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +94,7 @@ class AdjointRows:
     ) -> Float[Array, "N R ..."]:
         """The derivative of one read by a leaf, for the adjoints of each sample."""
         read_fn = self.read_outputs.read_fn
-        program, equation = read_fn.program, read_fn.program.equations[read.equation_index]
+        equation = read_fn.program.equations[read.equation_index]
         output_axis = sample_axis(read_fn, equation.outputs[0])
         changed = _one_sample_params(equation, output_axis)
 
@@ -106,9 +102,7 @@ class AdjointRows:
             """The output of the read for one sample, without the axis of the samples."""
             leaves = [*self.params]
             leaves[leaf] = param
-            values = {**self.values, **dict(zip(program.groups["params"], leaves, strict=True))}
-            for index in read_fn.parameter_equations:
-                evaluate_equation(program.equations[index], values)
+            values = read_fn.with_parameters(self.values, leaves)
             inputs = [
                 jnp.expand_dims(sample[position], sample_axis(read_fn, atom))
                 if position in sample
@@ -235,6 +229,4 @@ def _one_sample_params(equation: TracedEquation, axis: int) -> dict[str, Any]:
     """Parameters of an operation that are different for one sample."""
     if equation.name != "broadcast_in_dim":
         return {}
-    shape = list(equation.params["shape"])
-    shape[axis] = 1
-    return {"shape": tuple(shape), "sharding": None}
+    return {"shape": Cut(axis, 0, 1).shape(equation.params["shape"]), "sharding": None}

@@ -165,9 +165,7 @@ class AdjointPass:
             scaled_data: other data of some reads, by the position of their equation.
         """
         program = self.read_fn.program
-        values = self.data | dict(zip(program.groups["params"], params, strict=True))
-        for index in self.read_fn.parameter_equations:
-            evaluate_equation(program.equations[index], values)
+        values = self.read_fn.with_parameters(self.data, params)
         outputs = []
         for read in self.read_fn.reads:
             equation = program.equations[read.equation_index]

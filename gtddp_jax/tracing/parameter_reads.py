@@ -12,7 +12,7 @@ The reads inside of a scan are evaluated for all iterations at once (`opened_loo
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -30,6 +30,7 @@ from gtddp_jax.tracing.sample_labels import SampleLabels
 from gtddp_jax.tracing.traced_program import (
     TracedProgram,
     ValueId,
+    evaluate_equation,
     trace_program,
     values_before,
 )
@@ -89,6 +90,15 @@ class ReadFunction:
             for index, equation in enumerate(equations)
             if any(self.source_leaves[value] for value in equation.outputs)
         ]
+
+    def with_parameters(
+        self, data: Mapping[ValueId, Any], params: Sequence[Any]
+    ) -> dict[ValueId, Any]:
+        """Data, the leaves of the parameters, and the values that are computed from these."""
+        values = {**data, **dict(zip(self.program.groups["params"], params, strict=True))}
+        for index in self.parameter_equations:
+            evaluate_equation(self.program.equations[index], values)
+        return values
 
 
 def read_function(function: Callable[[Tree], tuple[Any, Any]], params: Tree) -> ReadFunction | None:

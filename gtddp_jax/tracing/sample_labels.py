@@ -83,9 +83,10 @@ class SampleLabels:
 
     def axis_of(self, value: ValueId) -> int | None:
         """The axis of a value that runs over the samples and nothing else; None without one."""
-        axes = [self._labels.resolve(axis) for axis in self._axes_of(value)]
-        found = [i for i, axis in enumerate(axes) if set(axis) & set(self.labels)]
-        return found[0] if len(found) == 1 and axes[found[0]] == self.labels else None
+        axes = self._axes_of(value)
+        found = [i for i in range(len(axes)) if self.runs_over_samples(value, i)]
+        is_alone = len(found) == 1 and self._labels.resolve(axes[found[0]]) == self.labels
+        return found[0] if is_alone else None
 
     def runs_over_samples(self, value: ValueId, axis: int) -> bool:
         """Whether an axis of a value runs over the samples, or over them and something else."""
