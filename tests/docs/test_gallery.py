@@ -2,7 +2,6 @@
 
 import ast
 import importlib.util
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_cells_are_whole_statements(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cells_are_whole_statements() -> None:
     """Together they are the script without its docstring."""
     for package in ("jupytext", "nbformat"):
         pytest.importorskip(package)
@@ -19,7 +18,6 @@ def test_cells_are_whole_statements(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = importlib.util.spec_from_file_location("gallery", path)
     assert spec is not None and spec.loader is not None
     gallery: Any = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "gallery", gallery)
     spec.loader.exec_module(gallery)
     for name, title in gallery.EXAMPLES.items():
         source = (ROOT / "examples" / f"{name}.py").read_text(encoding="utf-8")

@@ -169,7 +169,7 @@ COUPLED: dict[str, Callable[[], tuple[Any, dict[str, Any]]]] = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", quick_cases(COUPLED))
+@pytest.mark.parametrize("case", COUPLED)
 def test_a_step_of_coupled_samples_is_skipped_and_reported(case: str) -> None:
     terms, call = COUPLED[case]()
     tx: Any = gt.joint(terms, gt.damping.LevenbergMarquardt(), 0.5)

@@ -27,7 +27,7 @@ TABLES = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", quick_cases(TABLES))
+@pytest.mark.parametrize("name", TABLES)
 def test_shared_input_has_the_dense_joint_matrix(name: str) -> None:
     """By closed form under exact damping, else by joint factors, which are singular here.
 

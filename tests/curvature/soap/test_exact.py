@@ -12,7 +12,6 @@ from jax.flatten_util import ravel_pytree
 import gtddp_jax as gt
 from tests.curvature.soap import published
 from tests.curvature.soap.published import Options
-from tests.default_run import quick_cases
 from tests.sequential import oracle, zoo
 
 Tree = Any
@@ -104,7 +103,7 @@ def inputs(p: zoo.Problem, number: int) -> jax.Array:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("net", quick_cases(SPECS))
+@pytest.mark.parametrize("net", SPECS)
 def test_open_loop_is_the_published_optimizer(net: str) -> None:
     """Over ten steps, bases renewed by eigendecomposition and power iteration."""
     p = zoo.make(SPECS[net], batch=BATCH)

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import json
 import shutil
 import signal
@@ -156,9 +157,10 @@ def test_several_games_in_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "weighting full" in lines[0]
     labels = ["SGD", "Implicit-SGD", "GT-DDP-SGD"]
     assert [line.split()[0] for line in lines[1:4]] == labels
-    heading = max(i for i, line in enumerate(lines) if line.startswith("method "))
-    table = [line.split()[0] for line in lines[heading:] if line.split()[:1]]
-    assert [name for name in table if name in labels][: len(labels)] == labels
+    (heading,) = (i for i, line in enumerate(lines) if line.split()[:1] == ["method"])
+    # A rule, and the rows up to a blank line.
+    rows = itertools.takewhile(str.strip, lines[heading + 2 :])
+    assert [line.split()[0] for line in rows] == labels
     ended = [line.split(" ended with ")[0] for line in lines if " ended with " in line]
     assert ended == labels[1:]
     read = json.loads((_only_folder(tmp_path) / "results.json").read_text())

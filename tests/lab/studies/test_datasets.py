@@ -11,7 +11,7 @@ from tests.lab.data import originals
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["svhn mat"])
+@pytest.mark.parametrize("form", ["svhn mat", "cifar100 binary folder"])
 def test_table_2(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name, write = originals.WRITERS[form]
     write(tmp_path)

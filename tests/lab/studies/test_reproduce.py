@@ -27,14 +27,15 @@ def test_a_report_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 @pytest.mark.slow
 def test_quick_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["reproduce", "table2", "figure6", "--quick", "--out", str(tmp_path)]
+    studies = ["table2", "figure6", "figure8", "defaults", "rivals"]
+    command = ["reproduce", *studies, "--quick", "--out", str(tmp_path)]
     assert main(command) == 0
     output = capsys.readouterr().out
     assert output.splitlines()[-1] == str(tmp_path / "report.md")
     text = (tmp_path / "report.md").read_text()
     assert "quick version" in text and "0.0182 → 0.0081" in text  # the paper's Adam on DIGITS
     found = json.loads((tmp_path / "report.json").read_text())
-    assert list(found["studies"]) == ["table2", "figure6"]
+    assert list(found["studies"]) == studies
     for row in found["studies"]["table2"]["data"]["rows"]:
         assert row["seeds"] == 3 and row["cell"]["dataset"] == "digits"
     for name in found["studies"]["figure6"]["pictures"]:

@@ -13,7 +13,6 @@ from jax.flatten_util import ravel_pytree
 
 import gtddp_jax as gt
 from gtddp_lab.studies.figures.value_hessian import ValueHessian, value_hessians
-from tests.default_run import quick_cases
 from tests.sequential import oracle, zoo
 
 RATE = 0.4
@@ -31,7 +30,7 @@ SIZES: list[int] = []
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("curvature", quick_cases(["base", "self_response"]))
+@pytest.mark.parametrize("curvature", ["base", "self_response"])
 def test_is_the_batch_augmented_definition(curvature: str) -> None:
     """With shortcuts and two players in a stage; also for the blocks of single samples."""
     p = zoo.problem("small", batch=3)

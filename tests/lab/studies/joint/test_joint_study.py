@@ -236,7 +236,7 @@ def test_the_rates_of_many_steps() -> None:
 @pytest.mark.slow
 def test_quick_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Text, numbers and pictures; a second call reads what the first one stored."""
-    monkeypatch.setattr(joint_study, "QUICK_CASES", {"poisson2": small_case(0.2)})
+    monkeypatch.setattr(joint_study, "QUICK_CASES", {"poisson2": small_case(1.5)})
     progress: list[str] = []
     options = StudyOptions(out=tmp_path, seeds=2, quick=True, say=progress.append)
     section = joint_study.study_joint(options)
@@ -247,8 +247,8 @@ def test_quick_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(families) == {"Adam", "SOAP", "L-BFGS", "joint game"}
     for family in families.values():
         course = family["runs"][0]
-        # How far a method gets in so short a time depends on the machine.
-        assert course["step"][-1] > 0 and course["step"] == sorted(course["step"])
+        assert course["error"][-1] < course["error"][0]
+        assert course["step"] == sorted(course["step"])
     json.dumps(section.data, allow_nan=False)
     for picture in section.pictures:
         assert (tmp_path / picture).stat().st_size > 1000
