@@ -15,7 +15,6 @@ import gtddp_jax as gt
 from gtddp_jax.network.protocol import StageIndex
 from tests.curvature.kronecker import joint
 from tests.default_run import quick_cases
-from tests.sequential import oracle
 
 ARGUMENTS: dict[str, Any] = {"from_optax": optax.adam(0.1)}
 """First arguments where a learning rate will not do."""
@@ -29,7 +28,7 @@ def make_curvature(name: str) -> gt.curvature.Curvature:
 def test_policy_keeps_the_contract(name: str) -> None:
     curvature, table = make_curvature(name), joint.TABLES["pair"]()
 
-    @functools.partial(jax.jit, compiler_options=oracle.FAST)
+    @jax.jit
     def two_steps(data: joint.Data, keep: jax.Array) -> dict[str, Any]:
         first = joint.policy(curvature, table, data)
         gradient = joint.stage_inputs(table, data).gradient

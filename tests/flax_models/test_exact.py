@@ -1,6 +1,5 @@
 """Steps on Flax models equal the dense definition in `gtddp_jax.reference`, for both rollouts."""
 
-import functools
 from typing import Any
 
 import chex
@@ -13,7 +12,7 @@ import pytest
 import gtddp_jax as gt
 from gtddp_jax.sequential.rollout import ROLLOUTS
 from tests.flax_models import zoo
-from tests.sequential.oracle import FAST, relative_error
+from tests.sequential.oracle import relative_error
 
 RATES = {"perceptron": 0.1, "unet": 0.005, "lstm": 0.1, "einsum": 0.05}
 """Rates of gradient descent at which sample weights differ while rho stays below 1."""
@@ -34,7 +33,7 @@ def test_steps_equal_the_dense_definition(name: str) -> None:
     stages: Any = p.net.stages  # callable like the stages of a Network
     gains = gt.reference.preconditioned_gains(lambda t, q: rate * jnp.eye(q.size))
 
-    @functools.partial(jax.jit, compiler_options=FAST)
+    @jax.jit
     def steps_by_rollout(players: Any) -> dict[str, Any]:
         steps = {}
         for rollout in ROLLOUTS:

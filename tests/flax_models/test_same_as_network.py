@@ -1,6 +1,5 @@
 """A stage list and a Flax module of the same network get the same updates, to 1e-9."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -123,7 +122,7 @@ def test_both_descriptions_get_the_same_updates(name: str) -> None:
     rollouts = ("linear",) if name in LINEAR else ("linear", "nonlinear")
     curvatures = CURVATURES if name in ALL_CURVATURES else SGD
 
-    @functools.partial(jax.jit, compiler_options=oracle.FAST)
+    @jax.jit
     def steps(params: Tree) -> Any:
         found = {}
         for label, curvature in curvatures.items():

@@ -10,7 +10,6 @@ The formulas are those of docs/mathematics_games.md, "The implicit game". Nothin
 is used.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,12 +20,8 @@ import optax
 from jax.flatten_util import ravel_pytree
 from scipy import optimize
 
-from tests.sequential.oracle import FAST
-
 Tree = Any
 Vector = np.ndarray
-compiled = functools.partial(jax.jit, compiler_options=FAST)
-"""`jax.jit` for functions that run a few times."""
 
 
 class Problem(NamedTuple):
@@ -50,9 +45,9 @@ class Losses:
             outputs = p.apply_fn(self.unravel(u), p.x)
             return p.loss(outputs, p.y), outputs
 
-        jacobian, outputs = compiled(jax.jacrev(losses, has_aux=True))(flat)
+        jacobian, outputs = jax.jit(jax.jacrev(losses, has_aux=True))(flat)
         self.big_g, self.outputs = np.asarray(jacobian), np.asarray(outputs)
-        self._gradient = compiled(jax.grad(lambda o, y: p.loss(o[None], y[None])[0]))
+        self._gradient = jax.jit(jax.grad(lambda o, y: p.loss(o[None], y[None])[0]))
         self.g = [self.gradient(i, self.outputs[i]) for i in range(self.batch)]
 
     def gradient(self, i: int, outputs: Any) -> Vector:
@@ -108,7 +103,7 @@ class Base:
 
     def __init__(self, tx: optax.GradientTransformation, state: Any, params: Tree) -> None:
         _, unravel = ravel_pytree(params)
-        self._step = compiled(lambda q: ravel_pytree(tx.update(unravel(q), state, params)[0])[0])
+        self._step = jax.jit(lambda q: ravel_pytree(tx.update(unravel(q), state, params)[0])[0])
 
     def __call__(self, q: Vector) -> Vector:
         return np.asarray(self._step(jnp.asarray(q)))

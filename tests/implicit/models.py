@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 import gtddp_jax as gt
-from tests.implicit.dense import Problem, compiled
+from tests.implicit.dense import Problem
 
 Tree = Any
 implicit: Any = gt.implicit
@@ -60,7 +60,7 @@ def linear(outputs: int = 1, batch: int = 6, *, loss: Any, seed: int = 0) -> Pro
 def after(p: Problem, tx: optax.GradientTransformation, steps: int) -> tuple[Tree, Any]:
     """Parameters and state of a plain optimizer after some steps on the mean loss."""
 
-    @compiled
+    @jax.jit
     def step(params: Tree, state: Any) -> tuple[Tree, Any]:
         gradient = jax.grad(lambda u: p.loss(p.apply_fn(u, p.x), p.y).mean())(params)
         updates, state = tx.update(gradient, state, params)

@@ -11,7 +11,6 @@ import pytest
 import gtddp_jax as gt
 from tests.default_run import quick_cases
 from tests.implicit import dense, models
-from tests.implicit.dense import compiled
 from tests.implicit.models import implicit
 
 Tree = Any
@@ -40,7 +39,7 @@ def step_with(tx: Any, p: dense.Problem) -> Any:
 
 
 def looped(tx: Any, p: dense.Problem, steps: int = 3) -> tuple[Tree, Any]:
-    step = compiled(step_with(tx, p))
+    step = jax.jit(step_with(tx, p))
     params, state = p.params, tx.init(p.params)
     for _ in range(steps):
         params, state = step(params, state)
@@ -70,7 +69,7 @@ def test_steps_inside_a_scan(weighting: str, trained: dict[str, Any]) -> None:
     p, tx = models.classification(), transformation(weighting)
     step = step_with(tx, p)
 
-    @compiled
+    @jax.jit
     def scanned(start: Any) -> Any:
         return jax.lax.scan(lambda now, _: (step(*now), None), start, None, length=3)[0]
 
@@ -84,7 +83,7 @@ def test_seeds_side_by_side(weighting: str, trained: dict[str, Any]) -> None:
     seeds = [p.params, models.mlp_params(seed=5)]
     stacked = jax.tree.map(lambda *u: jnp.stack(u), *seeds)
 
-    @compiled
+    @jax.jit
     def all_seeds(params: Tree) -> Any:
         now = params, jax.vmap(tx.init)(params)
         return jax.lax.scan(lambda now, _: (jax.vmap(step)(*now), None), now, None, length=3)[0]
@@ -98,7 +97,7 @@ def test_seeds_side_by_side(weighting: str, trained: dict[str, Any]) -> None:
 def test_donated_buffers(weighting: str, trained: dict[str, Any]) -> None:
     p = models.classification()
     tx = transformation(weighting)
-    donated = compiled(step_with(tx, p), donate_argnums=(0, 1))
+    donated = jax.jit(step_with(tx, p), donate_argnums=(0, 1))
     params = jax.tree.map(jnp.copy, p.params)
     state = tx.init(params)
     for _ in range(3):
@@ -131,7 +130,7 @@ def test_decay_before_and_clipping_inside(weighting: str) -> None:
     tx = transformation(weighting, clipped)
     chain = optax.chain(optax.add_decayed_weights(0.2), tx)
 
-    @compiled
+    @jax.jit
     def by_hand(params: Tree, state: Any) -> tuple[Tree, Any]:
         running = jax.tree.map(lambda u: 0.2 * u, params)
         updates, state = tx.update(running, state, params, batch=(p.x, p.y))
@@ -150,7 +149,7 @@ def test_the_running_cost_is_added_to_the_gradient() -> None:
     p = models.classification()
     tx = transformation("full", strength=0.0)
 
-    @compiled
+    @jax.jit
     def both(params: Tree) -> tuple[Tree, Tree]:
         gradient = jax.grad(lambda u: p.loss(p.apply_fn(u, p.x), p.y).mean())(params)
         running = jax.tree.map(lambda u: 0.2 * u, params)
@@ -166,7 +165,7 @@ def test_a_batch_that_is_not_finite_is_skipped(weighting: str, trained: dict[str
     """Only the counts change; the next finite batch continues as if the bad one had not come."""
     p, tx = models.classification(), transformation(weighting)
 
-    @compiled
+    @jax.jit
     def step(params: Tree, state: Any, x: jax.Array) -> tuple[Tree, Any]:
         updates, state = tx.update(None, state, params, batch=(x, p.y))
         return optax.apply_updates(params, updates), state
@@ -188,7 +187,7 @@ def test_hyperparameters_injected_into_the_base() -> None:
     p = models.classification()
     tx = transformation("full", optax.inject_hyperparams(optax.sgd)(learning_rate=0.5))
 
-    @compiled
+    @jax.jit
     def update(state: Any) -> tuple[Tree, Any]:
         return tx.update(None, state, p.params, batch=(p.x, p.y))
 
@@ -196,7 +195,7 @@ def test_hyperparameters_injected_into_the_base() -> None:
     for rate in (0.5, 0.01):
         state.base.hyperparams["learning_rate"] = jnp.asarray(rate)
         updates, after = update(state)
-        want, want_state = compiled(transformation("full", optax.sgd(rate)).update)(
+        want, want_state = jax.jit(transformation("full", optax.sgd(rate)).update)(
             None,
             transformation("full", optax.sgd(rate)).init(p.params),
             p.params,
@@ -223,7 +222,7 @@ def test_hyperparameters_injected_around() -> None:
     assert state.hyperparams["strength"] == 1
     params, inner = p.params, transformation("full").init(p.params)
     for strength in (0.0, 0.5, 1.0):
-        params, inner = compiled(step_with(transformation("full", strength=strength), p))(
+        params, inner = jax.jit(step_with(transformation("full", strength=strength), p))(
             params, inner
         )
     assert_close(state.inner_state, inner)
@@ -235,7 +234,7 @@ def test_extra_arguments_reach_the_base() -> None:
     base = optax.chain(optax.sgd(0.5), optax.contrib.reduce_on_plateau(patience=1, factor=0.1))
     tx = transformation("full", base)
 
-    @compiled
+    @jax.jit
     def step(params: Tree, state: Any) -> tuple[Tree, Any]:
         updates, state = tx.update(
             None, state, params, batch=(p.x, p.y), value=jnp.asarray(1.0, jnp.float32)
@@ -251,7 +250,7 @@ def test_extra_arguments_reach_the_base() -> None:
 def test_a_loss_gradient_as_running_cost_is_noticed() -> None:
     p, tx = models.classification(), transformation("full")
 
-    @compiled
+    @jax.jit
     def flags(params: Tree) -> list[jax.Array]:
         gradient = jax.grad(lambda u: p.loss(p.apply_fn(u, p.x), p.y).mean())(params)
         decay = jax.tree.map(lambda u: 0.1 * u, params)
@@ -271,5 +270,5 @@ def test_a_running_cost_that_overflows_the_state_is_skipped(float32: None) -> No
     p = models.classification()
     tx = transformation("full", optax.adam(0.01))
     running = jax.tree.map(lambda u: jnp.full_like(u, 1e25), params)
-    _, state = compiled(lambda s: tx.update(running, s, params, batch=(p.x, p.y)))(tx.init(params))
+    _, state = jax.jit(lambda s: tx.update(running, s, params, batch=(p.x, p.y)))(tx.init(params))
     assert state.report.skipped and jnp.isfinite(state.base[0].nu["out"]["b"]).all()

@@ -18,7 +18,6 @@ import gtddp_jax as gt
 from gtddp_jax.implicit.weighting.exact import Linearization
 from tests.default_run import quick_cases
 from tests.implicit import dense, models
-from tests.implicit.dense import compiled
 from tests.implicit.models import implicit, implicit_weights
 from tests.sequential import oracle, zoo
 
@@ -81,7 +80,7 @@ def test_exact_is_the_batch_augmented_dynamic_program(name: str, kind: str) -> N
     def loss(outputs: Any, targets: jax.Array) -> jax.Array:
         return zoo.LOSSES["softmax"](outputs, targets).reshape(outputs.shape[0], -1).sum(1)
 
-    @compiled
+    @jax.jit
     def library(params: Tree) -> dict[str, Any]:
         def one(form: str) -> Any:
             tx = implicit(
@@ -96,7 +95,7 @@ def test_exact_is_the_batch_augmented_dynamic_program(name: str, kind: str) -> N
 
         return {form: one(form) for form in FORMS}
 
-    @compiled
+    @jax.jit
     def definition(params: Tree) -> tuple[Tree, list[jax.Array]]:
         step = gt.reference.ddp_step(
             p.net.stages,
@@ -146,7 +145,7 @@ def logistic(outputs: jax.Array, targets: jax.Array) -> jax.Array:
 def proximal_updates(p: dense.Problem, rates: Sequence[float], steps: int) -> dict[Any, jax.Array]:
     """The updates of implicit gradient descent, by form and rate."""
 
-    @compiled
+    @jax.jit
     def all_of_them(params: Tree) -> dict[Any, jax.Array]:
         def one(form: str, rate: float) -> jax.Array:
             tx = implicit(
@@ -201,7 +200,7 @@ def test_root_of_the_system(name: str) -> None:
     p = p._replace(params=params)
     losses, base = dense.Losses(p), dense.Base(BASES[name], base_state, params)
 
-    @compiled
+    @jax.jit
     def library(params: Tree) -> dict[str, jax.Array]:
         def one(form: str, predict: bool) -> jax.Array:
             arguments = (BASES[name], p.apply_fn, p.loss)
@@ -231,7 +230,7 @@ def test_momentum_in_closed_form() -> None:
     p = p._replace(params=params)
     losses = dense.Losses(p)
     trace = np.asarray(ravel_pytree(base_state[0].trace)[0])
-    hessians = compiled(jax.vmap(jax.hessian(lambda o, y: p.loss(o[None], y[None])[0])))(
+    hessians = jax.jit(jax.vmap(jax.hessian(lambda o, y: p.loss(o[None], y[None])[0])))(
         losses.outputs, p.y
     )
     second_derivative = np.array(
@@ -239,7 +238,7 @@ def test_momentum_in_closed_form() -> None:
     )
     gram = rate * losses.big_g @ losses.big_g.T
 
-    @compiled
+    @jax.jit
     def library(params: Tree) -> dict[str, jax.Array]:
         def one(form: str, predict: bool) -> jax.Array:
             tx = implicit(

@@ -13,7 +13,6 @@ from gtddp_jax.terminal.gradient_flow import integrate_sample_weights
 from gtddp_jax.terminal.scalar_equation import solve_sample_weights
 from tests.default_run import quick_cases
 from tests.implicit import dense, models
-from tests.implicit.dense import compiled
 from tests.implicit.models import implicit, implicit_weights
 from tests.sequential import oracle, zoo
 
@@ -50,7 +49,7 @@ def test_full_equals_its_formula(name: str) -> None:
     losses, base = dense.Losses(p), dense.Base(BASES[name], base_state, params)
     s0, n = dense.influence(losses, base)
 
-    @compiled
+    @jax.jit
     def library(params: Tree) -> dict[str, jax.Array]:
         def one(options: dict[str, Any]) -> jax.Array:
             arguments = (BASES[name], p.apply_fn, p.loss)
@@ -90,7 +89,7 @@ def test_gradient_and_update_are_the_weighted_ones() -> None:
     base = optax.adam(0.1)
     tx = implicit(base, p.apply_fn, p.loss, weighting=IMPLICIT, bounds=None)
 
-    @compiled
+    @jax.jit
     def step(params: Tree, state: Any) -> tuple[Tree, Any]:
         updates, state = tx.update(None, state, params, batch=(p.x, p.y))
         return optax.apply_updates(params, updates), state
@@ -122,7 +121,7 @@ def test_one_sample_a_batch_is_exact(name: str) -> None:
     p = models.classification(batch=1, seed=3)
     params, base_state = models.after(p, BASES[name], 2)
 
-    @compiled
+    @jax.jit
     def library(params: Tree) -> list[jax.Array]:
         def one(weighting: Any) -> jax.Array:
             arguments = (BASES[name], p.apply_fn, p.loss)
@@ -150,7 +149,7 @@ def test_a_network_is_the_function_that_it_applies() -> None:
         for name in models.WEIGHTINGS
     }
 
-    @compiled
+    @jax.jit
     def step(now: dict[str, list[Any]]) -> dict[str, list[Any]]:
         def one(tx: Any, params: Tree, state: Any) -> tuple[Tree, Any]:
             updates, state = tx.update(None, state, params, batch=(p.x, p.y))
@@ -190,7 +189,7 @@ def test_hard_scalar_equations() -> None:
     fixed = (lambda params, x: x + 0 * params, models.cross_entropy)
     p = dense.Problem(*fixed, jnp.zeros((1, 2)), outputs, targets)
     want = dense.Losses(p).scalar_weights(np.asarray(s0), np.asarray(n), (0.0, 10.0))
-    got = compiled(lambda s0, n: solve_sample_weights(model, s0, n, (0.0, 10.0)))(s0, n)
+    got = jax.jit(lambda s0, n: solve_sample_weights(model, s0, n, (0.0, 10.0)))(s0, n)
     np.testing.assert_allclose(got, want, rtol=1e-6)
 
 
@@ -205,6 +204,6 @@ def test_roots_stay_found_beside_harder_ones() -> None:
     s0, n = jnp.asarray(rng.normal(size=size)), jnp.asarray(rng.normal(size=size))
     p = dense.Problem(lambda q, x: x + 0 * q, models.cross_entropy, jnp.zeros(()), outputs, targets)
     model = gt.terminal.ExactLoss(max_shift=None).expand(lambda o: p.loss(o, p.y), outputs)
-    got = compiled(lambda s0, n: solve_sample_weights(model, s0, n, None))(s0, n)
+    got = jax.jit(lambda s0, n: solve_sample_weights(model, s0, n, None))(s0, n)
     want = dense.Losses(p).scalar_weights(np.asarray(s0), np.asarray(n))
     np.testing.assert_allclose(got, want, rtol=1e-11, atol=1e-13)

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from tests.implicit import dense, models
-from tests.implicit.dense import Vector, compiled
+from tests.implicit.dense import Vector
 from tests.implicit.models import implicit, implicit_weights
 
 Tree = Any
@@ -19,7 +19,7 @@ BASE = optax.adam(0.1)
 def looked(p: dense.Problem, base: Any = BASE, steps: int = 1, **options: Any) -> dict[str, Any]:
     """By weighting: the weights after some steps, and the parameters and state at that point."""
 
-    @compiled
+    @jax.jit
     def all_of_them(params: Tree) -> dict[str, Any]:
         def one(weighting: str) -> Any:
             arguments, rest = (base, p.apply_fn, p.loss), {"weighting": weighting} | options
@@ -99,7 +99,7 @@ def looked_again(plain: dict[str, Any], **options: Any) -> dict[str, Vector]:
     """The weights at the parameters and states of `plain`, with different options."""
     p = models.classification()
 
-    @compiled
+    @jax.jit
     def all_of_them(now: dict[str, Any]) -> dict[str, jax.Array]:
         def one(name: str) -> jax.Array:
             look = implicit_weights(BASE, p.apply_fn, p.loss, weighting=name, **options)

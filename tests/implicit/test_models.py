@@ -14,7 +14,6 @@ from flax import nnx
 import gtddp_jax as gt
 from tests.default_run import quick_cases
 from tests.implicit import dense, models
-from tests.implicit.dense import compiled
 from tests.implicit.models import implicit, implicit_weights
 
 Tree = Any
@@ -25,7 +24,7 @@ X, Y = models.classification(batch=6).x, models.classification(batch=6).y
 def train(tx: Any, params: Tree, batch: Any, steps: int = 4) -> tuple[Tree, Any]:
     """Parameters and state after some steps, none of which may be skipped."""
 
-    @compiled
+    @jax.jit
     def step(params: Tree, state: Any) -> tuple[Tree, Any]:
         updates, state = tx.update(None, state, params, batch=batch)
         return optax.apply_updates(params, updates), state
@@ -163,7 +162,7 @@ def test_batch_norm_without_the_game_is_plain_training() -> None:
         outputs, new = game_apply(params, (x, statistics))
         return models.cross_entropy(outputs, Y).mean(), new
 
-    @compiled
+    @jax.jit
     def plain(params: Tree, statistics: Tree, state: Any, x: jax.Array) -> Any:
         gradient, statistics = jax.grad(mean_loss, has_aux=True)(params, statistics, x)
         updates, state = BASE.update(gradient, state, params)
@@ -180,7 +179,7 @@ def test_batch_norm_without_the_game_is_plain_training() -> None:
             aux=statistics,
         )
 
-    @compiled
+    @jax.jit
     def game(params: dict[float, Tree], state: dict[float, Any], x: jax.Array) -> Any:
         found = {}
         for strength in params:
@@ -227,7 +226,7 @@ def test_batch_norm_weights_use_coupled_gradients() -> None:
         "aux": aux,
     }
     state = implicit(*arguments, **options).init(params)
-    look = compiled(implicit_weights(*arguments, **options))
+    look = jax.jit(implicit_weights(*arguments, **options))
     np.testing.assert_allclose(look(state, params, (X, Y)), want, rtol=1e-10)
 
 
@@ -253,7 +252,7 @@ def test_dropout_key_in_the_inputs_or_in_the_closure() -> None:
         updates, state = tx.update(None, tx.init(params), params, batch=(inputs, Y))
         return updates, state.report.sample_weight_min
 
-    @compiled
+    @jax.jit
     def both(key: jax.Array) -> tuple[Tree, Tree]:
         closed = updates(lambda params, x: with_key(params, (x, key)), X)
         return updates(with_key, (X, key)), closed

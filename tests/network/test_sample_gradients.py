@@ -1,6 +1,5 @@
 """Per-sample gradients of every kind of layer, under every cost rule, against autodiff."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +17,7 @@ from gtddp_jax.network.sample_gradients import (
     layer_rules,
     parameter_count,
 )
-from tests.sequential import oracle, zoo
+from tests.sequential import zoo
 
 B = 3
 IMAGE, DEEP, SIGNAL = (5, 4, 2), (4, 3, 4), (6, 2)
@@ -142,7 +141,7 @@ def test_sums_equal_autodiff(name: str, monkeypatch: pytest.MonkeyPatch) -> None
             "square, scaled": 0.7 * jnp.square(flat).sum(1),
         }
 
-    @functools.partial(jax.jit, compiler_options=oracle.FAST)
+    @jax.jit
     def computed_and_expected() -> tuple[dict[str, Any], dict[str, Any]]:
         return {rule: sums(rule) for rule in ("kept", "recomputed")}, expected_sums()
 

@@ -12,7 +12,7 @@ import optax
 import pytest
 
 import gtddp_jax as gt
-from tests.sequential import oracle, zoo
+from tests.sequential import zoo
 
 LOSS = zoo.LOSSES["squared"]
 X = jnp.sin(jnp.arange(80.0)).reshape(2, 4, 5, 2)
@@ -68,7 +68,7 @@ def test_a_split_network_takes_the_steps_of_the_whole_one() -> None:
 
     options: dict[str, Any] = {"rollout": "nonlinear", "eps": 0.01}
 
-    @functools.partial(jax.jit, compiler_options=oracle.FAST)
+    @jax.jit
     def run() -> tuple[Any, Any, jax.Array]:
         def two_steps(net: gt.Network, params: Any) -> tuple[Any, Any]:
             tx: Any = gt.adam(net, LOSS, 0.05, **options)

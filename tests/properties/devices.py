@@ -19,7 +19,7 @@ import gtddp_jax as gt
 from gtddp_jax.sequential.rollout import ROLLOUTS
 from tests.properties import bases, implicit, plans
 from tests.properties.findings import distance
-from tests.sequential import oracle, zoo
+from tests.sequential import zoo
 
 Tree = Any
 
@@ -72,7 +72,7 @@ class World:
         """For each placement of the batch, the error of two steps against one device."""
         start = self._p.params, self._optimizer(None).init(self._p.params)
         batch = self._p.x, self._p.y
-        compiled = functools.partial(jax.jit, compiler_options=oracle.FAST)
+        compiled = jax.jit
         shards = functools.partial(jax.device_put, device=NamedSharding(self._mesh, P("data")))
         copies = functools.partial(jax.device_put, device=NamedSharding(self._mesh, P()))
         local = jax.shard_map(

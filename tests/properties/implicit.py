@@ -1,6 +1,5 @@
 """Random worlds of the implicit game."""
 
-import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,7 +15,7 @@ from tests.properties.bases import Rng
 from tests.properties.findings import BOUNDS, Finding, distance
 from tests.properties.parts import Case
 from tests.properties.sequential import LOSSES_WITH_POSITIONS
-from tests.sequential import oracle, zoo
+from tests.sequential import zoo
 
 Tree = Any
 Build = Callable[[float], optax.GradientTransformation]
@@ -84,7 +83,7 @@ class World:
         spec = zoo.Spec(lambda: plans.layers(self.plan), plans.INPUTS[inputs])
         dtype = getattr(jnp, self.dtype)
         self.problem = zoo.make(spec, batch=self.batch, seed=index, dtype=dtype)
-        compiled = functools.partial(jax.jit, compiler_options=oracle.FAST)
+        compiled = jax.jit
         self._one = compiled(self._program)
         self._twice = compiled(self._step)
 

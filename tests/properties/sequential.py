@@ -88,8 +88,8 @@ class World:
         if flax:
             net = gt.from_flax(plans.Model(tuple(self.plan)), self.problem.x)
             self.net, self.stages = net, Shim(net.stages)
-        self._one = functools.partial(jax.jit, compiler_options=oracle.FAST)(self._program)
-        self._twice = functools.partial(jax.jit, compiler_options=oracle.FAST)(self._off)
+        self._one = jax.jit(self._program)
+        self._twice = jax.jit(self._off)
 
     def __str__(self) -> str:
         fields = (

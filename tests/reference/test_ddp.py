@@ -79,7 +79,7 @@ class Linear:
         Schur complement of their block of the Hessian.
         """
 
-        @functools.partial(jax.jit, compiler_options=oracle.FAST)
+        @jax.jit
         def derivatives() -> list[tuple[jax.Array, jax.Array]]:
             out, states = [], (self.x,)
             for t, stage in enumerate(self.stages):
@@ -111,7 +111,7 @@ class Linear:
         return tuple(jnp.split(x, [SIZES[t - 1][1]], axis=1)) if t else (x,)
 
     def step(self, rollout: str, coupling: str) -> gt.reference.DenseStep:
-        @functools.partial(jax.jit, compiler_options=oracle.FAST)
+        @jax.jit
         def step(params: Any) -> gt.reference.DenseStep:
             return gt.reference.ddp_step(
                 self.stages,
@@ -165,7 +165,7 @@ def test_without_control_the_value_is_the_loss() -> None:
     problem = zoo.problem("chained")
     zero = gt.reference.preconditioned_gains(lambda t, q: jnp.zeros((q.size, q.size)))
 
-    @functools.partial(jax.jit, compiler_options=oracle.FAST)
+    @jax.jit
     def dense(params: Any) -> gt.reference.DenseStep:
         loss = lambda o: zoo.LOSSES["softmax"](o, problem.y)  # noqa: E731
         return gt.reference.ddp_step(problem.net.stages, params, problem.x, loss, exact, zero)
@@ -199,7 +199,6 @@ def test_exact_loss_of_a_parabola_is_projected() -> None:
     steps = {
         terminal: jax.jit(
             functools.partial(oracle.dense_step, problem, oracle.Game("squared", method, terminal)),
-            compiler_options=oracle.FAST,
         )(problem.params, memories)[0]
         for terminal in ("exact_loss", "projected")
     }
@@ -209,7 +208,7 @@ def test_exact_loss_of_a_parabola_is_projected() -> None:
 def test_one_sample_is_a_batch() -> None:
     problem = zoo.problem("small", batch=1)
 
-    @functools.partial(jax.jit, compiler_options=oracle.FAST)
+    @jax.jit
     def steps(params: Any) -> dict[str, Any]:
         gains = gt.reference.preconditioned_gains(lambda t, q: 0.2 * jnp.eye(q.size))
         return {

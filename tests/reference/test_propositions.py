@@ -1,6 +1,5 @@
 """Propositions 2, 5 and 6 on the dense reference, and their consequences for the library."""
 
-import functools
 from typing import Any
 
 import jax
@@ -18,7 +17,7 @@ RATE = 0.1
 
 
 def dense(problem: zoo.Problem, hessian: str) -> gt.reference.DenseStep:
-    @functools.partial(jax.jit, compiler_options=oracle.FAST)
+    @jax.jit
     def step(params: Any) -> gt.reference.DenseStep:
         return gt.reference.ddp_step(
             problem.net.stages,
@@ -81,7 +80,7 @@ def test_propositions_5_and_6(name: str) -> None:
     step = dense(problem, "gradient")
     stages, batch = problem.net.stages, problem.x.shape[0]
 
-    @functools.partial(jax.jit, compiler_options=oracle.FAST)
+    @jax.jit
     def gradients(params: Any) -> list[tuple[Any, list[Any]]]:
         """Adjoints of the states before each stage, and per-sample gradients by its players."""
         out, states = [], (problem.x,)
@@ -118,7 +117,7 @@ def test_exact_loss_of_a_parabola_is_projected(rollout: str) -> None:
     problem = zoo.problem("small", batch=3)
     method = methods.METHODS["sgd_momentum"]
 
-    @functools.partial(jax.jit, compiler_options=oracle.FAST)
+    @jax.jit
     def step(params: Any) -> dict[str, Any]:
         games = {
             terminal: oracle.optimizer(problem, oracle.Game("squared", method, terminal, rollout))
@@ -152,7 +151,7 @@ def test_rho_is_clamped() -> None:
     def loss(params: Any) -> jax.Array:
         return zoo.LOSSES["squared"](problem.net.apply(params, problem.x), problem.y)[0]
 
-    @functools.partial(jax.jit, compiler_options=oracle.FAST)
+    @jax.jit
     def both(params: Any) -> tuple[Any, Any]:
         updates, _ = tx.update(None, tx.init(params), params, batch=(problem.x, problem.y))
         return updates, jax.grad(loss)(params)

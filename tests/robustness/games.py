@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import optax
 
 import gtddp_jax as gt
-from tests.sequential import oracle
 
 Tree = Any
 BATCH = 4
@@ -71,7 +70,7 @@ def step_of(tx: Any) -> Callable[..., Any]:
     def step(params: Tree, state: Any, batch: Any) -> tuple[Tree, Any]:
         return tx.update(None, state, params, batch=batch)
 
-    return jax.jit(step, compiler_options=oracle.FAST)
+    return jax.jit(step)
 
 
 def finite(tree: Tree) -> bool:

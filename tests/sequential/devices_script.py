@@ -16,7 +16,7 @@ import gtddp_jax as gt
 from gtddp_jax.core.samples import SampleReductions
 from gtddp_jax.network.sample_gradients import layer_rules
 from gtddp_jax.sequential.rollout import ROLLOUTS
-from tests.sequential import oracle, zoo
+from tests.sequential import zoo
 
 DEVICES, STEPS = 4, 3
 LOSS = zoo.LOSSES["softmax"]
@@ -56,7 +56,7 @@ class Devices:
     def __init__(self) -> None:
         assert jax.device_count() == DEVICES
         self.mesh = jax.make_mesh((DEVICES,), ("data",), axis_types=(AxisType.Auto,))
-        self.jit = functools.partial(jax.jit, compiler_options=oracle.FAST)
+        self.jit = jax.jit
 
     def put(self, tree: Tree, spec: P) -> Tree:
         return jax.device_put(tree, NamedSharding(self.mesh, spec))

@@ -1,6 +1,5 @@
 """Compares the library with the dense reference, step by step."""
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -14,25 +13,6 @@ from tests.sequential import zoo
 from tests.sequential.methods import Facts, Memory, Method, Vector
 
 Tree = Any
-
-WANTED = {
-    "xla_backend_optimization_level": 0,
-    "xla_llvm_disable_expensive_passes": True,
-    "xla_cpu_use_fusion_emitters": False,
-}
-
-
-def _known(name: str, value: Any) -> bool:
-    """Whether this jaxlib has the compiler option; options differ between versions."""
-    try:
-        jax.jit(lambda: 0.0, compiler_options={name: value}).lower().compile()
-    except jax.errors.JaxRuntimeError:
-        return False
-    return True
-
-
-FAST = {name: value for name, value in WANTED.items() if _known(name, value)}
-"""Compiler options for programs that run only a few times; they compile four times as fast."""
 
 
 class Game(NamedTuple):
@@ -184,7 +164,7 @@ def compare(
         for label, game in games.items()
     }
 
-    @functools.partial(jax.jit, compiler_options=FAST)
+    @jax.jit
     def library(now: dict[str, tuple[Tree, Any]]) -> dict[str, tuple[Tree, Any]]:
         def one(tx: Any, game: Game, params: Tree, state: Any) -> tuple[Tree, Any]:
             running = jax.tree.map(lambda u: game.decay * u, params)
@@ -192,7 +172,7 @@ def compare(
 
         return {label: one(tables[label], games[label], *now[label]) for label in games}
 
-    @functools.partial(jax.jit, compiler_options=FAST)
+    @jax.jit
     def dense(params: dict[str, Tree], memories: dict[str, list[Memory]]) -> dict[str, Any]:
         return {
             label: dense_step(problem, games[label], params[label], memories[label])

@@ -129,7 +129,7 @@ def test_feedback_off_is_the_plain_flax_step(setting: Setting) -> None:
         params, state = jax.lax.scan(step, start, (s.x, s.y, s.keys))[0]
         return params, state.batch_stats
 
-    @functools.partial(jax.jit, compiler_options=oracle.FAST)
+    @jax.jit
     def run() -> Any:
         return {name: (ours(build), plain(tx)) for name, (build, tx) in BASES.items()}
 
@@ -146,7 +146,7 @@ def test_a_step_moves_the_statistics_once(setting: Setting, rollout: str) -> Non
     """The first forward pass updates them, for either rollout; a skipped step does not."""
     s = setting
     tx: Any = gt.adam(s.net, LOSS, 0.1, rollout=rollout, batch_stats=s.stats)
-    step = jax.jit(tx.update, compiler_options=oracle.FAST)
+    step = jax.jit(tx.update)
     given = {"params": s.params, "batch": s.batch, "rngs": s.rngs}
     _, state = step(None, tx.init(s.params), **given)
     _, want = s.net.apply(s.params, s.x[0], batch_stats=s.stats, train=True, rngs=s.rngs)
@@ -167,7 +167,7 @@ def test_with_dropout_equals_the_dense_definition(setting: Setting, rollout: str
     def gains(t: int, q: jax.Array) -> gt.reference.Gains:
         return gt.reference.Gains(-rate * q, rate * jnp.eye(q.size), lambda closed: -rate * closed)
 
-    @functools.partial(jax.jit, compiler_options=oracle.FAST)
+    @jax.jit
     def both() -> Any:
         tx: Any = gt.sgd(s.net, LOSS, rate, rollout=rollout, batch_stats=s.stats)
         updates, state = tx.update(None, tx.init(s.params), s.params, batch=s.batch, rngs=s.rngs)
@@ -266,7 +266,7 @@ def test_statistics_keep_their_dtype_and_the_users_copy(setting: Setting) -> Non
     s = setting
     stats = zoo.cast(s.stats, jnp.float32)
     tx = gt.sgd(s.net, LOSS, 0.1, equilibrium="open_loop", batch_stats=stats)
-    step = jax.jit(tx.update, compiler_options=oracle.FAST, donate_argnums=1)
+    step = jax.jit(tx.update, donate_argnums=1)
     _, state = step(None, tx.init(s.params), s.params, batch=s.batch, rngs=s.rngs)
     assert {leaf.dtype for leaf in jax.tree.leaves(state.batch_stats)} == {jnp.dtype("float32")}
     assert largest_difference(stats, s.stats) == 0  # still there
@@ -284,7 +284,7 @@ def test_frozen_layers_and_idle_dropout() -> None:
     np.testing.assert_array_equal(outputs, net.apply(**variables, x=x))
     tx: Any = gt.sgd(net, LOSS, 0.1, batch_stats=variables["batch_stats"])
     params = variables["params"]
-    step = jax.jit(tx.update, compiler_options=oracle.FAST)
+    step = jax.jit(tx.update)
     _, state = step(None, tx.init(params), params, batch=(x, jnp.arange(4) % 2))
     for found in (stats, state.batch_stats):
         chex.assert_trees_all_equal(found, variables["batch_stats"])
@@ -300,7 +300,7 @@ def test_kronecker_with_a_method_for_scale_and_bias(setting: Setting, method: An
     )
     adam: Any = gt.adam(s.net, LOSS, 0.01, equilibrium="open_loop", batch_stats=s.stats)
 
-    @functools.partial(jax.jit, compiler_options=oracle.FAST)
+    @jax.jit
     def both() -> Any:
         given = {"batch": s.batch, "rngs": s.rngs}
         return [t.update(None, t.init(s.params), s.params, **given) for t in (tx, adam)]
@@ -326,13 +326,13 @@ def test_the_implicit_game_takes_a_network_with_statistics() -> None:
     for strength in (0.0, 1.0):
         tx: Any = gt.implicit(optax.sgd(0.1), apply_fn, loss, strength=strength, **options)
         batch = ((problem.x, problem.batch_stats), problem.y)
-        updates[strength], state = jax.jit(tx.update, compiler_options=oracle.FAST)(
+        updates[strength], state = jax.jit(tx.update)(
             None, tx.init(problem.params), problem.params, batch=batch
         )
     plain: Any = gt.sgd(
         problem.net, loss, 0.1, equilibrium="open_loop", batch_stats=problem.batch_stats
     )
-    want, after = jax.jit(plain.update, compiler_options=oracle.FAST)(
+    want, after = jax.jit(plain.update)(
         None, plain.init(problem.params), problem.params, batch=(problem.x, problem.y)
     )
     assert largest_difference(updates[0.0], want) < 1e-12

@@ -1,6 +1,5 @@
 """Gradient accumulation and frozen parameters: supported compositions, errors for others."""
 
-import functools
 from typing import Any
 
 import jax
@@ -14,7 +13,7 @@ from tests.default_run import quick_cases
 from tests.sequential import oracle, zoo
 
 LOSS = zoo.LOSSES["softmax"]
-jit = functools.partial(jax.jit, compiler_options=oracle.FAST)
+jit = jax.jit
 # optax does not annotate that None keeps the dtype of the gradients.
 MULTI_STEPS: Any = optax.MultiSteps
 

@@ -35,7 +35,7 @@ ALIASES: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
 
 every = pytest.mark.parametrize("rollout", quick_cases(ROLLOUTS))
 alias = pytest.mark.parametrize("name", quick_cases(ALIASES, "adam"))
-jit = functools.partial(jax.jit, compiler_options=oracle.FAST)
+jit = jax.jit
 
 
 def make(name: str, rollout: str, *, dtype: Any = jnp.float32) -> tuple[zoo.Problem, Any]:

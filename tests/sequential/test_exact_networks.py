@@ -1,6 +1,5 @@
 """Every network: `gtddp` equals the dense reference."""
 
-import functools
 from typing import Any
 
 import jax
@@ -44,7 +43,7 @@ def test_the_two_definitions_agree(terminal: str, rollout: str) -> None:
     def losses(outputs: jax.Array) -> jax.Array:
         return zoo.LOSSES["softmax"](outputs, problem.y)
 
-    @functools.partial(jax.jit, compiler_options=oracle.FAST)
+    @jax.jit
     def both() -> tuple[Any, Any]:
         given = (problem.net.stages, problem.params, problem.x, losses)
         hessian = gt.reference.HESSIANS[terminal]

@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import gtddp_jax as gt
-from tests.sequential import oracle, zoo
+from tests.sequential import zoo
 
 STEPS = 20
 LOSS = zoo.LOSSES["softmax"]
@@ -93,7 +93,7 @@ def test_twenty_steps(dtype: Any, bound: float) -> None:
     """The network has convolutions, a parametric shortcut and a dense head."""
     problem = zoo.problem("conv_small", batch=4, dtype=dtype)
 
-    @functools.partial(jax.jit, compiler_options=oracle.FAST)
+    @jax.jit
     def run() -> Any:
         out = {}
         for name, pair in PAIRS.items():

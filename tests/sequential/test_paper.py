@@ -1,6 +1,5 @@
 """The game as published, against the dense definition taken literally."""
 
-import functools
 from typing import Any
 
 import jax
@@ -17,7 +16,7 @@ RATE, EPS = 0.02, 1e-8
 
 
 def take_step(problem: zoo.Problem, tx: Any) -> Any:
-    @functools.partial(jax.jit, compiler_options=oracle.FAST)
+    @jax.jit
     def step(params: Any) -> Any:
         return tx.update(None, tx.init(params), params, batch=(problem.x, problem.y))
 
@@ -37,7 +36,7 @@ def test_rmsprop_is_the_definition(name: str) -> None:
         del t
         return RATE * jnp.diag(1 / jnp.sqrt(0.9 * 0.1 + 0.1 * q**2 + EPS))
 
-    @functools.partial(jax.jit, compiler_options=oracle.FAST)
+    @jax.jit
     def dense(params: Any) -> Any:
         return gt.reference.ddp_step(
             problem.net.stages,

@@ -12,11 +12,11 @@ from jax.flatten_util import ravel_pytree
 import gtddp_jax as gt
 from gtddp_jax.sequential.rollout import ROLLOUTS
 from tests.default_run import quick_cases
-from tests.sequential import oracle, zoo
+from tests.sequential import zoo
 
 RATE, B = 0.1, 3
 LOSS = zoo.LOSSES["softmax"]
-jit = functools.partial(jax.jit, compiler_options=oracle.FAST)
+jit = jax.jit
 
 
 def problem() -> zoo.Problem:

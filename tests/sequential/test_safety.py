@@ -1,6 +1,5 @@
 """Steps that are not finite are skipped; wrong arguments raise errors that show the fix."""
 
-import functools
 from typing import Any, cast
 
 import chex
@@ -16,7 +15,7 @@ from tests.default_run import quick_cases
 from tests.sequential import oracle, zoo
 
 LOSS = zoo.LOSSES["squared"]
-jit = functools.partial(jax.jit, compiler_options=oracle.FAST)
+jit = jax.jit
 
 
 def spoil(x: jax.Array, value: float) -> jax.Array:

@@ -1,6 +1,5 @@
 """The self-response, `Q_uu = P^-1 + f_u^T V_xx f_u`, equals the reference."""
 
-import functools
 from typing import Any
 
 import jax
@@ -68,12 +67,12 @@ def test_one_sample_equals_the_recursion_with_the_whole_matrix(name: str) -> Non
         for own in (True, False)
     }
 
-    @functools.partial(jax.jit, compiler_options=oracle.FAST)
+    @jax.jit
     def step(params: Any, states: Any) -> Any:
         batch = (problem.x, problem.y)
         return {own: tx.update(None, states[own], params, batch=batch) for own, tx in games.items()}
 
-    want = jax.jit(recursion, compiler_options=oracle.FAST)(problem.params)
+    want = jax.jit(recursion)(problem.params)
     ours = step(problem.params, {own: tx.init(problem.params) for own, tx in games.items()})
     assert not any(state.report.skipped for _, state in ours.values())
     found = {own: steps for own, (steps, _) in ours.items()}
@@ -95,7 +94,7 @@ def test_default_is_the_true_loss_with_bounded_weights() -> None:
         name: gt.sgd(problem.net, loss, 1.0, **given) for name, given in options.items()
     }
 
-    @functools.partial(jax.jit, compiler_options=oracle.FAST)
+    @jax.jit
     def step(params: Any, states: Any) -> Any:
         batch = (problem.x, problem.y)
         return {

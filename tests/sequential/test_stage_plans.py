@@ -11,7 +11,7 @@ from typing_extensions import override
 
 import gtddp_jax as gt
 from gtddp_jax.sequential.rollout import ROLLOUTS, LinearRollout
-from tests.sequential import oracle, zoo
+from tests.sequential import zoo
 
 
 @pytest.mark.parametrize("feedback", [True, False])
@@ -41,7 +41,7 @@ def test_stages_without_feedback_have_weights_of_one(feedback: bool) -> None:
         tx.update(None, tx.init(p.params), p.params, **arguments)
         return planned, observed[0]
 
-    alpha, taken = map(np.asarray, jax.jit(weights, compiler_options=oracle.FAST)())
+    alpha, taken = map(np.asarray, jax.jit(weights)())
     without = 1 if feedback else len(p.net.stages)
     for found in (alpha, taken):
         assert len(found) == len(p.net.stages)
@@ -73,7 +73,7 @@ def test_a_step_beyond_the_minimum_keeps_the_curvature_positive(
         tx.update(None, tx.init(params), params, batch=batch)
         return seen
 
-    first, second, last = jax.jit(curvatures, compiler_options=oracle.FAST)()
+    first, second, last = jax.jit(curvatures)()
     slope = np.square(w.prod() * x[:, None] / w)  # of each sample, by each number
     rho = rate * slope[:, 2] / 2
     assert rho[0] > 1 > rho[1]

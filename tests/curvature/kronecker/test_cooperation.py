@@ -1,7 +1,6 @@
 """Cooperative stages on made-up data: the library's P against the dense joint matrices."""
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -12,7 +11,7 @@ from jax.scipy.linalg import block_diag
 
 from tests.curvature.kronecker import joint
 from tests.default_run import quick_cases
-from tests.sequential import oracle, zoo
+from tests.sequential import zoo
 
 
 @pytest.mark.parametrize("name", quick_cases(joint.TABLES))
@@ -23,7 +22,7 @@ def test_stage_has_the_dense_joint_matrix(name: str) -> None:
     if name not in ("pair", "three", "averaged"):  # the others differ in their statistics
         cases = [case for case in joint.FEW if case in cases]
 
-    @functools.partial(jax.jit, compiler_options=oracle.FAST)
+    @jax.jit
     def both(data: joint.Data) -> Any:
         players = t.vectors(data)
         samples = t.vectors(data._replace(alpha=jnp.ones_like(data.alpha)))
@@ -70,7 +69,7 @@ def test_theorem_3_block_by_block(name: str) -> None:
     t = joint.TABLES[name]()
     rule = joint.METHODS["kfac_factored"]
 
-    @functools.partial(jax.jit, compiler_options=oracle.FAST)
+    @jax.jit
     def both(data: joint.Data) -> Any:
         d = joint.damped(joint.joint(t.vectors(data)))
         p = joint.dense(joint.policy(rule.curvature("theorem3"), t, data), t) / joint.RATE
@@ -108,7 +107,7 @@ def test_joint_inverts_the_gauss_newton_block(name: str) -> None:
     """
     t = joint.TABLES[name]()
 
-    @functools.partial(jax.jit, compiler_options=oracle.FAST)
+    @jax.jit
     def both(data: joint.Data) -> Any:
         players = t.vectors(data)
         d = joint.damped(joint.joint(players))
@@ -158,7 +157,7 @@ def test_uncorrelated_players_act_alone(name: str) -> None:
     data = t.data._replace(x=hidden(t.data.x))
     both = {"inputs": data, "all": data._replace(g=hidden(data.g))}
 
-    @functools.partial(jax.jit, compiler_options=oracle.FAST)
+    @jax.jit
     def found(both: dict[str, joint.Data]) -> Any:
         def one(method: str, mode: str, data: joint.Data) -> jax.Array:
             return joint.dense(joint.policy(joint.METHODS[method].curvature(mode), t, data), t)
@@ -189,7 +188,7 @@ def test_order_of_players_does_not_matter(name: str) -> None:
         )
     )
 
-    @functools.partial(jax.jit, compiler_options=oracle.FAST)
+    @jax.jit
     def both(data: joint.Data) -> Any:
         found = {}
         for method, mode in joint.cases():

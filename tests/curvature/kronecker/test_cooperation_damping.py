@@ -1,6 +1,5 @@
 """Damping of cooperating players: under a schedule, and far below the rounding of the factors."""
 
-import functools
 from typing import Any
 
 import flax.linen as nn
@@ -12,7 +11,6 @@ import pytest
 import gtddp_jax as gt
 from tests.curvature.kronecker import joint
 from tests.default_run import quick_cases
-from tests.sequential import oracle
 
 
 def uncorrelated() -> joint.Table:
@@ -30,7 +28,7 @@ def uncorrelated() -> joint.Table:
 def test_players_without_companion_follow_a_schedule_between_refreshes(form: str) -> None:
     t = uncorrelated()
 
-    @functools.partial(jax.jit, compiler_options=oracle.FAST)
+    @jax.jit
     def found(data: joint.Data) -> dict[str, jax.Array]:
         def second_step(mode: str, damping: Any) -> jax.Array:
             curvature = gt.curvature.KFAC(
@@ -62,7 +60,7 @@ def test_little_damping_leaves_finite_numbers_in_float32(form: str, players: int
     data: Any = jax.tree.map(lambda v: (30 * v).astype(jnp.float32), t.data)
     t = t._replace(params=jax.tree.map(lambda v: v.astype(jnp.float32), t.params))
 
-    @functools.partial(jax.jit, compiler_options=oracle.FAST)
+    @jax.jit
     def found(data: joint.Data) -> dict[str, Any]:
         gains = {}
         for mode in joint.MODES:

@@ -13,7 +13,7 @@ import gtddp_jax as gt
 from gtddp_jax.curvature.kronecker import factor_statistics, operators
 from tests.curvature.kronecker import joint
 from tests.default_run import quick_cases
-from tests.sequential import oracle, zoo
+from tests.sequential import zoo
 
 DECAY = 0.8
 
@@ -54,7 +54,7 @@ def test_joint_factors_are_running_means(mode: str) -> None:
         joint.RATE, joint.GAMMA, factor_decay=DECAY, cooperative=mode, **joint.EVERY
     )
 
-    @functools.partial(jax.jit, compiler_options=oracle.FAST)
+    @jax.jit
     def both(one: joint.Data, two: joint.Data, three: joint.Data) -> Any:
         first = joint.policy(every, t, one)
         second = joint.policy(every, t, two, first.state)
@@ -102,7 +102,7 @@ def test_joint_factors_are_moments_and_positive_semi_definite(name: str, positio
             return v
         return joint.Vectors(v.a.mean(1, keepdims=True), v.b.sum(1, keepdims=True), ())
 
-    @functools.partial(jax.jit, compiler_options=oracle.FAST)
+    @jax.jit
     def factors(datas: dict[str, joint.Data]) -> Any:
         found = {}
         for label, data in datas.items():
@@ -130,11 +130,11 @@ def test_samples_may_be_chunked_and_spread(mode: str, monkeypatch: pytest.Monkey
         found = joint.policy(curvature, t, data, axis_name=axis_name)
         return found.open_gain, joint_factors(found.state), found.quadratic_form()
 
-    @functools.partial(jax.jit, compiler_options=oracle.FAST)
+    @jax.jit
     def whole(data: joint.Data) -> Any:
         return policy(data)
 
-    @functools.partial(jax.jit, compiler_options=oracle.FAST)
+    @jax.jit
     def parts(data: joint.Data) -> Any:
         spread = jax.tree.map(lambda v: v[:, None], data)
         gain, factors, form = jax.vmap(functools.partial(policy, axis_name="d"), axis_name="d")(

@@ -1,6 +1,5 @@
 """Steps of networks with cooperative stages against the dense definition, and Eq. 36-40."""
 
-import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -288,7 +287,7 @@ def test_steps_equal_the_dense_definition(name: str, cases: Any, count: int) -> 
     """
     p = zoo.make(SPECS[name])
 
-    @functools.partial(jax.jit, compiler_options=oracle.FAST)
+    @jax.jit
     def found(params: Tree) -> Any:
         return {(method, mode): pairs(p, method, mode, params) for method, mode in cases}
 
@@ -315,7 +314,7 @@ def test_scale_by_gt_ekfac_is_ekfac_without_rate_and_sign(mode: str) -> None:
     base: Any = gt.ekfac(p.net, loss, joint.RATE, joint.GAMMA, equilibrium="open_loop", **options)
     chained: Any = optax.chain(scale, optax.scale_by_learning_rate(joint.RATE))
 
-    @functools.partial(jax.jit, compiler_options=oracle.FAST)
+    @jax.jit
     def step(params: Tree, states: Any) -> Any:
         return [
             tx.update(None, state, params, batch=(p.x, p.y))

@@ -1,6 +1,5 @@
 """The sequential game with Kronecker curvature equals the dense definition of its steps."""
 
-import functools
 from typing import Any
 
 import jax
@@ -60,7 +59,7 @@ def compare(p: zoo.Problem, games: dict[str, Any], steps: int, **options: Any) -
         for label, (formula, terminal, roll) in games.items()
     }
 
-    @functools.partial(jax.jit, compiler_options=oracle.FAST)
+    @jax.jit
     def library(now: dict[str, Any]) -> dict[str, Any]:
         return {
             label: tables[label].update(None, state, params, batch=(p.x, p.y))
@@ -70,7 +69,7 @@ def compare(p: zoo.Problem, games: dict[str, Any], steps: int, **options: Any) -
     def dense(now: dict[str, Any], memories: dict[str, list[Memory]]) -> dict[str, Any]:
         counts = {label: [m.steps for m in each] for label, each in memories.items()}
 
-        @functools.partial(jax.jit, compiler_options=oracle.FAST)
+        @jax.jit
         def run(params: dict[str, Tree], rest: dict[str, Any]) -> dict[str, Any]:
             found = {}
             for label, (formula, terminal, roll) in games.items():

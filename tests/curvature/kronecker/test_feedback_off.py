@@ -55,7 +55,7 @@ def test_feedback_off_is_the_plain_method() -> None:
         for label, f in FORMULAS.items()
     }
 
-    @functools.partial(jax.jit, compiler_options=oracle.FAST)
+    @jax.jit
     def library(now: Any) -> Any:
         return {
             label: tables[label].update(None, state, params, batch=(p.x, p.y))

@@ -11,11 +11,11 @@ import optax
 import pytest
 
 import gtddp_jax as gt
-from tests.sequential import oracle, zoo
+from tests.sequential import zoo
 
 Tree = Any
 LOSS = zoo.LOSSES["squared"]
-jit = functools.partial(jax.jit, compiler_options=oracle.FAST)
+jit = jax.jit
 METHODS = {
     "kfac": functools.partial(gt.curvature.KFAC, 0.1),
     "factored": functools.partial(gt.curvature.KFAC, 0.1, damping_form="factored"),

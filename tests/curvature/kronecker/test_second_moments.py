@@ -1,6 +1,5 @@
 """Second moments of gradients in two bases, one or both of which may have low rank."""
 
-import functools
 from typing import Any
 
 import flax.linen as nn
@@ -20,7 +19,6 @@ from gtddp_jax.curvature.kronecker.second_moments import (
 )
 from gtddp_jax.network.protocol import PlayerTape
 from gtddp_jax.network.sample_gradients import compute_sample_gradients
-from tests.sequential import oracle
 
 BATCH, ROWS, COLUMNS = 4, 3, 2
 LAYER = nn.Dense(COLUMNS, use_bias=False)
@@ -30,7 +28,7 @@ KEEP = np.array([True, False, True, True])
 RANKS = [(ROWS, COLUMNS), (1, COLUMNS), (ROWS, 1), (2, 1)]
 
 
-@functools.partial(jax.jit, compiler_options=oracle.FAST)
+@jax.jit
 def library(x: Any, g: Any, alpha: Any, mean: Any, bases: Any) -> Any:
     """Moments of the mean gradient and of those of the samples, for each pair of bases."""
     params: Any = {"kernel": jnp.zeros((ROWS, COLUMNS))}

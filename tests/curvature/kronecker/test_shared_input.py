@@ -39,7 +39,7 @@ def test_shared_input_has_the_dense_joint_matrix(name: str) -> None:
     if n > 2:
         cases.remove(("kfac_factored", "joint"))
 
-    @functools.partial(jax.jit, compiler_options=oracle.FAST)
+    @jax.jit
     def both(data: joint.Data) -> Any:
         players = t.vectors(data)
         samples = t.vectors(data._replace(alpha=jnp.ones_like(data.alpha)))
@@ -74,7 +74,7 @@ def test_corollary_7(method: str, n: int) -> None:
     t = joint.deal([(nn.Dense(4), (3,))] * n, shared=True)
     rule = joint.METHODS[method]
 
-    @functools.partial(jax.jit, compiler_options=oracle.FAST)
+    @jax.jit
     def found(data: joint.Data) -> Any:
         v = t.vectors(data)[0]
         q, curvature = joint.gradients(v).mean(0), rule.own(v).curvature
@@ -120,7 +120,7 @@ def test_theorem_3_cancels_curvature_in_a_network() -> None:
     )
     p, loss = zoo.make(spec, batch=3), zoo.LOSSES["softmax"]
 
-    @functools.partial(jax.jit, compiler_options=oracle.FAST)
+    @jax.jit
     def both(params: Any) -> Any:
         def mean(params: Any) -> jax.Array:
             return loss(p.net.apply(params, p.x), p.y).mean()
@@ -144,7 +144,7 @@ def test_shared_input_may_be_wide(method: str) -> None:
     t = joint.deal([(nn.Dense(2), (5,))] * 2, shared=True)
     make = {"kfac": gt.curvature.KFAC, "ekfac": gt.curvature.EKFAC}[method]
 
-    @functools.partial(jax.jit, compiler_options=oracle.FAST)
+    @jax.jit
     def both(data: joint.Data) -> Any:
         found = {}
         for mode in joint.MODES:

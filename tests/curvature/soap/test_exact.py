@@ -1,6 +1,5 @@
 """SOAP against its published code, and its game against the dense definition."""
 
-import functools
 from typing import Any
 
 import flax.linen as nn
@@ -116,7 +115,6 @@ def test_open_loop_is_the_published_optimizer(net: str) -> None:
     for label, tx in tables.items():
         update = jax.jit(
             lambda state, params, x, tx=tx: tx.update(None, state, params, batch=(x, p.y)),
-            compiler_options=oracle.FAST,
         )
         params, state, states = p.params, tx.init(p.params), start(p.params, VARIANTS[label])
         for number in range(10):
@@ -157,7 +155,7 @@ def test_feedback_is_the_dense_definition(net: str) -> None:
         for label, (options, statistics, terminal, rollout) in GAMES.items()
     }
 
-    @functools.partial(jax.jit, compiler_options=oracle.FAST)
+    @jax.jit
     def library(now: dict[str, Any], x: jax.Array) -> dict[str, Any]:
         return {
             label: tables[label].update(None, state, params, batch=(x, p.y))
@@ -203,7 +201,7 @@ def test_feedback_is_the_dense_definition(net: str) -> None:
         }
         rest = {label: [counted(states)[1] for states in each] for label, each in memories.items()}
 
-        @functools.partial(jax.jit, compiler_options=oracle.FAST)
+        @jax.jit
         def run(params: dict[str, Tree], rest: dict[str, Any]) -> dict[str, Any]:
             return {
                 label: dense_step(label, params[label], numbered(rest[label], counts[label]), x)

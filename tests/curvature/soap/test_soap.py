@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import gtddp_jax as gt
-from tests.sequential import oracle, zoo
+from tests.sequential import zoo
 
 LOSS = zoo.LOSSES["squared"]
 MESSAGES = {
@@ -67,7 +67,7 @@ def test_an_existing_model_takes_the_steps_of_its_stage_list() -> None:
     players = gt.soap(p.net, LOSS, 0.05, **options)
     model = gt.soap(net, LOSS, 0.05, **options)
 
-    @functools.partial(jax.jit, compiler_options=oracle.FAST)
+    @jax.jit
     def run() -> tuple[Any, Any]:
         def two_steps(tx: Any) -> Any:
             _, state = tx.update(None, tx.init(p.params), p.params, batch=(p.x, p.y))

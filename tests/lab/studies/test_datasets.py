@@ -11,9 +11,8 @@ from tests.lab.data import originals
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["svhn mat", "cifar100 binary folder"])
-def test_table_2(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    name, write = originals.WRITERS[form]
+def test_table_2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, write = originals.WRITERS["svhn mat"]
     write(tmp_path)
     official.prepare_official(name, tmp_path, tmp_path / "data", custom_data=True)
     tiny = {"network": "residual-mlp", "batch_size": 4, "epochs": 1}

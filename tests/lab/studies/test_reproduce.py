@@ -15,7 +15,7 @@ from gtddp_lab.studies.studies import STUDIES
 
 @pytest.mark.slow
 def test_a_report_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Text, numbers and pictures. The documentation build runs the quick version of all studies."""
+    """Text, numbers and pictures."""
     assert main(["reproduce", "figure1", "--quick", "--out", str(tmp_path)]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "report.md")
     text = (tmp_path / "report.md").read_text()

@@ -13,12 +13,11 @@ from jax.sharding import PartitionSpec as P
 import gtddp_jax as gt
 from gtddp_lab import data
 from gtddp_lab.core import distributed
-from tests.sequential import oracle
 from tests.sequential.devices_script import DEVICES, distance, run, step_of
 
 Tree = Any
 LOSS = optax.softmax_cross_entropy_with_integer_labels
-JIT = functools.partial(jax.jit, compiler_options=oracle.FAST)
+JIT = jax.jit
 MESH = distributed.data_mesh()
 WHOLE, SPREAD = distributed.replicated(MESH), distributed.split_samples(MESH)
 

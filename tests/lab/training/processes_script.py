@@ -6,16 +6,10 @@ If CHUNKS is not 0, the process prints a line after that many chunks of steps an
 killed. Otherwise it trains to the end, and process 0 writes the parameters to FOLDER/params.npz.
 """
 
-# ruff: noqa: E402  (the compiler flags must be set before JAX is imported)
-
-import os
 import sys
 import time
 from pathlib import Path
 from typing import Any
-
-QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}"
 
 import flax.linen as nn
 import jax

@@ -10,7 +10,6 @@ import optax
 import pytest
 
 from tests.implicit import dense, models
-from tests.implicit.dense import compiled
 from tests.robustness.composition.games import GAMES, Game, batch, try_update
 
 each_game = pytest.mark.parametrize("game", GAMES, ids=lambda game: game.name)
@@ -20,7 +19,7 @@ ADAM = optax.adam(0.1)
 def run(tx: Any, params: Any, batches: list[Any]) -> tuple[Any, Any, list[Any]]:
     """The parameters and state after one step per batch, and the weights of each step."""
 
-    @compiled
+    @jax.jit
     def step(params: Any, state: Any, batch: Any) -> Any:
         seen: list[Any] = []
         updates, state = tx.update(None, state, params, batch=batch, observe=seen.append)

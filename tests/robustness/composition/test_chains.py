@@ -123,7 +123,7 @@ def test_weights_of_frozen_parameters_equal_the_dense_ones() -> None:
     """With the mask inside, the base says that frozen layers do not move."""
     p = models.classification()
     base: Any = optax.chain(SGD, FROZEN)
-    params, base_state = dense.compiled(lambda u: (u, base.init(u)))(p.params)
+    params, base_state = jax.jit(lambda u: (u, base.init(u)))(p.params)
     warm = jax.tree.map(lambda leaf: leaf + 0.3 if leaf.ndim else leaf, base_state)
     game = (base, p.apply_fn, p.loss)
     options: Any = {"weighting": gt.weighting.Full(factors="implicit")}

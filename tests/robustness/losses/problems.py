@@ -9,7 +9,6 @@ import numpy as np
 import optax
 
 import gtddp_jax as gt
-from tests.implicit.dense import compiled
 
 Tree = Any
 implicit: Any = gt.implicit
@@ -53,7 +52,7 @@ def network_params(net: Any, x: jax.Array) -> Tree:
 def run(tx: Any, params: Tree, batch: Any, steps: int = 2) -> tuple[Tree, Any]:
     """Parameters and state after some steps."""
 
-    @compiled
+    @jax.jit
     def step(params: Tree, state: Any) -> tuple[Tree, Any]:
         updates, state = tx.update(None, state, params, batch=batch)
         return optax.apply_updates(params, updates), state

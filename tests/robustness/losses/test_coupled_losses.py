@@ -13,7 +13,6 @@ import gtddp_jax as gt
 from gtddp_jax.core.samples import SampleReductions
 from gtddp_jax.terminal.base import loss_along_gradient
 from gtddp_jax.terminal.coupling import samples_are_coupled
-from tests.implicit.dense import compiled
 from tests.robustness.losses import problems
 from tests.robustness.losses.problems import BASE, BATCH, CROSS_ENTROPY, gtddp, implicit
 
@@ -47,7 +46,7 @@ COUPLED: tuple[Callable[..., jax.Array], ...] = (
 def are_coupled(losses: Sequence[Callable[..., jax.Array]], outputs: jax.Array) -> list[bool]:
     """Which losses are taken for coupled."""
 
-    @compiled
+    @jax.jit
     def decide(outputs: jax.Array) -> list[jax.Array]:
         lines = [loss_along_gradient(loss, outputs) for loss in losses]
         return [samples_are_coupled(line, SampleReductions(len(outputs))) for line in lines]
@@ -106,7 +105,7 @@ def assert_is_base_step(updates: Any, loss: Any, params: Any, apply_fn: Any, bas
 def test_the_implicit_game_takes_the_base_step(weighting: str) -> None:
     params = problems.mlp_params()
     tx = implicit(BASE, problems.mlp, in_batch_negatives, weighting=weighting)
-    updates, state = compiled(
+    updates, state = jax.jit(
         lambda params: tx.update(None, tx.init(params), params, batch=(X, LABELS))
     )(params)
     assert state.report.samples_coupled
@@ -119,7 +118,7 @@ def test_the_sequential_game_takes_the_base_step(self_response: bool) -> None:
     net = problems.network()
     params = problems.network_params(net, X)
     tx = gtddp(net, in_batch_negatives, gt.curvature.SGD(0.5), self_response=self_response)
-    updates, state = compiled(
+    updates, state = jax.jit(
         lambda params: tx.update(None, tx.init(params), params, batch=(X, LABELS))
     )(params)
     assert state.report.samples_coupled

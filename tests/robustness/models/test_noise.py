@@ -1,6 +1,5 @@
 """Noise changes from step to step, and gradients are those of the plain loss at the same keys."""
 
-import functools
 from typing import Any
 
 import flax.linen as nn
@@ -12,7 +11,6 @@ from flax import nnx
 
 import gtddp_jax as gt
 from tests.robustness.models.noisy import MODELS, VAE, CalledWithStreams, NoisyModel, OwnStream, X
-from tests.sequential.oracle import FAST
 
 Tree = Any
 KEYS = jax.random.split(jax.random.key(7), 3)
@@ -52,7 +50,7 @@ def test_sequential_gradients_are_those_of_the_plain_loss(name: str) -> None:
     tx = sequential(model, equilibrium="open_loop")
     state = tx.init(model.params)
 
-    @functools.partial(jax.jit, compiler_options=FAST)
+    @jax.jit
     def updates_of(key: jax.Array) -> Tree:
         batch, rngs = (X, model.targets), keys_by_name(model, key)
         return tx.update(None, state, model.params, batch=batch, rngs=rngs)[0]
@@ -97,7 +95,7 @@ def test_implicit_gradients_are_those_of_the_plain_loss(name: str) -> None:
     tx: Any = gt.implicit(optax.sgd(1.0), apply_fn, model.loss, strength=0.0)
     state = tx.init(model.params)
 
-    @functools.partial(jax.jit, compiler_options=FAST)
+    @jax.jit
     def updates_of(key: jax.Array) -> Tree:
         return tx.update(None, state, model.params, batch=((X, key), model.targets))[0]
 

@@ -4,7 +4,6 @@ A batch of B samples of which n have a gradient is the batch of these n samples 
 loss multiplied by n / B.
 """
 
-import functools
 from typing import Any
 
 import flax.linen as nn
@@ -30,7 +29,6 @@ from tests.robustness.samples.games import (
     cross_entropy,
     masked_cross_entropy,
 )
-from tests.sequential import oracle
 
 Tree = Any
 
@@ -169,7 +167,7 @@ def test_batch_normalization_with_the_mask_leaves_padding_out() -> None:
             aux={"batch_stats": variables["batch_stats"]},
         )
 
-        @functools.partial(jax.jit, compiler_options=oracle.FAST)
+        @jax.jit
         def step(params: Tree, state: Any) -> tuple[Tree, Any]:
             updates, state = tx.update(None, state, params, batch=batch)
             return optax.apply_updates(params, updates), state

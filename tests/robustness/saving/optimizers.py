@@ -11,7 +11,6 @@ import optax
 from flax import nnx
 
 import gtddp_jax as gt
-from tests.sequential.oracle import FAST
 
 Tree = Any
 BATCH = 4
@@ -177,7 +176,7 @@ def make_run(name: str) -> OptimizerRun:
     """An optimizer that is ready to train."""
     case = CASES[name]()
 
-    @functools.partial(jax.jit, compiler_options=FAST)
+    @jax.jit
     def step(params: Tree, state: Tree, number: jax.Array) -> tuple[Tree, Tree]:
         x = X + 0.1 * number
         options: Any = {"rngs": {"dropout": jax.random.fold_in(KEY, number)}} if case.rngs else {}

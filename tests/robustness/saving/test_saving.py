@@ -13,7 +13,6 @@ import pytest
 import gtddp_jax as gt
 from tests.robustness.saving.formats import FORMATS, WITHOUT_NNX, is_key, plain_leaves
 from tests.robustness.saving.optimizers import CASES, SavedRun, make_run, saved_run
-from tests.sequential.oracle import FAST
 
 Tree = Any
 
@@ -90,7 +89,7 @@ def test_states_are_ordinary_trees(name: str) -> None:
     )
     check_continues(name, run, run.params, copies)
     check_continues(name, run, *jax.device_get((run.params, run.state)))
-    donated = jax.jit(run.step.__wrapped__, donate_argnums=(0, 1), compiler_options=FAST)
+    donated = jax.jit(run.step.__wrapped__, donate_argnums=(0, 1))
     params, state = jax.tree.map(jnp.copy, (run.params, run.state))
     for number in range(2, 5):
         params, state = donated(params, state, jnp.asarray(number))

@@ -1,6 +1,5 @@
 """The previous DDP optimizer against its dense definition, in float64."""
 
-import functools
 from typing import Any
 
 import jax
@@ -19,7 +18,7 @@ def test_is_the_definition() -> None:
     p, rate = zoo.problem("small", batch=3), 0.3
     loss = zoo.LOSSES["softmax"]
 
-    @functools.partial(jax.jit, compiler_options=oracle.FAST)
+    @jax.jit
     def all_of() -> Any:
         def dense(coupling: str) -> Any:
             return gt.reference.ddp_step(

@@ -1,6 +1,5 @@
 """Feedback gains of Fig. 6c: the collapse against a singular value decomposition, in float64."""
 
-import functools
 from typing import Any
 
 import flax.linen as nn
@@ -13,7 +12,6 @@ import gtddp_jax as gt
 from gtddp_lab.networks import flatten
 from gtddp_lab.studies.figures import figure6c
 from gtddp_lab.studies.figures.figure_trainer import CROSS_ENTROPY
-from tests.sequential import oracle
 
 
 @pytest.mark.slow
@@ -26,7 +24,7 @@ def test_leading_directions_are_those_of_the_gains() -> None:
     params = net.init(jax.random.key(1), x)
     params = jax.tree.map(lambda p: p.astype(jnp.float64), params)
 
-    @functools.partial(jax.jit, compiler_options=oracle.FAST)
+    @jax.jit
     def both(params: Any) -> Any:
         def gains(hessian: str) -> list[jax.Array]:
             return gt.reference.ddp_step(

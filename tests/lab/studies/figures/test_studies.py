@@ -31,7 +31,7 @@ def check(section: StudySection, out: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["figure1", "figure4", "figure6c", "figure7b"])
+@pytest.mark.parametrize("name", ["figure4", "figure6c", "figure7b"])
 def test_quick_version(name: str, tmp_path: Path) -> None:
     progress: list[str] = []
     section = STUDIES[name](StudyOptions(out=tmp_path, seeds=2, quick=True, say=progress.append))

@@ -13,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 
 import gtddp_jax as gt
 from gtddp_lab.studies.figures.value_hessian import ValueHessian, value_hessians
-from tests.sequential import oracle, zoo
+from tests.sequential import zoo
 
 RATE = 0.4
 SOFTMAX = zoo.LOSSES["softmax"]
@@ -39,7 +39,7 @@ def test_is_the_batch_augmented_definition(curvature: str) -> None:
         for stage in p.net.stages
     ]
 
-    @functools.partial(jax.jit, compiler_options=oracle.FAST)
+    @jax.jit
     def both() -> Any:
         def step(coupling: str) -> gt.reference.DenseStep:
             return gt.reference.ddp_step(
@@ -99,7 +99,7 @@ def test_with_batch_normalisation() -> None:
     def flat(states: tuple[jax.Array, ...]) -> jax.Array:
         return jnp.concatenate([s.reshape(4, -1) for s in states], 1).ravel()
 
-    @functools.partial(jax.jit, compiler_options=oracle.FAST)
+    @jax.jit
     def both() -> Any:
         loss = lambda o: optax.softmax_cross_entropy_with_integer_labels(o, y)  # noqa: E731
         trajectory: list[tuple[jax.Array, ...]] = [(x,)]
