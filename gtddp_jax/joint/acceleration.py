@@ -5,8 +5,8 @@ d. The path `t d + t^2/2 a` bends so that they remain as close to the line as da
 
     a = argmin 1/2 (o'' + J a)^T H (o'' + J a) + lambda / 2 a^T M a
 
-with H the second derivatives of the losses at the predicted outputs `o + J d`. That is one more
-system with the matrix that the step had, and no more rows.
+with H the second derivatives of the losses at the predicted outputs `o + J d`. For squared losses
+that is one more right-hand side for the factorized matrix of the step.
 
 | symbol  | meaning                                             | shape |
 |---------|-----------------------------------------------------|-------|
@@ -14,17 +14,18 @@ system with the matrix that the step had, and no more rows.
 | a       | acceleration                                        | [p]   |
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from gtddp_jax.core.types import Scalar, Tree
-from gtddp_jax.joint.linear_solve import solve_symmetric
+from gtddp_jax.joint.linear_solve import Solver
 from gtddp_jax.joint.loss_blocks import loss_derivatives, multiply_blocks
-from gtddp_jax.joint.objective import TermOutputs
+from gtddp_jax.joint.objective import Blocks, TermOutputs
 from gtddp_jax.joint.parameter_space import flatten_tree
 from gtddp_jax.joint.rows import OutputRows, flatten_outputs, unflatten_outputs
-from gtddp_jax.joint.sample_systems import SampleSystem
 
 
 def output_acceleration(rows: OutputRows, step: Tree) -> Float[Array, " m"]:
@@ -36,8 +37,7 @@ def acceleration_in_sample_space(
     rows: OutputRows,
     step: Tree,
     predicted: TermOutputs,
-    system: SampleSystem,
-    damping: Scalar,
+    make_solver: Callable[[Blocks], Solver],
 ) -> Float[Array, " m"]:
     """The multipliers y [m] with `a = M^-1 J^T y`.
 
@@ -45,21 +45,18 @@ def acceleration_in_sample_space(
         rows: the derivatives of the outputs.
         step: d.
         predicted: `o + J d`.
-        system: the Gram matrix.
-        damping: lambda.
+        make_solver: root of H at the predicted outputs -> a solver of `damping I + root K root`.
     """
     root = loss_derivatives(rows.objective, predicted, rows.dtype).root
     right = -multiply_blocks(root, output_acceleration(rows, step), predicted)
-    return multiply_blocks(root, system.solve(root, damping, right).value, predicted)
+    return multiply_blocks(root, make_solver(root)(right).value, predicted)
 
 
 def acceleration_in_parameter_space(
     rows: OutputRows,
     step: Tree,
     predicted: TermOutputs,
-    curvature: Float[Array, "p p"],
-    metric: Float[Array, " p"],
-    damping: Scalar,
+    make_solver: Callable[[Blocks], Solver],
 ) -> Float[Array, " p"]:
     """The acceleration a [p].
 
@@ -67,20 +64,12 @@ def acceleration_in_parameter_space(
         rows: the derivatives of the outputs.
         step: d.
         predicted: `o + J d`.
-        curvature: `J^T H J` at the present outputs, which for squared losses is that at any.
-        metric: the diagonal of M [p].
-        damping: lambda.
+        make_solver: H at the predicted outputs -> a solver of `J^T H J + damping M`.
     """
     hessian = loss_derivatives(rows.objective, predicted, rows.dtype).hessian
-    if not rows.objective.is_squared:
-        curvature = rows.normal_matrix(hessian)
     weighted = multiply_blocks(hessian, output_acceleration(rows, step), predicted)
     right = -flatten_tree(rows.pull_back(unflatten_outputs(weighted, predicted)), rows.dtype)
-    return solve_symmetric(
-        lambda: curvature + damping * jnp.diag(metric),
-        lambda vector: curvature @ vector + damping * metric * vector,
-        right,
-    ).value
+    return make_solver(hessian)(right).value
 
 
 def bounded_acceleration(

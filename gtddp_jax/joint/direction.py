@@ -14,9 +14,9 @@ from gtddp_jax.joint.acceleration import (
     bounded_acceleration,
 )
 from gtddp_jax.joint.game import JointGame, JointState
-from gtddp_jax.joint.linear_solve import Solution
+from gtddp_jax.joint.linear_solve import Solution, Solver
 from gtddp_jax.joint.loss_blocks import loss_derivatives
-from gtddp_jax.joint.objective import TermOutputs
+from gtddp_jax.joint.objective import Blocks, TermOutputs
 from gtddp_jax.joint.parameter_space import ParameterProblem, flatten_tree
 from gtddp_jax.joint.rows import OutputRows, flatten_outputs, unflatten_outputs
 from gtddp_jax.joint.sample_space import SampleProblem, shift_outputs
@@ -141,14 +141,19 @@ class DirectionFinder:
         damping = self._damping(largest)
         start = self._with_linear(start, damping)
         shifted = shift_outputs(self.outputs, start.output_change)
-        found = SampleProblem(objective, shifted, system, damping).solve(self.game.newton_steps)
+        # The root of squared losses is the same at all outputs, and so is the factorization.
+        shared = system.solver(root, damping) if objective.is_squared else None
+        problem = SampleProblem(objective, shifted, system, damping, shared)
+        found = problem.solve(self.game.newton_steps)
         change = self._in_metric(rows.pull_back(unflatten_outputs(found.multipliers, self.outputs)))
         moved = start.output_change + found.output_change
         step = add_trees(start.step, change)
         acceleration, ratio = None, jnp.zeros((), dtype)
         if self.game.acceleration is not None:
             predicted = shift_outputs(self.outputs, moved)
-            y = acceleration_in_sample_space(rows, step, predicted, system, damping)
+            y = acceleration_in_sample_space(
+                rows, step, predicted, lambda root: shared or system.solver(root, damping)
+            )
             pulled = rows.pull_back(unflatten_outputs(y, self.outputs))
             acceleration, ratio = self._bounded(self._in_metric(pulled), step)
         return Direction(
@@ -168,7 +173,8 @@ class DirectionFinder:
         start = self._with_linear(start, damping)
         shifted = shift_outputs(self.outputs, start.output_change)
         problem = ParameterProblem(rows, metric, shifted)
-        vector, moved, solution, count = problem.solve(curvature, damping, self.game.newton_steps)
+        solver = problem.solver(curvature, damping)
+        vector, moved, solution, count = problem.solve(solver, damping, self.game.newton_steps)
 
         def tree_of(vector: jax.Array) -> Tree:
             tree = problem.tree_of(vector)
@@ -178,8 +184,12 @@ class DirectionFinder:
         acceleration, ratio = None, jnp.zeros((), rows.dtype)
         if self.game.acceleration is not None:
             predicted = shift_outputs(self.outputs, moved)
-            found = acceleration_in_parameter_space(
-                rows, step, predicted, curvature, metric, damping
-            )
+
+            def make_solver(hessian: Blocks) -> Solver:
+                if rows.objective.is_squared:
+                    return solver
+                return problem.solver(rows.normal_matrix(hessian), damping)
+
+            found = acceleration_in_parameter_space(rows, step, predicted, make_solver)
             acceleration, ratio = self._bounded(tree_of(found), step)
         return Direction(step, moved, acceleration, ratio, damping, largest, solution, count)

@@ -6,7 +6,7 @@ eigendecomposition with a cut-off solves in the part that is left.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +36,10 @@ class Solution(NamedTuple):
     residual: Scalar
 
 
+Solver: TypeAlias = Callable[[Float[Array, " n"]], Solution]
+"""Solves systems with one matrix: a right-hand side -> its solution."""
+
+
 def no_solution(vector: Float[Array, " n"]) -> Solution:
     """A solution that has the types of any other, before the first system is solved."""
     zero = jnp.zeros((), vector.dtype)
@@ -48,20 +52,17 @@ def relative_norm(rest: Float[Array, " n"], right: Float[Array, " n"]) -> Scalar
     return jnp.linalg.norm(rest) / jnp.where(norm > 0, norm, 1.0)
 
 
-def solve_symmetric(
+def symmetric_solver(
     make_matrix: Callable[[], Float[Array, "n n"]],
     multiply: Callable[[Float[Array, " n"]], Float[Array, " n"]],
-    right: Float[Array, " n"],
-) -> Solution:
-    """Solves a system with a symmetric positive (semi-)definite matrix.
+) -> Solver:
+    """Factorizes a symmetric positive (semi-)definite matrix, once for all right-hand sides.
 
     Args:
         make_matrix: returns the matrix, of which the lower triangle counts. A function, so that
             fewer matrices are in memory at the same time.
         multiply: the product of the matrix with a vector.
-        right: the right-hand side.
     """
-    size = right.size
 
     def scaled_matrix() -> tuple[jax.Array, jax.Array]:
         matrix = make_matrix()
@@ -70,9 +71,11 @@ def solve_symmetric(
         return scale[:, None] * matrix * scale[None], scale
 
     scaled, scale = scaled_matrix()
+    size = scale.size
     factor = jax.lax.linalg.cholesky(scaled, symmetrize_input=False)
+    finite = jnp.isfinite(jnp.diagonal(factor)).all()
 
-    def by_cholesky() -> Solution:
+    def by_cholesky(right: jax.Array) -> Solution:
         def solve(vector: jax.Array) -> jax.Array:
             return scale * jax.scipy.linalg.cho_solve((factor, True), scale * vector)
 
@@ -84,7 +87,7 @@ def solve_symmetric(
         residual = relative_norm(right - multiply(value), right)
         return Solution(value, jnp.int32(CHOLESKY), jnp.int32(size), condition, residual)
 
-    def by_eigendecomposition() -> Solution:
+    def by_eigendecomposition(right: jax.Array) -> Solution:
         values, vectors = jnp.linalg.eigh(scaled_matrix()[0], symmetrize_input=False)
         cutoff = size * jnp.finfo(values.dtype).eps * values[-1]
         kept = values > cutoff
@@ -99,8 +102,7 @@ def solve_symmetric(
             relative_norm(right - multiply(value), right),
         )
 
-    finite = jnp.isfinite(jnp.diagonal(factor)).all()
-    return jax.lax.cond(finite, by_cholesky, by_eigendecomposition)
+    return lambda right: jax.lax.cond(finite, by_cholesky, by_eigendecomposition, right)
 
 
 class _ConjugateGradients(NamedTuple):

@@ -18,9 +18,10 @@ from jaxtyping import Array, Float
 from gtddp_jax.core.types import Count, Scalar, Tree
 from gtddp_jax.joint.linear_solve import (
     Solution,
+    Solver,
     largest_eigenvalue,
     no_solution,
-    solve_symmetric,
+    symmetric_solver,
 )
 from gtddp_jax.joint.loss_blocks import LossDerivatives, loss_derivatives
 from gtddp_jax.joint.newton_search import NewtonProgress, first_newton_progress, newton_length
@@ -100,13 +101,20 @@ class ParameterProblem:
             start,
         )
 
+    def solver(self, curvature: Float[Array, "p p"], damping: Scalar) -> Solver:
+        """Solves `(curvature + damping M) x = right`, the matrix prepared once."""
+        return symmetric_solver(
+            lambda: curvature + damping * jnp.diag(self.metric),
+            lambda vector: curvature @ vector + damping * self.metric * vector,
+        )
+
     def solve(
-        self, curvature: Float[Array, "p p"], damping: Scalar, newton_steps: int
+        self, solver: Solver, damping: Scalar, newton_steps: int
     ) -> tuple[Float[Array, " p"], Float[Array, " m"], Solution, jax.Array]:
         """The minimizer e, `J e`, how the last system was solved, and the number of Newton steps.
 
         Args:
-            curvature: `J^T H J` at e = 0.
+            solver: of systems with the curvature at e = 0.
             damping: lambda.
             newton_steps: largest number of steps, for losses that are not squared.
         """
@@ -115,19 +123,8 @@ class ParameterProblem:
         none = jnp.zeros(sum(o.size for o in self.outputs.values()), damping.dtype)
         if not self.rows.objective.is_squared:
             return self._newton(zeros, none, damping, newton_steps)
-        step, solution = self._newton_step(zeros, none, curvature, damping)
-        return step, self.output_change(step), solution, jnp.int32(1)
-
-    def _newton_step(
-        self, change: jax.Array, output_change: jax.Array, curvature: jax.Array, damping: Scalar
-    ) -> tuple[jax.Array, Solution]:
-        gradient = self._gradient(change, output_change, damping)
-        solution = solve_symmetric(
-            lambda: curvature + damping * jnp.diag(self.metric),
-            lambda vector: curvature @ vector + damping * self.metric * vector,
-            -gradient,
-        )
-        return solution.value, solution
+        solution = solver(-self._gradient(zeros, none, damping))
+        return solution.value, self.output_change(solution.value), solution, jnp.int32(1)
 
     def _gradient(self, change: jax.Array, output_change: jax.Array, damping: Scalar) -> jax.Array:
         found = self.derivatives(output_change)
@@ -140,15 +137,16 @@ class ParameterProblem:
         def improve(search: ParameterSearch) -> ParameterSearch:
             change, output_change = search.change, search.output_change
             curvature = self.curvature(self.derivatives(output_change).hessian)
-            step, solution = self._newton_step(change, output_change, curvature, damping)
+            gradient = self._gradient(change, output_change, damping)
+            solution = self.solver(curvature, damping)(-gradient)
+            step = solution.value
             step_change = self.output_change(step)
 
             def value_along(length: jax.Array) -> jax.Array:
                 moved = output_change + length * step_change
                 return self.value(change + length * step, moved, damping)
 
-            decrement = -(self._gradient(change, output_change, damping) @ step)
-            length, progress = newton_length(value_along, decrement, search.progress)
+            length, progress = newton_length(value_along, -(gradient @ step), search.progress)
             return ParameterSearch(
                 change + length * step,
                 output_change + length * step_change,

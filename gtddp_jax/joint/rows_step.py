@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Shaped
 
 from gtddp_jax.core import validation
 from gtddp_jax.core.types import Count, Number, Scalar, Tree
-from gtddp_jax.joint.linear_solve import solve_symmetric
+from gtddp_jax.joint.linear_solve import symmetric_solver
 from gtddp_jax.joint.outer_rows import symmetric_product
 
 
@@ -109,11 +109,11 @@ def step_from_rows(
     scaled = matrix * scale[None]
     gram = symmetric_product([scaled])
     lam = jnp.asarray(damping, dtype)
-    solution = solve_symmetric(
+    solve = symmetric_solver(
         lambda: gram + lam * jnp.eye(gram.shape[0], dtype=dtype),
         lambda vector: gram @ vector + lam * vector,
-        right - matrix @ start,
     )
+    solution = solve(right - matrix @ start)
     vector = start + scale * (solution.value @ scaled)
     return RowsStep(
         _like_tree(vector, like),

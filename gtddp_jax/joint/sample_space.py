@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from gtddp_jax.core.types import Count, Scalar
-from gtddp_jax.joint.linear_solve import Solution, no_solution
+from gtddp_jax.joint.linear_solve import Solution, Solver, no_solution
 from gtddp_jax.joint.loss_blocks import loss_derivatives, multiply_blocks
 from gtddp_jax.joint.newton_search import NewtonProgress, first_newton_progress, newton_length
 from gtddp_jax.joint.objective import Objective, TermOutputs
@@ -65,12 +65,14 @@ class SampleProblem:
         outputs: `o + J d0`.
         system: the Gram matrix.
         damping: lambda.
+        solver: of systems with the Gram matrix, where H is the same at all outputs; else None.
     """
 
     objective: Objective
     outputs: TermOutputs
     system: SampleSystem
     damping: Scalar
+    solver: Solver | None
 
     def value(self, multipliers: Float[Array, " m"], change: Float[Array, " m"]) -> Scalar:
         """F for multipliers y and `change = K y`."""
@@ -94,7 +96,7 @@ class SampleProblem:
         if not self.objective.is_squared:
             flat = -(residual - multiply_blocks(found.root, half, like)) / self.damping
             right = right - multiply_blocks(found.root, self.system.multiply(flat), like)
-        solution = self.system.solve(found.root, self.damping, right)
+        solution = (self.solver or self.system.solver(found.root, self.damping))(right)
         step = multiply_blocks(found.root, solution.value, like)
         return step if flat is None else step + flat, solution, residual
 

@@ -10,10 +10,10 @@ from typing_extensions import override
 
 from gtddp_jax.core.types import Scalar, Tree
 from gtddp_jax.joint.linear_solve import (
-    Solution,
+    Solver,
     conjugate_gradients,
     largest_eigenvalue,
-    solve_symmetric,
+    symmetric_solver,
 )
 from gtddp_jax.joint.loss_blocks import multiply_blocks
 from gtddp_jax.joint.objective import Blocks, TermOutputs
@@ -39,8 +39,8 @@ class SampleSystem(abc.ABC):
         """Estimate of the largest eigenvalue of `root K root`."""
 
     @abc.abstractmethod
-    def solve(self, root: Blocks, damping: Scalar, right: Float[Array, " m"]) -> Solution:
-        """Solves `(damping I + root K root) x = right`."""
+    def solver(self, root: Blocks, damping: Scalar) -> Solver:
+        """Solves `(damping I + root K root) x = right`, the matrix prepared once."""
 
     def curvature(self, root: Blocks, vector: Float[Array, " m"]) -> Float[Array, " m"]:
         """`root K root vector`."""
@@ -65,14 +65,14 @@ class DenseSystem(SampleSystem):
         return largest_eigenvalue(lambda vector: self.curvature(root, vector), start)
 
     @override
-    def solve(self, root: Blocks, damping: Scalar, right: Float[Array, " m"]) -> Solution:
+    def solver(self, root: Blocks, damping: Scalar) -> Solver:
         def damped_curvature() -> jax.Array:
             half = multiply_blocks(root, self.gram, self.like)
             matrix = multiply_blocks(root, half.T, self.like)
-            return matrix + damping * jnp.eye(right.size, dtype=right.dtype)
+            return matrix + damping * jnp.eye(matrix.shape[0], dtype=matrix.dtype)
 
-        return solve_symmetric(
-            damped_curvature, lambda vector: self.curvature(root, vector) + damping * vector, right
+        return symmetric_solver(
+            damped_curvature, lambda vector: self.curvature(root, vector) + damping * vector
         )
 
 
@@ -106,7 +106,7 @@ class MatrixFreeSystem(SampleSystem):
         return largest_eigenvalue(lambda vector: self.curvature(root, vector), start, steps=6)
 
     @override
-    def solve(self, root: Blocks, damping: Scalar, right: Float[Array, " m"]) -> Solution:
+    def solver(self, root: Blocks, damping: Scalar) -> Solver:
         def multiply(vector: jax.Array) -> jax.Array:
             return damping * vector + self.curvature(root, vector)
 
@@ -116,5 +116,7 @@ class MatrixFreeSystem(SampleSystem):
             self.rows.gram_diagonal(self.metric),
             self.like,
         )
-        diagonal = squares.astype(right.dtype) + damping
-        return conjugate_gradients(multiply, right, diagonal, self.tolerance, self.iterations)
+        diagonal = squares.astype(self.rows.dtype) + damping
+        return lambda right: conjugate_gradients(
+            multiply, right, diagonal, self.tolerance, self.iterations
+        )
