@@ -39,9 +39,11 @@ A network that learned nothing is no better than one whose loss is not finite.
 VMAPPED_NETWORKS = ("residual-mlp",)
 """Networks whose seeds are trained together by ``jax.vmap``.
 
-Convolutions with a filter per seed are many times slower on a CPU. With Kronecker curvature,
-``vmap`` would compute the eigenvectors in every step.
+Convolutions with a filter per seed are many times slower on a CPU.
 """
+
+KRONECKER_BASES = ("kfac", "ekfac", "soap")
+"""Bases whose seeds train one after the other: ``vmap`` would refresh factors in every step."""
 
 WARM_UP_STEPS, STEPS_PER_CALL, TIMING_ROUNDS, LEAST_ROUND_SECONDS = 16, 8, 11, 0.05
 """Parameters of the timing: each method runs at least the given seconds per round."""
@@ -132,7 +134,7 @@ class CellRunner:
         if missing:
             start = time.perf_counter()
             trainer = _cell_trainer(cell, self._data_dir)
-            together = cell.network in VMAPPED_NETWORKS and cell.base not in ("kfac", "ekfac")
+            together = cell.network in VMAPPED_NETWORKS and cell.base not in KRONECKER_BASES
             # With vmap all missing seeds train at once; otherwise each alone.
             for group in [missing] if together else [[seed] for seed in missing]:
                 stored |= self._train_seeds(cell, tuple(group), trainer)

@@ -153,10 +153,10 @@ def compare_with_base(runner: CellRunner, cells: Iterable[Cell], seeds: int) -> 
 def epochs_at_equal_time(epochs: int, ratio: float) -> int:
     """Return how many epochs a method trains while another, `ratio` times as slow, trains `epochs`.
 
-    Rounded up to whole epochs, and at least `epochs`.
+    Rounded up to whole epochs.
     """
     # The tolerance keeps rounding errors of the ratio from adding an epoch.
-    return max(epochs, math.ceil(epochs * ratio - 1e-6))
+    return math.ceil(epochs * ratio - 1e-6)
 
 
 def _pair_with_bases(ratios: Mapping[Cell, float]) -> list[_Pairing]:
@@ -164,7 +164,9 @@ def _pair_with_bases(ratios: Mapping[Cell, float]) -> list[_Pairing]:
     longest: dict[Cell, int] = {}
     for cell, ratio in ratios.items():
         base = dataclasses.replace(cell.base_cell, epochs=1)
-        longest[base] = max(longest.get(base, 0), epochs_at_equal_time(cell.epochs, ratio))
+        longest[base] = max(
+            longest.get(base, 0), epochs_at_equal_time(cell.epochs, max(ratio, 1.0))
+        )
     pairings = []
     for cell, ratio in ratios.items():
         base = dataclasses.replace(cell.base_cell, epochs=1)
@@ -173,7 +175,7 @@ def _pair_with_bases(ratios: Mapping[Cell, float]) -> list[_Pairing]:
             equal_epochs = equal_time = dataclasses.replace(base, epochs=longest[base])
         else:
             equal_epochs = cell.base_cell
-            longer = epochs_at_equal_time(cell.epochs, ratio)
+            longer = epochs_at_equal_time(cell.epochs, max(ratio, 1.0))
             equal_time = dataclasses.replace(base, epochs=longer)
         pairings.append(_Pairing(cell, ratio, equal_epochs, equal_time))
     return pairings

@@ -1,8 +1,8 @@
 """Tuned against tuned: every method at its own best rate, after equal epochs and equal time.
 
 Each method trains at every rate of one grid; its rate is chosen by the final training loss on
-tuning seeds, and reported are other seeds. At equal time every method trains until the dearest has
-finished its epochs, with a schedule of that length, rounded up to whole epochs.
+tuning seeds, and reported are other seeds. At equal time every method gets the time in which
+`BUDGET` finishes its epochs, with a schedule of that length, rounded up to whole epochs.
 """
 
 import dataclasses
@@ -33,6 +33,8 @@ TUNING_SEEDS = 2
 
 GRADIENT_RATES = (0.003, 0.01, 0.03, 0.1, 0.3)
 ADAPTIVE_RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+SIGN_RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+ORTHOGONAL_RATES = (1e-3, 3e-3, 1e-2, 3e-2, 0.1)
 
 TUNED_METHODS: dict[tuple[str, str], tuple[float, ...]] = {
     ("sgd", "base"): GRADIENT_RATES,
@@ -42,13 +44,23 @@ TUNED_METHODS: dict[tuple[str, str], tuple[float, ...]] = {
     ("nadam", "base"): ADAPTIVE_RATES,
     ("adam", "momo"): ADAPTIVE_RATES,
     ("schedule_free", "base"): ADAPTIVE_RATES,
+    ("lion", "base"): SIGN_RATES,
+    ("muon", "base"): ORTHOGONAL_RATES,
+    ("soap", "base"): ADAPTIVE_RATES,
     ("nadam", "implicit"): ADAPTIVE_RATES,
+    ("lion", "implicit"): SIGN_RATES,
+    ("muon", "implicit"): ORTHOGONAL_RATES,
     ("schedule_free", "implicit"): ADAPTIVE_RATES,
 }
 """Base and variant of each method, with its rates, half a decade apart."""
 
+BUDGET = ("schedule_free", "implicit")
+"""The method whose time all others get: the game around the best base."""
+
 QUICK_METHODS = {("nesterov", "base"): (0.03, 0.1), ("nesterov", "implicit"): (0.03, 0.1)}
 """The methods of the quick version."""
+
+QUICK_BUDGET = ("nesterov", "implicit")
 
 TUNED_PROBLEMS: dict[str, dict[str, Any]] = {
     "digits_mlp": {
@@ -95,6 +107,8 @@ TUNED_PROBLEMS: dict[str, dict[str, Any]] = {
 BASE_OF = {
     ("nesterov", "implicit"): ("nesterov", "base"),
     ("nadam", "implicit"): ("nadam", "base"),
+    ("lion", "implicit"): ("lion", "base"),
+    ("muon", "implicit"): ("muon", "base"),
     ("schedule_free", "implicit"): ("schedule_free", "base"),
 }
 """The methods in which the layers act together, each with the method that it is put around."""
@@ -108,7 +122,7 @@ class TunedMethod(NamedTuple):
         tuning: Mean final training loss on the tuning seeds, by rate.
         cost: Time of a step as a multiple of the first method's.
         equal_epochs: Its results on the reported seeds.
-        equal_time: Its results there, with as much time as the dearest method takes.
+        equal_time: Its results there, with as much time as `BUDGET` takes.
     """
 
     cell: Cell
@@ -181,11 +195,12 @@ def tune_methods(options: StudyOptions, changes: Mapping[str, Any]) -> list[Tune
         tuning = _tuning_losses(runner, cell, rates)
         best.append((dataclasses.replace(cell, rate=min(tuning, key=tuning.__getitem__)), tuning))
     costs = runner.step_costs([cell for cell, _ in best])
-    dearest = max(costs.values())
+    key = QUICK_BUDGET if options.quick else BUDGET
+    (budget,) = (cost for cell, cost in costs.items() if (cell.base, cell.variant) == key)
     seeds = TUNING_SEEDS + seed_count(options, changes["dataset"])
     longer = {
         cell: dataclasses.replace(
-            cell, epochs=epochs_at_equal_time(cell.epochs, dearest / costs[cell])
+            cell, epochs=epochs_at_equal_time(cell.epochs, budget / costs[cell])
         )
         for cell, _ in best
     }

@@ -78,6 +78,9 @@ OPTIMIZERS: dict[str, OptimizerEntry] = {
         None,
         average=optax.contrib.schedule_free_eval_params,
     ),
+    "lion": OptimizerEntry("Lion", 3e-4, optax.lion, None),
+    # Orthogonal steps for matrices; Adam's for all else, the kernels of convolutions among it.
+    "muon": OptimizerEntry("Muon", 0.01, optax.contrib.muon, None),
     "kfac": OptimizerEntry("KFAC", 0.01, None, partial(gt.kfac, **KRONECKER_DEFAULTS)),
     "ekfac": OptimizerEntry("EKFAC", 0.01, None, partial(gt.ekfac, **KRONECKER_DEFAULTS)),
     "soap": OptimizerEntry("SOAP", 0.003, None, gt.soap),
