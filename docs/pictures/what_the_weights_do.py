@@ -24,7 +24,9 @@ import gtddp_jax as gt
 from gtddp_lab import data, networks
 
 QUICK = "--quick" in sys.argv
-"""Whether to train for a few steps only, to see that the script works."""
+"""Whether to train a perceptron for a few steps only, to see that the script works."""
+
+NETWORK = "residual-mlp" if QUICK else "residual-conv"
 
 MOMENTS = {"early, after 20 steps": 20, "middle, after 1 epoch": 179, "late, after 6 epochs": 1074}
 if QUICK:
@@ -46,7 +48,7 @@ class Snapshot(NamedTuple):
 
 def train_snapshots(digits: data.Dataset) -> dict[str, Snapshot]:
     """Train, and record the weights at each of `MOMENTS`."""
-    net = networks.build_network("residual-conv", digits.classes)
+    net = networks.build_network(NETWORK, digits.classes)
     loss = optax.softmax_cross_entropy_with_integer_labels
     game: Any = (optax.adam(3e-3), net, loss)
     weighting = gt.weighting.Exact(steps=8)

@@ -30,7 +30,7 @@ class RefreshSchedule:
     def for_stage(
         cls, factors_every: int, refresh_every: int, index: int, stages: int, *, stagger: bool
     ) -> "RefreshSchedule":
-        """The schedule of stage `index`; `stagger` spreads the stages evenly over a period."""
+        """The schedule of stage `index`; with `stagger` the stages take turns in a period."""
         if not stagger:
             return cls(factors_every, refresh_every, 0, 0)
         # Otherwise the updates, or the decompositions, of all stages would fall into one step.
