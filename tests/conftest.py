@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 
@@ -41,6 +41,17 @@ COMPILER_FLAGS = " ".join(
     else ()
 )
 """Programs of tests run only a few times. With these they compile two to four times as fast."""
+
+USER_OPTIONS: Mapping[str, Any] = (
+    {
+        "xla_backend_optimization_level": 3,
+        "xla_llvm_disable_expensive_passes": False,
+        "xla_cpu_use_fusion_emitters": True,
+    }
+    if KNOWN_FLAGS
+    else {}
+)
+"""Compiler options that undo the flags, for two programs that are compared bit for bit."""
 
 for variable, setting in (CACHE | {"XLA_FLAGS": COMPILER_FLAGS}).items():
     os.environ.setdefault(variable, setting)

@@ -98,7 +98,7 @@ TUNED_PROBLEMS: dict[str, dict[str, Any]] = {
         "dataset": "fashion_mnist",
         "network": "residual-conv-stride",
         "batch_size": 64,
-        "epochs": 8,
+        "epochs": 5,
         "subset": 5000,
     },
 }

@@ -4,6 +4,7 @@ This holds for the updates. If XLA compiles them together with `optax.apply_upda
 product and a sum once (one machine instruction) in one program and twice in the other.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -12,12 +13,14 @@ import numpy as np
 import optax
 import pytest
 
+from tests.conftest import USER_OPTIONS
 from tests.default_run import quick_cases
 from tests.implicit import models
 from tests.implicit.models import implicit
 
 Tree = Any
 STEPS = 20
+as_users: Any = functools.partial(jax.jit, compiler_options=dict(USER_OPTIONS))
 BASES = {
     "sgd": optax.sgd(0.1),
     "momentum": optax.sgd(0.05, momentum=0.9),
@@ -55,7 +58,7 @@ def test_strength_zero_is_the_base_bit_for_bit(name: str, float32: None) -> None
     base = BASES[name]
     tx = implicit(base, models.mlp, models.cross_entropy, strength=0.0)
 
-    @jax.jit
+    @as_users
     def plain(params: Tree, state: Any, batch: Any) -> tuple[Tree, Any, jax.Array]:
         def mean_loss(params: Tree) -> jax.Array:
             return models.cross_entropy(models.mlp(params, batch[0]), batch[1]).mean()
@@ -63,7 +66,7 @@ def test_strength_zero_is_the_base_bit_for_bit(name: str, float32: None) -> None
         value, gradient = jax.value_and_grad(mean_loss)(params)
         return *base.update(gradient, state, params), value
 
-    @jax.jit
+    @as_users
     def game(params: Tree, state: Any, batch: Any) -> tuple[Tree, Any]:
         return tx.update(None, state, params, batch=batch)
 
@@ -121,12 +124,12 @@ def test_a_linear_loss_takes_the_step_of_the_base(weighting: str, float32: None)
     base = optax.adamw(0.03)
     tx = implicit(base, models.mlp, linear_loss, weighting=weighting)
 
-    @jax.jit
+    @as_users
     def plain(params: Tree, state: Any, batch: Any) -> tuple[Tree, Any]:
         gradient = jax.grad(lambda p: linear_loss(models.mlp(p, batch[0]), batch[1]).mean())(params)
         return base.update(gradient, state, params)
 
-    @jax.jit
+    @as_users
     def game(params: Tree, state: Any, batch: Any) -> tuple[Tree, Any]:
         return tx.update(None, state, params, batch=batch)
 

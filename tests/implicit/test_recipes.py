@@ -41,11 +41,13 @@ def numbers(model: nnx.Module) -> Any:
 @pytest.mark.slow
 def test_nnx_without_the_game_is_plain_training(float32: None) -> None:
     """Compares parameters, batch statistics and the count of dropout keys."""
+    # Adam would enlarge the rounding errors that are the gradient of a bias before a normalization.
+    base = optax.sgd(0.1, 0.9)
     model: Any = recipes_nnx.Net(nnx.Rngs(0))
     plain = recipes_nnx.Net(nnx.Rngs(0))
-    game = gt.implicit(optax.adam(0.01), strength=0.0)
+    game = gt.implicit(base, strength=0.0)
     optimizer = nnx.Optimizer(model, game, wrt=nnx.Param)
-    plain_optimizer = nnx.Optimizer(plain, optax.adam(0.01), wrt=nnx.Param)
+    plain_optimizer = nnx.Optimizer(plain, base, wrt=nnx.Param)
 
     @nnx.jit
     def plain_step(model: Any, optimizer: Any, x: Any, y: Any) -> jax.Array:
