@@ -125,6 +125,7 @@ def test_debugging_without_compilation_is_silent() -> None:
         train(game(), 3)
 
 
+@pytest.mark.slow
 def test_a_user_sees_the_line_of_the_loop(run_python: RunPython, tmp_path: Path) -> None:
     script = tmp_path / "loop.py"
     script.write_text(LOOP)

@@ -12,9 +12,7 @@ from tests.sequential import oracle, zoo
 from tests.sequential.methods import METHODS
 
 
-@pytest.mark.parametrize(
-    "name", quick_cases(METHODS, "sgd_schedule", "rmsprop_momentum", "adamw", "from_optax_adam")
-)
+@pytest.mark.parametrize("name", quick_cases(METHODS, "sgd_schedule", "adamw"))
 def test_curvature_equals_its_formula(name: str) -> None:
     games = {
         f"{terminal}, {rollout}": oracle.Game(

@@ -23,6 +23,7 @@ def page_rows(page: str) -> set[tuple[str, str]]:
     return rows
 
 
+@pytest.mark.slow
 def test_the_page_lists_the_messages_of_the_code() -> None:
     difference = page_rows(errors.PAGE.read_text(encoding="utf-8")) ^ page_rows(
         errors.errors_page()

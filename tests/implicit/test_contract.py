@@ -64,6 +64,7 @@ def trained() -> dict[str, tuple[Tree, Any]]:
         return found
 
 
+@pytest.mark.slow
 @each_weighting
 def test_steps_inside_a_scan(weighting: str, trained: dict[str, Any]) -> None:
     p, tx = models.classification(), transformation(weighting)
@@ -76,6 +77,7 @@ def test_steps_inside_a_scan(weighting: str, trained: dict[str, Any]) -> None:
     assert_close(scanned((p.params, tx.init(p.params))), trained[weighting])
 
 
+@pytest.mark.slow
 @each_weighting
 def test_seeds_side_by_side(weighting: str, trained: dict[str, Any]) -> None:
     p, tx = models.classification(), transformation(weighting)

@@ -163,6 +163,7 @@ def trace_update(model: Any, inputs: Any) -> None:
     )
 
 
+@pytest.mark.slow
 def test_dropout_must_be_decided_while_training() -> None:
     """`net.apply` drops nothing by default, which must not happen silently in training."""
     for undecided in (DROPPING.apply, lambda params, x: DROPPING.apply(params, x)):

@@ -71,6 +71,7 @@ def stage_vectors(net: gt.Network, tree: Tree) -> list[jax.Array]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "kind"), quick_cases(CASES))
 def test_exact_is_the_batch_augmented_dynamic_program(name: str, kind: str) -> None:
     p = zoo.problem(name, batch=3)

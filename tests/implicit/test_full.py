@@ -83,6 +83,7 @@ def test_full_equals_its_formula(name: str) -> None:
     assert np.isclose(want["bounds"], plain).sum() < 7
 
 
+@pytest.mark.slow
 def test_gradient_and_update_are_the_weighted_ones() -> None:
     """The base receives q(w), and its state advances once."""
     p = models.classification()

@@ -76,6 +76,7 @@ def hinge(outputs: jax.Array, targets: jax.Array) -> jax.Array:
     return jnp.square(jax.nn.relu(-correct))
 
 
+@pytest.mark.slow
 def test_samples_without_a_gradient_have_weight_one() -> None:
     p = models.classification(batch=8)._replace(loss=hinge)
     for name, (w, params, state) in looked(p, base=optax.sgd(0.3)).items():

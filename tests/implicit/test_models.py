@@ -237,6 +237,7 @@ class WithDropout(nn.Module):
         return nn.Dense(3)(h)
 
 
+@pytest.mark.slow
 def test_dropout_key_in_the_inputs_or_in_the_closure() -> None:
     """With one key, prediction and step drop the same units."""
     module = WithDropout()
@@ -285,6 +286,7 @@ def test_outputs_may_be_a_tree() -> None:
         assert_close(got, want)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weighting", quick_cases(models.WEIGHTINGS))
 def test_masked_sequences(weighting: str) -> None:
     """Outputs [B, T, V], one loss per sequence; padding does not matter."""

@@ -179,6 +179,7 @@ def test_a_running_cost_is_judged_along_the_path() -> None:
     np.testing.assert_allclose(state.report.actual_change, after - objective(PARAMS), rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", ["dual", "primal"])
 def test_reverse_rules_are_refused(side: str) -> None:
     @jax.custom_vjp

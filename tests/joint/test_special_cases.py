@@ -44,6 +44,7 @@ def run(tx: Any, steps: int) -> tuple[list[np.ndarray], list[Any]]:
     return path, states
 
 
+@pytest.mark.slow
 def test_levenberg_marquardt_step_for_step() -> None:
     """The damped normal equations, and damping by the gain ratio."""
     rule = gt.damping.LevenbergMarquardt(1e-3, floor=1e-9, shrink=0.1, grow=10.0)

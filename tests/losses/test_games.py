@@ -83,6 +83,7 @@ def test_equals_the_short_form(name: str) -> None:
     assert (name == "strength 0") == (spread.max() == 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", quick_cases(NAMES))
 def test_masked_samples_count_nowhere(name: str) -> None:
     """Even where their losses and the derivatives are not finite."""
@@ -112,6 +113,7 @@ def logits_of(losses: gt.Losses) -> Any:
     return losses.outputs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", quick_cases(["full", "sketch"]))
 def test_every_token_is_a_sample(name: str) -> None:
     """Tokens [B, T] of a model without attention are B T samples."""

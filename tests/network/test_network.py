@@ -225,6 +225,7 @@ def test_init_matches_the_module_and_varies_with_the_key() -> None:
     assert not np.array_equal(first, second)
 
 
+@pytest.mark.slow
 def test_init_under_jit_and_vmap() -> None:
     p = zoo.problem("small")
     keys = jax.random.split(jax.random.key(0), 3)

@@ -31,6 +31,7 @@ def dense(problem: zoo.Problem, hessian: str) -> gt.reference.DenseStep:
     return step(problem.params)
 
 
+@pytest.mark.slow
 def test_proposition_2() -> None:
     """Eq. 9-12 on a residual block of stages 1 to 3, misprints corrected."""
     problem = zoo.problem("long_block")

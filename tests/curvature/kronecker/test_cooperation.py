@@ -14,6 +14,7 @@ from tests.default_run import quick_cases
 from tests.sequential import zoo
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", quick_cases(joint.TABLES))
 def test_stage_has_the_dense_joint_matrix(name: str) -> None:
     """P, the open gain -P Q_u and the forms G_i^T P G_i, in every mode of every method."""
@@ -178,6 +179,7 @@ def test_uncorrelated_players_act_alone(name: str) -> None:
             assert difference > 1e-2, (which, method, mode)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", quick_cases(["pair", "three"]))
 def test_order_of_players_does_not_matter(name: str) -> None:
     t = joint.TABLES[name]()

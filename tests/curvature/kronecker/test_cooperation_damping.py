@@ -51,6 +51,7 @@ def test_players_without_companion_follow_a_schedule_between_refreshes(form: str
         assert joint.error(p[mode], p["fifth"]) < 1e-9, mode
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", quick_cases(["exact", "factored"]))
 @pytest.mark.parametrize("players", [2, 3])
 def test_little_damping_leaves_finite_numbers_in_float32(form: str, players: int) -> None:

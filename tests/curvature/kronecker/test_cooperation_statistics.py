@@ -34,6 +34,7 @@ def running(first: joint.Vectors, second: joint.Vectors) -> joint.Vectors:
     return joint.Vectors(a, b, first.shape)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", quick_cases(joint.MODES[1:]))
 def test_joint_factors_are_running_means(mode: str) -> None:
     """Over two batches, with a third one after which neither factors nor P are made anew."""
@@ -120,6 +121,7 @@ def test_joint_factors_are_moments_and_positive_semi_definite(name: str, positio
                 assert values[-2] < 1e-12 * values.max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", quick_cases(["theorem3", "joint"]))
 def test_samples_may_be_chunked_and_spread(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One sample at a time, and one sample on each of three devices, give the same policy."""

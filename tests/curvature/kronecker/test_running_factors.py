@@ -94,6 +94,7 @@ def test_a_batch_larger_than_the_window_enters_evenly_spread(
         assert each.max() <= 2, "not the same position of every sample"
 
 
+@pytest.mark.slow
 def test_too_few_samples_with_a_gradient_all_enter() -> None:
     """Padding fills no row of a window that is smaller than the batch."""
     keep = np.array([False, True, False, False, True, False])

@@ -138,6 +138,7 @@ def test_theorem_3_cancels_curvature_in_a_network() -> None:
         assert oracle.relative_error(updates, want) < 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", quick_cases(EXACT))
 def test_shared_input_may_be_wide(method: str) -> None:
     """Factors of low rank that keep all vectors of the batch give the same P."""

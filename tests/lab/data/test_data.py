@@ -39,6 +39,7 @@ def test_the_split_is_stratified(digits: data.Dataset) -> None:
     np.testing.assert_allclose(validation, (train + validation) / 5, atol=1)
 
 
+@pytest.mark.slow
 def test_mnist1d_is_the_published_set() -> None:
     """In units of its mean and deviation, as its authors generate it; other generators are left."""
     before: Any = np.random.get_state()

@@ -188,6 +188,7 @@ def in_folder(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]
     )
 
 
+@pytest.mark.slow
 def test_modules_in_the_working_directory_are_not_imported(tmp_path: Path, marker: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()

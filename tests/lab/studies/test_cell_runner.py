@@ -129,6 +129,7 @@ STEADY = [name for name in VARIANTS if name not in UNSTEADY]
 """Without those tested above, and the paper's terminal model, which diverges at this rate."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", quick_cases(STEADY))
 def test_every_variant_learns(folder: Path, cell: Cell, variant: str) -> None:
     chosen = dataclasses.replace(cell, variant=variant, rate=3e-3)

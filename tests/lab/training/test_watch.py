@@ -137,6 +137,7 @@ def test_the_weights_are_those_of_the_next_step(trainer: Trainer) -> None:
     np.testing.assert_allclose(kept["quantiles"][-1], report.sample_weight_max, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_several_seeds_at_once_have_the_weights_of_single_runs(trainer: Trainer) -> None:
     both = trainer.digest_weights(trainer.start((3, 5)), 12)
     for seed, kept in zip((3, 5), both, strict=True):

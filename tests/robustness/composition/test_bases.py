@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 
+from tests.default_run import quick_cases
 from tests.implicit import models
 from tests.robustness.composition.games import GAMES, NET, Game, batch
 
@@ -151,7 +152,9 @@ def test_a_base_works_or_is_refused_by_name(game: Game, name: str) -> None:
 
 
 @each_game
-@pytest.mark.parametrize("name", ["polyak_sgd", "momo", "momo_adam", "reduce_on_plateau"])
+@pytest.mark.parametrize(
+    "name", quick_cases(["polyak_sgd", "momo", "momo_adam", "reduce_on_plateau"])
+)
 def test_the_value_is_the_mean_loss(name: str, game: Game) -> None:
     """A step without predictions equals that of optax, which gets the loss by hand."""
     base, params, (x, y) = BASES[name], game.params(), batch()

@@ -72,6 +72,7 @@ class Spectral(nn.Module):
         return as_complex(nn.Dense(4)(x)) * as_complex(gain)
 
 
+@pytest.mark.slow
 def test_players_with_complex_numbers_are_refused() -> None:
     """The implicit game takes them."""
     net = gt.Network([Spectral()])

@@ -125,6 +125,7 @@ def test_the_sequential_game_takes_the_base_step(self_response: bool) -> None:
     assert_is_base_step(updates, in_batch_negatives, params, net.apply, optax.sgd(0.5))
 
 
+@pytest.mark.slow
 def test_all_devices_decide_alike() -> None:
     """Only the samples of one device are coupled; a loss may also couple devices."""
     outputs = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 4)))

@@ -119,6 +119,7 @@ def test_what_belongs_to_the_whole_batch_is_named() -> None:
         gt.from_flax(Mixture(), X)
 
 
+@pytest.mark.slow
 def test_the_advice_of_the_message_works() -> None:
     """The balance loss as a running cost: the objective's gradient is that of both together."""
 

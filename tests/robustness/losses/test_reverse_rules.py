@@ -132,6 +132,7 @@ def test_the_sequential_game(kind: str, keep: bool, monkeypatch: pytest.MonkeyPa
     problems.assert_same_game(*games)
 
 
+@pytest.mark.slow
 def test_the_base_alone_asks_for_first_derivatives_only() -> None:
     net = problems.network()
     params = problems.network_params(net, X)

@@ -141,6 +141,7 @@ def test_bases_are_those_of_the_first_batch_with_a_gradient(name: str) -> None:
     assert_equal(late.step(IMAGES, (LABELS, KEEP)), fresh.step(IMAGES, (LABELS, KEEP)))
 
 
+@pytest.mark.slow
 def test_batch_normalization_with_the_mask_leaves_padding_out() -> None:
     """Normalization couples samples in the network, where only the mask of the layer can help."""
 

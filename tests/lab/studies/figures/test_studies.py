@@ -81,6 +81,7 @@ def test_figure7b_shows_its_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     check(section, tmp_path)
 
 
+@pytest.mark.slow
 def test_figure1_states_the_ratios(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def measure(case: figure1.TimingCase, *rest: object) -> list[dict[str, Any]]:
         names = ("SGD", "GT-DDP", "GT-DDP as in the paper", figure1.PREVIOUS_DDP)
