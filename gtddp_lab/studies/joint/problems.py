@@ -94,20 +94,6 @@ SPRING_OPTIONS: dict[str, Any] = {
 }
 """What the rla-pinns experiments found for SPRING (Goldshlager et al. 2024) on 10-D Poisson."""
 
-FEW_SAMPLES = (
-    joint_method(
-        "SPRING's published: damping 4.98e-5, momentum 0.968, rate 0.0603", **SPRING_OPTIONS
-    ),
-    joint_method(
-        "damping 1e-4, momentum 0.9, acceleration, line search then decaying rate",
-        damping=1e-4,
-        momentum=0.9,
-        step=ForSteps(switch_to_rate),
-        acceleration=BEND,
-    ),
-)
-"""Settings of the joint game for few fresh samples in each step."""
-
 SEARCHED_STEPS = 10
 """Steps with a line search, before the rate decays."""
 
@@ -124,6 +110,27 @@ def search_then(rate: Callable[[Any], jax.Array], steps: int) -> step_control.Sw
 
 # 5 / (n + 5) in step n of the run.
 decaying_rate = harmonic_rate(5, SEARCHED_STEPS + 5)
+
+FEW_SAMPLES = (
+    joint_method(
+        "SPRING's published: damping 4.98e-5, momentum 0.968, rate 0.0603", **SPRING_OPTIONS
+    ),
+    joint_method(
+        "damping 1e-4, momentum 0.9, acceleration, line search then decaying rate",
+        damping=1e-4,
+        momentum=0.9,
+        step=ForSteps(switch_to_rate),
+        acceleration=BEND,
+    ),
+    joint_method(
+        "damping 1e-4, momentum 0.968, line search then rate 5 / (n + 5), float32 Gram matrix",
+        damping=1e-4,
+        momentum=0.968,
+        step=search_then(decaying_rate, SEARCHED_STEPS),
+        gram_dtype=jnp.float32,
+    ),
+)
+"""Settings of the joint game for few fresh samples in each step."""
 
 MANY_STEPS = (
     joint_method(
