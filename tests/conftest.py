@@ -10,11 +10,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import pytest
+
+from tests.compiler_flags import COMPILER_FLAGS
 
 COMPILED = Path(__file__).parent.parent / ".pytest_cache" / "d" / "compiled"
 """Compiled programs, which the workers share and the next run finds; `--cache-clear` drops them.
@@ -27,37 +28,11 @@ CACHE = {
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
 }
-KNOWN_FLAGS = version("jaxlib").startswith("0.10.")
-"""XLA aborts the process where it does not know a flag."""
-
-COMPILER_FLAGS = " ".join(
-    (
-        "--xla_backend_optimization_level=0",
-        "--xla_llvm_disable_expensive_passes=true",
-        "--xla_cpu_use_fusion_emitters=false",
-        "--xla_cpu_parallel_codegen_split_count=1",
-    )
-    if KNOWN_FLAGS
-    else ()
-)
-"""Programs of tests run only a few times. With these they compile two to four times as fast."""
-
-USER_OPTIONS: Mapping[str, Any] = (
-    {
-        "xla_backend_optimization_level": 3,
-        "xla_llvm_disable_expensive_passes": False,
-        "xla_cpu_use_fusion_emitters": True,
-    }
-    if KNOWN_FLAGS
-    else {}
-)
-"""Compiler options that undo the flags, for two programs that are compared bit for bit."""
-
 for variable, setting in (CACHE | {"XLA_FLAGS": COMPILER_FLAGS}).items():
     os.environ.setdefault(variable, setting)
 
+# Traced programs are many small objects, which live long.
 gc.set_threshold(20_000, 50, 100)
-"""Traced programs are many small objects, which live long."""
 
 COMPILED_LIMIT = 2**30
 """Size of the compiled programs in bytes beyond which a run starts without them."""

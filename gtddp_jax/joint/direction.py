@@ -143,7 +143,11 @@ class DirectionFinder:
         shifted = shift_outputs(self.outputs, start.output_change)
         # The root of squared losses is the same at all outputs, and so is the factorization.
         shared = system.solver(root, damping) if objective.is_squared else None
-        problem = SampleProblem(objective, shifted, system, damping, shared)
+
+        def make_solver(root: Blocks) -> Solver:
+            return shared or system.solver(root, damping)
+
+        problem = SampleProblem(objective, shifted, system, damping, make_solver)
         found = problem.solve(self.game.newton_steps)
         change = self._in_metric(rows.pull_back(unflatten_outputs(found.multipliers, self.outputs)))
         moved = start.output_change + found.output_change
@@ -151,9 +155,7 @@ class DirectionFinder:
         acceleration, ratio = None, jnp.zeros((), dtype)
         if self.game.acceleration is not None:
             predicted = shift_outputs(self.outputs, moved)
-            y = acceleration_in_sample_space(
-                rows, step, predicted, lambda root: shared or system.solver(root, damping)
-            )
+            y = acceleration_in_sample_space(rows, step, predicted, make_solver)
             pulled = rows.pull_back(unflatten_outputs(y, self.outputs))
             acceleration, ratio = self._bounded(self._in_metric(pulled), step)
         return Direction(
@@ -173,8 +175,12 @@ class DirectionFinder:
         start = self._with_linear(start, damping)
         shifted = shift_outputs(self.outputs, start.output_change)
         problem = ParameterProblem(rows, metric, shifted)
-        solver = problem.solver(curvature, damping)
-        vector, moved, solution, count = problem.solve(solver, damping, self.game.newton_steps)
+        shared = problem.solver(curvature, damping) if rows.objective.is_squared else None
+
+        def make_solver(hessian: Blocks) -> Solver:
+            return shared or problem.solver(problem.curvature(hessian), damping)
+
+        vector, moved, solution, count = problem.solve(make_solver, damping, self.game.newton_steps)
 
         def tree_of(vector: jax.Array) -> Tree:
             tree = problem.tree_of(vector)
@@ -184,12 +190,6 @@ class DirectionFinder:
         acceleration, ratio = None, jnp.zeros((), rows.dtype)
         if self.game.acceleration is not None:
             predicted = shift_outputs(self.outputs, moved)
-
-            def make_solver(hessian: Blocks) -> Solver:
-                if rows.objective.is_squared:
-                    return solver
-                return problem.solver(rows.normal_matrix(hessian), damping)
-
             found = acceleration_in_parameter_space(rows, step, predicted, make_solver)
             acceleration, ratio = self._bounded(tree_of(found), step)
         return Direction(step, moved, acceleration, ratio, damping, largest, solution, count)

@@ -8,6 +8,7 @@ One step is exact for squared losses.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -109,12 +110,12 @@ class ParameterProblem:
         )
 
     def solve(
-        self, solver: Solver, damping: Scalar, newton_steps: int
+        self, make_solver: Callable[[Blocks], Solver], damping: Scalar, newton_steps: int
     ) -> tuple[Float[Array, " p"], Float[Array, " m"], Solution, jax.Array]:
         """The minimizer e, `J e`, how the last system was solved, and the number of Newton steps.
 
         Args:
-            solver: of systems with the curvature at e = 0.
+            make_solver: H -> a solver of `J^T H J + damping M`.
             damping: lambda.
             newton_steps: largest number of steps, for losses that are not squared.
         """
@@ -122,8 +123,9 @@ class ParameterProblem:
         zeros = jnp.zeros(size, damping.dtype)
         none = jnp.zeros(sum(o.size for o in self.outputs.values()), damping.dtype)
         if not self.rows.objective.is_squared:
-            return self._newton(zeros, none, damping, newton_steps)
-        solution = solver(-self._gradient(zeros, none, damping))
+            return self._newton(zeros, none, make_solver, damping, newton_steps)
+        solve = make_solver(self.derivatives(none).hessian)
+        solution = solve(-self._gradient(zeros, none, damping))
         return solution.value, self.output_change(solution.value), solution, jnp.int32(1)
 
     def _gradient(self, change: jax.Array, output_change: jax.Array, damping: Scalar) -> jax.Array:
@@ -132,13 +134,18 @@ class ParameterProblem:
         return flatten_tree(pulled, self.rows.dtype) + damping * self.metric * change
 
     def _newton(
-        self, change: jax.Array, output_change: jax.Array, damping: Scalar, newton_steps: int
+        self,
+        change: jax.Array,
+        output_change: jax.Array,
+        make_solver: Callable[[Blocks], Solver],
+        damping: Scalar,
+        newton_steps: int,
     ) -> tuple[jax.Array, jax.Array, Solution, jax.Array]:
         def improve(search: ParameterSearch) -> ParameterSearch:
             change, output_change = search.change, search.output_change
-            curvature = self.curvature(self.derivatives(output_change).hessian)
+            solve = make_solver(self.derivatives(output_change).hessian)
             gradient = self._gradient(change, output_change, damping)
-            solution = self.solver(curvature, damping)(-gradient)
+            solution = solve(-gradient)
             step = solution.value
             step_change = self.output_change(step)
 

@@ -17,6 +17,7 @@ with a line search on F, which costs nothing but products with K.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -27,7 +28,7 @@ from gtddp_jax.core.types import Count, Scalar
 from gtddp_jax.joint.linear_solve import Solution, Solver, no_solution
 from gtddp_jax.joint.loss_blocks import loss_derivatives, multiply_blocks
 from gtddp_jax.joint.newton_search import NewtonProgress, first_newton_progress, newton_length
-from gtddp_jax.joint.objective import Objective, TermOutputs
+from gtddp_jax.joint.objective import Blocks, Objective, TermOutputs
 from gtddp_jax.joint.rows import unflatten_outputs
 from gtddp_jax.joint.sample_systems import SampleSystem
 
@@ -65,14 +66,14 @@ class SampleProblem:
         outputs: `o + J d0`.
         system: the Gram matrix.
         damping: lambda.
-        solver: of systems with the Gram matrix, where H is the same at all outputs; else None.
+        make_solver: root of H -> a solver of `damping I + root K root`.
     """
 
     objective: Objective
     outputs: TermOutputs
     system: SampleSystem
     damping: Scalar
-    solver: Solver | None
+    make_solver: Callable[[Blocks], Solver]
 
     def value(self, multipliers: Float[Array, " m"], change: Float[Array, " m"]) -> Scalar:
         """F for multipliers y and `change = K y`."""
@@ -96,7 +97,7 @@ class SampleProblem:
         if not self.objective.is_squared:
             flat = -(residual - multiply_blocks(found.root, half, like)) / self.damping
             right = right - multiply_blocks(found.root, self.system.multiply(flat), like)
-        solution = (self.solver or self.system.solver(found.root, self.damping))(right)
+        solution = self.make_solver(found.root)(right)
         step = multiply_blocks(found.root, solution.value, like)
         return step if flat is None else step + flat, solution, residual
 

@@ -161,12 +161,13 @@ def epochs_at_equal_time(epochs: int, ratio: float) -> int:
 
 def _pair_with_bases(ratios: Mapping[Cell, float]) -> list[_Pairing]:
     """Choose the runs of the bases, given the ratio of step times of each variant."""
+    longer = {
+        cell: epochs_at_equal_time(cell.epochs, max(ratio, 1.0)) for cell, ratio in ratios.items()
+    }
     longest: dict[Cell, int] = {}
-    for cell, ratio in ratios.items():
+    for cell, epochs in longer.items():
         base = dataclasses.replace(cell.base_cell, epochs=1)
-        longest[base] = max(
-            longest.get(base, 0), epochs_at_equal_time(cell.epochs, max(ratio, 1.0))
-        )
+        longest[base] = max(longest.get(base, 0), epochs)
     pairings = []
     for cell, ratio in ratios.items():
         base = dataclasses.replace(cell.base_cell, epochs=1)
@@ -175,8 +176,7 @@ def _pair_with_bases(ratios: Mapping[Cell, float]) -> list[_Pairing]:
             equal_epochs = equal_time = dataclasses.replace(base, epochs=longest[base])
         else:
             equal_epochs = cell.base_cell
-            longer = epochs_at_equal_time(cell.epochs, max(ratio, 1.0))
-            equal_time = dataclasses.replace(base, epochs=longer)
+            equal_time = dataclasses.replace(base, epochs=longer[cell])
         pairings.append(_Pairing(cell, ratio, equal_epochs, equal_time))
     return pairings
 

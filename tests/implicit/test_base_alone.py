@@ -13,14 +13,14 @@ import numpy as np
 import optax
 import pytest
 
-from tests.conftest import USER_OPTIONS
+from tests.compiler_flags import USER_OPTIONS
 from tests.default_run import quick_cases
 from tests.implicit import models
 from tests.implicit.models import implicit
 
 Tree = Any
 STEPS = 20
-as_users: Any = functools.partial(jax.jit, compiler_options=dict(USER_OPTIONS))
+as_users: Any = functools.partial(jax.jit, compiler_options=USER_OPTIONS)
 BASES = {
     "sgd": optax.sgd(0.1),
     "momentum": optax.sgd(0.05, momentum=0.9),

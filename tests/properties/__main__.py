@@ -1,10 +1,12 @@
 """The command line, described in `__init__.py`."""
 
 import argparse
+import os
 import sys
 
 import jax
 
+from tests.compiler_flags import COMPILER_FLAGS
 from tests.properties import runner
 
 
@@ -27,6 +29,7 @@ def main() -> int:
     parser.add_argument("--game", choices=runner.GAMES, action="append", help="default: all")
     parser.add_argument("--only", type=int, help="one world by its index, for each game")
     options = parser.parse_args()
+    os.environ.setdefault("XLA_FLAGS", COMPILER_FLAGS)
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_numpy_rank_promotion", "raise")
     tally = runner.Tally()

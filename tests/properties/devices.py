@@ -72,7 +72,6 @@ class World:
         """For each placement of the batch, the error of two steps against one device."""
         start = self._p.params, self._optimizer(None).init(self._p.params)
         batch = self._p.x, self._p.y
-        compiled = jax.jit
         shards = functools.partial(jax.device_put, device=NamedSharding(self._mesh, P("data")))
         copies = functools.partial(jax.device_put, device=NamedSharding(self._mesh, P()))
         local = jax.shard_map(
@@ -81,10 +80,10 @@ class World:
             in_specs=(P(), P(), P("data")),
             out_specs=P(),
         )
-        want = self._twice(compiled(self._step), start, batch)
+        want = self._twice(jax.jit(self._step), start, batch)
         found = {}
         for way, step in {"jit": self._step, "shard_map": local}.items():
-            got = self._twice(compiled(step), copies(start), shards(batch))
+            got = self._twice(jax.jit(step), copies(start), shards(batch))
             found[way] = distance(got, want)
         return found
 

@@ -83,9 +83,8 @@ class World:
         spec = zoo.Spec(lambda: plans.layers(self.plan), plans.INPUTS[inputs])
         dtype = getattr(jnp, self.dtype)
         self.problem = zoo.make(spec, batch=self.batch, seed=index, dtype=dtype)
-        compiled = jax.jit
-        self._one = compiled(self._program)
-        self._twice = compiled(self._step)
+        self._one = jax.jit(self._program)
+        self._twice = jax.jit(self._step)
 
     def __str__(self) -> str:
         fields = ("dtype", "batch", "loss", "terminal", "decay", "by_players", "options")

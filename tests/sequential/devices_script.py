@@ -56,7 +56,6 @@ class Devices:
     def __init__(self) -> None:
         assert jax.device_count() == DEVICES
         self.mesh = jax.make_mesh((DEVICES,), ("data",), axis_types=(AxisType.Auto,))
-        self.jit = jax.jit
 
     def put(self, tree: Tree, spec: P) -> Tree:
         return jax.device_put(tree, NamedSharding(self.mesh, spec))
@@ -78,14 +77,14 @@ class Devices:
             in_specs=(P(), P(), P("data")),
             out_specs=P(),
         )
-        return run(self.jit(step), self.put(start, P()), self.put(batch, P("data")), steps)
+        return run(jax.jit(step), self.put(start, P()), self.put(batch, P("data")), steps)
 
     def sharded_jit(self, build: Build, start: Tree, batch: Tree) -> Tree:
-        step = self.jit(step_of(build()))
+        step = jax.jit(step_of(build()))
         return run(step, self.put(start, P()), self.put(batch, P("data")))
 
     def one(self, build: Build, start: Tree, batch: Tree) -> Tree:
-        return run(self.jit(step_of(build())), start, batch)
+        return run(jax.jit(step_of(build())), start, batch)
 
 
 def compare(label: str, problem: zoo.Problem, build: Build) -> None:
@@ -113,9 +112,9 @@ def compare_local_copies(problem: zoo.Problem, build: Build) -> None:
         return jax.lax.pmean(tx.update(None, state, params, batch=batch)[0], "data")
 
     specs = {"in_specs": (P(), P(), P("data")), "out_specs": P()}
-    step = devices.jit(jax.shard_map(local, mesh=devices.mesh, **specs))
+    step = jax.jit(jax.shard_map(local, mesh=devices.mesh, **specs))
     got = step(*devices.put(start, P()), devices.put(batch, P("data")))
-    want, _ = devices.jit(build().update)(None, start[1], problem.params, batch=batch)
+    want, _ = jax.jit(build().update)(None, start[1], problem.params, batch=batch)
     print("local copies: equal" if distance(got, want) < 1e-12 else "local copies: differ")
 
 

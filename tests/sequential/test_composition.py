@@ -13,7 +13,6 @@ from tests.default_run import quick_cases
 from tests.sequential import oracle, zoo
 
 LOSS = zoo.LOSSES["softmax"]
-jit = jax.jit
 # optax does not annotate that None keeps the dtype of the gradients.
 MULTI_STEPS: Any = optax.MultiSteps
 
@@ -67,7 +66,7 @@ def test_multi_steps_inside_accumulates(problem: zoo.Problem, feedback: bool) ->
             equilibrium="feedback" if feedback else "open_loop",
         )
 
-    @jit
+    @jax.jit
     def run(params: Any) -> Any:
         accumulating, plain = game(MULTI_STEPS(adam, 2, accumulator_dtype=None)), game(adam)
         start = accumulating.init(params)
@@ -127,7 +126,7 @@ def test_freezing_comes_inside(problem: zoo.Problem) -> None:
         return gt.gtddp(problem.net, LOSS, curvature)
 
     tx = game(optax.masked(optax.set_to_zero(), frozen))
-    updates, _ = jit(tx.update)(
+    updates, _ = jax.jit(tx.update)(
         None, tx.init(problem.params), problem.params, batch=(problem.x, problem.y)
     )
     for name, still in frozen(problem.params).items():

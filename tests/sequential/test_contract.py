@@ -35,7 +35,6 @@ ALIASES: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
 
 every = pytest.mark.parametrize("rollout", quick_cases(ROLLOUTS))
 alias = pytest.mark.parametrize("name", quick_cases(ALIASES, "adam"))
-jit = jax.jit
 
 
 def make(name: str, rollout: str, *, dtype: Any = jnp.float32) -> tuple[zoo.Problem, Any]:
@@ -61,7 +60,7 @@ def test_state_is_a_fixed_point_and_may_be_donated(name: str, rollout: str) -> N
     """`lax.cond` accepts both states only if their structures, shapes and dtypes are equal."""
     problem, tx = make(name, rollout)
 
-    @functools.partial(jit, donate_argnums=(0, 1))
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
     def choose(params: Any, state: Any, keep: jax.Array) -> tuple[Any, Any]:
         new, after = step(tx, (problem.x, problem.y), params, state)
         return new, jax.lax.cond(keep, lambda: state, lambda: after)
@@ -97,8 +96,8 @@ def test_scan_and_vmap(name: str, rollout: str) -> None:
 
         return jax.lax.scan(body, (params, tx.init(params)), batches)
 
-    (params, state), losses = jit(jax.vmap(run))(seeds)
-    one = jit(functools.partial(step, tx))
+    (params, state), losses = jax.jit(jax.vmap(run))(seeds)
+    one = jax.jit(functools.partial(step, tx))
     for i in range(len(keys)):
         alone = jax.tree.map(lambda leaf, i=i: leaf[i], seeds)
         memory = tx.init(alone)
@@ -116,7 +115,7 @@ def test_chain(name: str, rollout: str) -> None:
     chain = optax.chain(optax.add_decayed_weights(0.5), tx)
     zeros = jax.tree.map(jnp.zeros_like, problem.params)
 
-    @jit
+    @jax.jit
     def both(params: Any) -> tuple[Any, Any]:
         (got, _) = chain.update(zeros, chain.init(params), params, batch=(problem.x, problem.y))
         decay = jax.tree.map(lambda u: 0.5 * u, params)
@@ -139,7 +138,7 @@ def test_inject_hyperparams(name: str, rollout: str) -> None:
         problem.net, LOSS, **options, rollout=rollout
     )
 
-    @jit
+    @jax.jit
     def both(state: Any) -> tuple[Any, Any]:
         return (
             injected.update(None, state, problem.params, batch=(problem.x, problem.y))[0],
@@ -163,7 +162,7 @@ def test_bfloat16(name: str, rollout: str) -> None:
     """Updates and statistics have the dtype of the parameters and are close to float32."""
     problem, tx = make(name, rollout, dtype=jnp.bfloat16)
 
-    @jit
+    @jax.jit
     def both(params: Any, batch: Any) -> tuple[Any, Any]:
         low = tx.update(None, tx.init(params), params, batch=batch)
         params, batch = zoo.cast((params, batch), jnp.float32)
@@ -195,7 +194,9 @@ def test_bfloat16_activations_over_float32_parameters(rollout: str) -> None:
     steps = {}
     for dtype in (jnp.bfloat16, jnp.float32):
         tx = gt.sgd(net(dtype), LOSS, 0.1, rollout=rollout)
-        updates, state = jit(tx.update)(None, tx.init(params), params, batch=(problem.x, problem.y))
+        updates, state = jax.jit(tx.update)(
+            None, tx.init(params), params, batch=(problem.x, problem.y)
+        )
         assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(updates))
         assert state.report.sample_weight_max - state.report.sample_weight_min > 0.02
         steps[dtype] = updates
@@ -205,7 +206,7 @@ def test_bfloat16_activations_over_float32_parameters(rollout: str) -> None:
 def test_each_player_keeps_its_own_dtype() -> None:
     problem, tx = make("adam", "nonlinear")
     params = problem.params | {"Dense_1": zoo.cast(problem.params["Dense_1"], jnp.bfloat16)}
-    updates, state = jit(tx.update)(None, tx.init(params), params, batch=(problem.x, problem.y))
+    updates, state = jax.jit(tx.update)(None, tx.init(params), params, batch=(problem.x, problem.y))
     assert jax.tree.map(jnp.result_type, updates) == jax.tree.map(jnp.result_type, params)
     assert not state.report.skipped
 
@@ -214,7 +215,7 @@ def test_make_update_is_the_whole_step() -> None:
     problem, tx = make("adam", "linear")
     state = tx.init(problem.params)
     params, after = gt.make_update(tx)(problem.params, state, (problem.x, problem.y))
-    want = jit(functools.partial(step, tx))((problem.x, problem.y), problem.params, state)
+    want = jax.jit(functools.partial(step, tx))((problem.x, problem.y), problem.params, state)
     close((params, after), want, rtol=1e-4)
     jax.tree.map(jnp.copy, (problem.params, state))  # nothing was donated
 
@@ -222,7 +223,7 @@ def test_make_update_is_the_whole_step() -> None:
 def test_extra_arguments_are_swallowed() -> None:
     problem, tx = make("sgd", "linear")
 
-    @jit
+    @jax.jit
     def both(params: Any) -> tuple[Any, Any]:
         state = tx.init(params)
         more = {"value": 1.0, "grad": None, "batch": (problem.x, problem.y)}

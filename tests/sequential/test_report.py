@@ -16,7 +16,6 @@ from tests.sequential import zoo
 
 RATE, B = 0.1, 3
 LOSS = zoo.LOSSES["softmax"]
-jit = jax.jit
 
 
 def problem() -> zoo.Problem:
@@ -27,7 +26,7 @@ def stepped(p: zoo.Problem, **options: Any) -> tuple[Any, gt.Report]:
     """The updates and the report of one step of gradient descent with a regularizer."""
     tx: Any = gt.sgd(p.net, LOSS, RATE, **options)
 
-    @jit
+    @jax.jit
     def step(params: Any) -> tuple[Any, gt.Report]:
         decay = jax.tree.map(lambda u: 0.1 * u, params)
         updates, state = tx.update(decay, tx.init(params), params, batch=(p.x, p.y))
@@ -39,7 +38,7 @@ def stepped(p: zoo.Problem, **options: Any) -> tuple[Any, gt.Report]:
 def stage_gradients(p: zoo.Problem) -> list[np.ndarray]:
     """G [B, m] of each stage."""
 
-    @jit
+    @jax.jit
     @functools.partial(jax.vmap, in_axes=(None, 0, 0))
     def gradients(params: Any, x: jax.Array, y: jax.Array) -> Any:
         return jax.grad(lambda q: LOSS(p.net.apply(q, x[None]), y[None])[0])(params)

@@ -15,7 +15,6 @@ from tests.default_run import quick_cases
 from tests.sequential import oracle, zoo
 
 LOSS = zoo.LOSSES["squared"]
-jit = jax.jit
 
 
 def spoil(x: jax.Array, value: float) -> jax.Array:
@@ -50,7 +49,7 @@ def test_bad_numbers_are_skipped_and_training_goes_on(rollout: str, feedback: bo
         rollout=rollout,
         equilibrium="feedback" if feedback else "open_loop",
     )
-    step = jit(lambda state, params, x, y: tx.update(None, state, params, batch=(x, y)))
+    step = jax.jit(lambda state, params, x, y: tx.update(None, state, params, batch=(x, y)))
     _, state = step(tx.init(problem.params), problem.params, problem.x, problem.y)
     want, _ = step(state, problem.params, problem.x, problem.y)
     skipped = 0
@@ -75,7 +74,9 @@ def test_exploding_rate(terminal: str) -> None:
     model = gt.terminal.TERMINALS[terminal]()
     tx: Any = gt.sgd(problem.net, LOSS, 1e37, momentum=0.9, terminal=model, rollout="nonlinear")
     state = tx.init(problem.params)
-    updates, after = jit(tx.update)(None, state, problem.params, batch=(problem.x, 10 * problem.y))
+    updates, after = jax.jit(tx.update)(
+        None, state, problem.params, batch=(problem.x, 10 * problem.y)
+    )
     assert jnp.isfinite(after.report.loss)
     assert after.report.skipped and after.report.skipped_steps == 1
     assert not any(leaf.any() for leaf in jax.tree.leaves(updates))
@@ -101,7 +102,7 @@ def test_a_sample_without_gradient_is_neutral(terminal: str) -> None:
     def scaled(outputs: jax.Array, targets: jax.Array) -> jax.Array:
         return 2 / 3 * LOSS(outputs, targets)  # a mean over two samples, not three
 
-    @jit
+    @jax.jit
     def both(params: Any) -> tuple[Any, Any, Any]:
         tx: Any = gt.sgd(problem.net, masked, 0.06, terminal=model)
         updates, state = tx.update(
@@ -124,7 +125,7 @@ def test_double_counting_is_reported(running: str) -> None:
     problem = zoo.problem("small", batch=4)
     tx: Any = gt.sgd(problem.net, LOSS, 0.01)
 
-    @jit
+    @jax.jit
     def report(params: Any) -> gt.Report:
         grads = jax.grad(lambda q: LOSS(problem.net.apply(q, problem.x), problem.y).mean())(params)
         decay = jax.tree.map(lambda u: 0.01 * u, params)

@@ -15,7 +15,6 @@ from tests.sequential import zoo
 
 Tree = Any
 LOSS = zoo.LOSSES["squared"]
-jit = jax.jit
 METHODS = {
     "kfac": functools.partial(gt.curvature.KFAC, 0.1),
     "factored": functools.partial(gt.curvature.KFAC, 0.1, damping_form="factored"),
@@ -35,7 +34,7 @@ def games(p: zoo.Problem, loss: Any = LOSS, **options: Any) -> dict[str, Any]:
 def steps(p: zoo.Problem, tables: dict[str, Any], count: int = 2) -> dict[str, Any]:
     """The parameters and states after some steps of every game, compiled together."""
 
-    @jit
+    @jax.jit
     def step(now: Any) -> Any:
         found = {}
         for name, (params, state) in now.items():
@@ -87,7 +86,7 @@ def test_a_batch_that_is_not_finite_changes_nothing() -> None:
     now = steps(p, tables, 1)
     bad = (p.x.at[0, 0].set(jnp.nan), p.y)
 
-    @jit
+    @jax.jit
     def step(now: Any) -> Any:
         return {n: tables[n].update(None, s, u, batch=bad) for n, (u, s) in now.items()}
 
@@ -110,10 +109,10 @@ def test_states_have_one_shape_under_scan_and_vmap() -> None:
     def run(params: Tree) -> Any:
         return jax.lax.scan(one, (params, tx.init(params)), None, length=3)
 
-    (params, state), losses = jit(run)(p.params)
+    (params, state), losses = jax.jit(run)(p.params)
     assert losses[-1] < losses[0] and state.curvature[0].step_count == 3
     stacked = jax.tree.map(lambda v: jnp.stack([v, v]), p.params)
-    (many, _), _ = jit(jax.vmap(run))(stacked)
+    (many, _), _ = jax.jit(jax.vmap(run))(stacked)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a[1], b, rtol=1e-6, atol=1e-9), many, params
     )
@@ -128,7 +127,7 @@ def eigenvectors(state: Any) -> list[jax.Array]:
 def test_stages_take_turns_at_new_bases() -> None:
     p = zoo.problem("feedforward", batch=3)
     tx: Any = gt.kfac(p.net, LOSS, 0.01, refresh_every=8, factors_every=1, equilibrium="open_loop")
-    step = jit(lambda s, u, x: tx.update(None, s, u, batch=(x, p.y)))
+    step = jax.jit(lambda s, u, x: tx.update(None, s, u, batch=(x, p.y)))
     state, turns = tx.init(p.params), []
     for count in range(12):
         before = eigenvectors(state)

@@ -17,7 +17,6 @@ from tests.sequential.devices_script import DEVICES, distance, run, step_of
 
 Tree = Any
 LOSS = optax.softmax_cross_entropy_with_integer_labels
-JIT = jax.jit
 MESH = distributed.data_mesh()
 WHOLE, SPREAD = distributed.replicated(MESH), distributed.split_samples(MESH)
 
@@ -53,12 +52,12 @@ def sharded_parameters() -> None:
     }
     for label, tx in ways.items():
         step, start = step_of(tx), (params, tx.init(params))
-        want = run(JIT(step), start, (x, y))[0]
+        want = run(jax.jit(step), start, (x, y))[0]
         shardings = distributed.fsdp_shardings(start, MESH, smallest=16)
         placed = distributed.place_arrays(start, shardings)
         kernel = placed[0]["Dense_1"]["kernel"]
         assert kernel.addressable_shards[0].data.size == kernel.size // DEVICES
-        sharded = JIT(step, out_shardings=shardings)
+        sharded = jax.jit(step, out_shardings=shardings)
         got = run(sharded, placed, distributed.place_arrays((x, y), SPREAD))[0]
         assert got["Dense_1"]["kernel"].sharding == shardings[0]["Dense_1"]["kernel"]
         compare(f"fsdp, {label}", got, want)
@@ -72,8 +71,8 @@ def fed_batches() -> None:
     rows = data.epoch_order(seed=3, epoch=1, samples=40, batch_size=8)[0]
     options: dict[str, Any] = {"augmentation": "crop-flip", "normalise": True, "seed": 3}
     one, many = data.Feed(dataset, **options), data.Feed(dataset, **options, sharding=WHOLE)
-    want = JIT(one.batch)(one.train, rows, 5)
-    got = JIT(many.batch)(many.train, distributed.place_arrays(rows, SPREAD), 5)
+    want = jax.jit(one.batch)(one.train, rows, 5)
+    got = jax.jit(many.batch)(many.train, distributed.place_arrays(rows, SPREAD), 5)
     assert got[0].sharding.spec == P(distributed.DATA_AXIS), got[0].sharding
     jax.tree.map(np.testing.assert_array_equal, got, want)
 
@@ -87,7 +86,7 @@ def fed_batches() -> None:
         first = jax.lax.axis_index(distributed.DATA_AXIS) * len(rows)
         return many.batch(part, rows, 5, first)
 
-    got = JIT(mapped)(many.train, distributed.place_arrays(rows, SPREAD))
+    got = jax.jit(mapped)(many.train, distributed.place_arrays(rows, SPREAD))
     jax.tree.map(np.testing.assert_array_equal, got, want)
     print("batches: equal")
 
