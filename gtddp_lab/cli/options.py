@@ -104,9 +104,10 @@ class TrainOptions:
     optimizer: Annotated[
         OptimizerName | None, _described("schedule_free; nesterov for the sequential game")
     ] = None
-    """Base optimizer, from optax; KFAC, EKFAC and SOAP exist for the sequential game only,
-    schedule-free AdamW, which is scored at its average, for the implicit game only. SGD, Nesterov,
-    KFAC and EKFAC use momentum 0.9, KFAC and EKFAC damping 0.03."""
+    """Base optimizer, from optax; KFAC, EKFAC and SOAP exist for the sequential game only, Lion,
+    Muon, schedule_free (schedule-free AdamW) and ema_nesterov, which are scored at an average,
+    for the implicit game only. SGD, Nesterov, KFAC and EKFAC use momentum 0.9, KFAC and EKFAC
+    damping 0.03."""
 
     game: Annotated[tuple[GameName, ...], tyro.conf.arg(metavar=f"{{{','.join(GAMES)}}} [...]")] = (
         "implicit",
@@ -129,7 +130,7 @@ class TrainOptions:
 
     schedule: ScheduleName = "cosine"
     """Learning rate schedule: constant; down to 0 along half a cosine; divided by 10 after 1/2 and
-    again after 3/4 of the steps. The rate of schedule_free is constant."""
+    again after 3/4 of the steps. The rate is constant for schedule_free and ema_nesterov."""
 
     weight_decay: float = 0.0
     """Factor of the running cost, half the squared norm of all parameters. Its gradient is added to

@@ -5,6 +5,7 @@
 | `dataset`      | `Dataset`, a loaded data set                                                  |
 | `digits`       | scikit-learn's digits                                                         |
 | `mnist1d`      | MNIST-1D, generated (needs the extra `data`)                                  |
+| `pydoc_topics` | Python's help topics, for language models                                     |
 | `official`     | MNIST, Fashion-MNIST, SVHN, CIFAR-10 and CIFAR-100                            |
 | `raw`          | readers of the formats in which the authors publish these                     |
 | `store`        | prepared data sets on disk (needs the extra `data`)                           |
@@ -30,11 +31,13 @@ from gtddp_lab.data.order import (
     process_rows,
     steps_per_epoch,
 )
+from gtddp_lab.data.pydoc_topics import pydoc_topics_dataset
 from gtddp_lab.data.store import default_data_dir
 
 DATASETS: dict[str, Callable[[Path], Dataset]] = {
     "digits": digits_dataset,
     "mnist1d": mnist1d_dataset,
+    "pydoc_topics": pydoc_topics_dataset,
     **OFFICIAL_LOADERS,
 }
 """Loaders by name. Each takes the folder of prepared data sets."""

@@ -17,7 +17,7 @@ class Dataset:
     Attributes:
         name: Key in ``DATASETS``.
         train_images: Shape [N, height, width, channels], float32 in [0, 1].
-        train_labels: Shape [N], int32 in [0, classes).
+        train_labels: Shape [N], int32 in [0, classes); [N, T] if a sample has T labels.
         validation_images: Like ``train_images``, shape [M, height, width, channels].
         validation_labels: Like ``train_labels``, shape [M].
         classes: Number of classes.
@@ -39,10 +39,11 @@ class Dataset:
         for split in ("train", "validation"):
             images: np.ndarray = getattr(self, f"{split}_images")
             labels: np.ndarray = getattr(self, f"{split}_labels")
-            if images.ndim != 4 or labels.shape != images.shape[:1] or not len(images):
+            matching = labels.ndim in (1, 2) and labels.shape[:1] == images.shape[:1]
+            if images.ndim != 4 or not matching or not labels.size:
                 raise ValueError(
                     f"{self.name}: {split} images must have shape [N, height, width, channels] and "
-                    f"labels [N], got {images.shape} and {labels.shape}."
+                    f"labels [N] or [N, T], got {images.shape} and {labels.shape}."
                 )
             if images.dtype != np.float32 or labels.dtype != np.int32:
                 raise ValueError(

@@ -18,7 +18,7 @@ class DataSplit(NamedTuple):
 
     Attributes:
         images: float32 in [0, 1], shape [N, height, width, channels].
-        labels: int32, shape [N].
+        labels: int32, shape [N] or [N, T].
     """
 
     images: jax.Array

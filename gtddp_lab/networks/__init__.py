@@ -7,6 +7,7 @@ from typing import Any
 import gtddp_jax as gt
 from gtddp_lab.core.look_up import look_up
 from gtddp_lab.networks.block_styles import NORM_LAYERS, BlockStyle, flatten, pool
+from gtddp_lab.networks.char_gpt import char_gpt
 from gtddp_lab.networks.resnet import preact_resnet18, resnet18
 from gtddp_lab.networks.small import cooperative_network, four_blocks, residual_conv, residual_mlp
 
@@ -15,6 +16,7 @@ __all__ = [
     "NORM_LAYERS",
     "BlockStyle",
     "build_network",
+    "char_gpt",
     "cooperative_network",
     "flatten",
     "four_blocks",
@@ -33,6 +35,7 @@ NETWORKS: dict[str, Callable[..., gt.Network]] = {
     "preact-resnet18": preact_resnet18,
     "cooperative": cooperative_network,
     "residual-mlp": residual_mlp,
+    "char-gpt": char_gpt,
 }
 """Networks by name: functions of the number of classes and of options."""
 

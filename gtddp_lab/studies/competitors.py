@@ -148,13 +148,3 @@ def _plain_step(tx: Any, state: RunState, gradient: LossGradient) -> StepOutcome
 def momo_adam_method(base: str) -> TrainingMethod:
     """Adam with MoMo's adaptive rate (`optax.contrib.momo_adam`), bounded by the cell's rate."""
     return _competitor(f"momo-{base}", "MoMo-Adam", contrib.momo_adam, _plain_step)
-
-
-def prodigy_method(base: str) -> TrainingMethod:
-    """Prodigy (`optax.contrib.prodigy`), which finds its own rate and ignores the cell's."""
-
-    def build(rate: LearningRate) -> optax.GradientTransformation:
-        del rate
-        return optax.with_extra_args_support(contrib.prodigy())
-
-    return _competitor(f"prodigy-{base}", "Prodigy", build, _plain_step)

@@ -11,7 +11,6 @@ from gtddp_lab.studies.joint.joint_study import study_joint
 from gtddp_lab.studies.paper.figure6 import study_figure6
 from gtddp_lab.studies.paper.figure8 import study_figure8
 from gtddp_lab.studies.paper.table2 import study_table2
-from gtddp_lab.studies.rivals import study_rivals
 from gtddp_lab.studies.section import StudyOptions, StudySection
 from gtddp_lab.studies.tuned import study_tuned
 
@@ -24,7 +23,6 @@ STUDIES: dict[str, Callable[[StudyOptions], StudySection]] = {
     "figure7b": study_figure7b,
     "figure8": study_figure8,
     "defaults": study_defaults,
-    "rivals": study_rivals,
     "joint": study_joint,
     "tuned": study_tuned,
 }

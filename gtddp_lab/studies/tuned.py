@@ -40,9 +40,14 @@ TUNED_METHODS: dict[tuple[str, str], tuple[float, ...]] = {
     ("sgd", "base"): GRADIENT_RATES,
     ("nesterov", "base"): GRADIENT_RATES,
     ("nesterov", "implicit"): GRADIENT_RATES,
+    ("ema_nesterov", "base"): GRADIENT_RATES,
+    ("sgd", "extragradient"): GRADIENT_RATES,
+    ("sgd", "sam"): GRADIENT_RATES,
     ("adam", "base"): ADAPTIVE_RATES,
     ("nadam", "base"): ADAPTIVE_RATES,
     ("adam", "momo"): ADAPTIVE_RATES,
+    ("adam", "extragradient"): ADAPTIVE_RATES,
+    ("adam", "sam"): ADAPTIVE_RATES,
     ("schedule_free", "base"): ADAPTIVE_RATES,
     ("lion", "base"): SIGN_RATES,
     ("muon", "base"): ORTHOGONAL_RATES,
@@ -100,6 +105,13 @@ TUNED_PROBLEMS: dict[str, dict[str, Any]] = {
         "batch_size": 64,
         "epochs": 5,
         "subset": 5000,
+    },
+    "pydoc_gpt": {
+        "dataset": "pydoc_topics",
+        "network": "char-gpt",
+        "batch_size": 16,
+        "epochs": 4,
+        "subset": 1536,
     },
 }
 """Fields of `Cell` by problem."""
@@ -287,7 +299,7 @@ def _problem_text(
         "step cost",
         "final training loss",
         "validation %",
-        "against the best baseline: equal epochs",
+        "equal epochs",
         "equal time",
         "rates near the best",
     )

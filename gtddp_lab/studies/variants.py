@@ -66,7 +66,6 @@ VARIANTS: dict[str, Variant] = {
     "extragradient": Variant("{} extragradient", competitors.extragradient_method, bases=OPTAX),
     "sam": Variant("{} SAM", competitors.sam_method, bases=OPTAX),
     "momo": Variant("MoMo-Adam", competitors.momo_adam_method, bases=("adam",)),
-    "prodigy": Variant("Prodigy", competitors.prodigy_method, bases=("adam",)),
 }
 """All variants by name. Each is compared with "base"."""
 

@@ -182,7 +182,7 @@ def score_network(
         loss: Loss per sample.
         state: The state of one run, or of several seeds at once.
         images: Shape [N, height, width, channels].
-        labels: Shape [N].
+        labels: Shape [N], or [N, T] with T labels for each sample.
         prepare: Applied to the images first.
 
     Returns:
@@ -201,6 +201,6 @@ def score_network(
         loss_total = loss_total + losses.astype(np.float64)
         correct_total = correct_total + correct
     return [
-        EvaluationScore(float(loss_sum) / samples, int(correct) / samples)
+        EvaluationScore(float(loss_sum) / samples, int(correct) / labels.size)
         for loss_sum, correct in zip(loss_total, correct_total, strict=True)
     ]

@@ -17,6 +17,7 @@ from gtddp_jax.sequential import DEFAULT_BOUNDS
 from gtddp_lab.core.look_up import look_up
 from gtddp_lab.training import model_call
 from gtddp_lab.training.averaging import Average, BuildOptimizer, keep_point, step_at_point
+from gtddp_lab.training.iterate_average import average_iterates, averaged_iterates
 from gtddp_lab.training.settings import LearningRate, TrainSettings
 from gtddp_lab.training.state import BatchStats, Params
 from gtddp_lab.training.steps import (
@@ -77,6 +78,13 @@ OPTIMIZERS: dict[str, OptimizerEntry] = {
         optax.contrib.schedule_free_adamw,
         None,
         average=optax.contrib.schedule_free_eval_params,
+    ),
+    "ema_nesterov": OptimizerEntry(
+        "averaged Nesterov",
+        0.01,
+        lambda rate: average_iterates(optax.sgd(rate, momentum=0.9, nesterov=True)),
+        None,
+        average=averaged_iterates,
     ),
     "lion": OptimizerEntry("Lion", 3e-4, optax.lion, None),
     # Orthogonal steps for matrices; Adam's for all else, the kernels of convolutions among it.

@@ -39,6 +39,7 @@ RECIPES: dict[str, Recipe] = {
         learning_rates={"sgd": 0.05, "nesterov": 0.05, "schedule_free": 0.01},
     ),
     "mnist1d": Recipe("residual-mlp", epochs=10, batch_size=32),
+    "pydoc_topics": Recipe("char-gpt", epochs=1, batch_size=16, normalise=False),
     "mnist": Recipe("residual-conv-stride", epochs=3, batch_size=128),
     "fashion_mnist": Recipe("residual-conv-stride", epochs=5, batch_size=128),
     "svhn_cropped": Recipe("residual-conv-stride", epochs=10, batch_size=128),

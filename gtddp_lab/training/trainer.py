@@ -16,11 +16,32 @@ from gtddp_lab.training.methods import TrainingMethod
 from gtddp_lab.training.placement import ONE_DEVICE, Placement
 from gtddp_lab.training.settings import MOST_STEPS, TrainSettings
 from gtddp_lab.training.state import BatchStats, Params, RunState, step_key, without_batch_stats
-from gtddp_lab.training.steps import SampleLoss, advance_state
+from gtddp_lab.training.steps import advance_state
 from gtddp_lab.training.watch import WeightWatch, watched_pictures, watched_rows
 
-SAMPLE_LOSS: SampleLoss = optax.softmax_cross_entropy_with_integer_labels
-"""The loss of all runs, per sample: outputs [batch, classes] and labels [batch] to [batch]."""
+
+def cross_entropy(outputs: jax.Array, labels: jax.Array) -> jax.Array:
+    """The loss of all runs, per sample.
+
+    Args:
+        outputs: Scores [batch, classes], or [batch, T, classes].
+        labels: Integers [batch], or [batch, T].
+
+    Returns:
+        The loss of each sample [batch], with several labels the mean over them.
+
+    Raises:
+        ValueError: If the network has another number of outputs than the data set has labels.
+    """
+    if outputs.shape[:-1] != labels.shape:
+        raise ValueError(
+            f"The network has outputs of shape {outputs.shape} for labels of shape "
+            f"{labels.shape}. Outputs must have the shape of the labels and one axis more. Choose "
+            "char-gpt for data sets of text, and another network for images."
+        )
+    losses = optax.softmax_cross_entropy_with_integer_labels(outputs, labels)
+    return losses if losses.ndim == 1 else losses.mean(axis=1)
+
 
 SCORED_TRAINING_IMAGES = 10_000
 """Training images scored after an epoch, evenly spaced; all of them in smaller data sets."""
@@ -99,8 +120,8 @@ class Trainer:
         self._net, self._feed, self._placement, self._dispatch = net, feed, placement, dispatch
         variables = initial_variables(net, feed, seed=0)
         rate = settings.scheduled_rate(epochs * self.steps_per_epoch)
-        self._optimizer = method.build(net, SAMPLE_LOSS, settings, rate, variables["batch_stats"])
-        self._step = method.make_step(net, SAMPLE_LOSS, self._optimizer, settings.weight_decay)
+        self._optimizer = method.build(net, cross_entropy, settings, rate, variables["batch_stats"])
+        self._step = method.make_step(net, cross_entropy, self._optimizer, settings.weight_decay)
         self._advance_state = advance_state(self._step)
         # The state holds totals of the report, whose shapes only a traced step reveals. Tracing
         # that step takes a state, too: one without a report.
@@ -244,7 +265,7 @@ class Trainer:
     def _score_part(self, state: RunState, part: DataSplit) -> list[loop.EvaluationScore]:
         images, labels = part
         return loop.score_network(
-            self._net, SAMPLE_LOSS, state, images, labels, self._feed.normalise
+            self._net, cross_entropy, state, images, labels, self._feed.normalise
         )
 
     def watched_rows(self, images: int) -> np.ndarray:

@@ -164,7 +164,8 @@ def watched_pictures(feed: Feed, rows: np.ndarray) -> dict[str, Any]:
     return {
         "format": 1,
         "images": [
-            {"index": int(index), "label": int(label), "png": png_base64(image)}
+            # Of the labels of a text, the last one: the character after it.
+            {"index": int(index), "label": int(np.ravel(label)[-1]), "png": png_base64(image)}
             for index, image, label in zip(indices, images, labels, strict=True)
         ],
     }

@@ -63,6 +63,28 @@ def test_mnist1d_needs_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
         data.load_dataset("mnist1d")
 
 
+def test_labels_of_a_text_are_the_characters_that_follow() -> None:
+    """Windows side by side: the last label of a window is the first character of the next."""
+    text = data.load_dataset("pydoc_topics")
+    assert text.train_images.shape[1:] == (64, 1, 1) and text.train_labels.shape[1:] == (64,)
+    # Python 3.11 has 6540 and 726 windows.
+    assert len(text.train_labels) > 6000 and len(text.validation_labels) > 600
+    for images, labels in (
+        (text.train_images, text.train_labels),
+        (text.validation_images, text.validation_labels),
+    ):
+        codes = np.rint(255 * images).astype(int).ravel()
+        np.testing.assert_array_equal(labels.ravel()[:-1], codes[1:])
+    words = bytes(np.rint(255 * text.train_images).astype(np.uint8).ravel()).decode("ascii")
+    assert 'The "assert" statement' in words
+
+
+def test_pydoc_topics_need_the_standard_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
+    with pytest.raises(data.DataError, match="the text of Python's module pydoc_data, which is"):
+        data.load_dataset("pydoc_topics")
+
+
 SPLIT = {
     "train": "3bb42ca797b17d0a0a6a034189f35c1031acc457e0dd365695d8420b6dabaf9e",
     "validation": "f83b7814d4e21ab5e129f5b8843f430316845b840c3468357e0a1c50065959f3",

@@ -27,7 +27,7 @@ def test_a_report_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 @pytest.mark.slow
 def test_quick_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    studies = ["table2", "figure6", "figure8", "defaults", "rivals"]
+    studies = ["table2", "figure6", "figure8", "defaults"]
     command = ["reproduce", *studies, "--quick", "--out", str(tmp_path)]
     assert main(command) == 0
     output = capsys.readouterr().out

@@ -1,8 +1,9 @@
-"""A run of schedule-free AdamW is the optax loop, scored at optax's average."""
+"""Runs that are scored at an average of their iterates: the loop that users write."""
 
 from dataclasses import replace
 from typing import Any
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ import gtddp_jax as gt
 from gtddp_lab.data import Dataset, Feed
 from gtddp_lab.networks import flatten
 from gtddp_lab.training.averaging import AveragingState
+from gtddp_lab.training.iterate_average import average_iterates, averaged_iterates
 from gtddp_lab.training.methods import build_method
 from gtddp_lab.training.settings import TrainSettings
 from gtddp_lab.training.state import RunState
@@ -82,3 +84,44 @@ def test_batch_statistics_are_stored_once(
     assert state.batch_stats and getattr(state.opt_state.inner, "aux", {}) in ({}, None)
     losses = [record.train_loss for record in records(trainer, seed=0, epochs=8)]
     assert losses[-1] < losses[0]
+
+
+def test_the_average_of_iterates_is_exponential() -> None:
+    """Against the sum over all iterates, with the decay of every step."""
+    tx = average_iterates(optax.sgd(0.5), decay=0.4)
+    params = {"w": jnp.array([1.0, -2.0]), "b": jnp.array(3.0)}
+    state, iterates = tx.init(params), [params]
+    for number in range(6):
+        gradient = jax.tree.map(lambda p, n=number: jnp.sin(p + n), params)
+        updates, state = tx.update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+        iterates.append(params)
+    decays = [0.0, *(min(0.4, (1 + t) / (10 + t)) for t in range(1, 7))]
+    weights = [(1 - d) * np.prod(decays[t + 1 :]) for t, d in enumerate(decays)]
+    assert abs(sum(weights) - 1) < 1e-12
+    want = jax.tree.map(lambda *ps: sum(w * p for w, p in zip(weights, ps, strict=True)), *iterates)
+    chex.assert_trees_all_close(averaged_iterates(state, params), want, rtol=1e-6)
+
+
+@pytest.mark.parametrize("game", ["none", "implicit"])
+def test_averaged_nesterov_steps_like_nesterov(
+    tiny_net: gt.Network, tiny_dataset: Dataset, settings: TrainSettings, game: str
+) -> None:
+    """Alone and in a game, the point is that of Nesterov and the run's parameters the average."""
+    batch = tiny_dataset.train_images[:8], tiny_dataset.train_labels[:8]
+    params: Any = tiny_net.init(jax.random.key(0), batch[0])
+    states = {}
+    for name in ("nesterov", "ema_nesterov"):
+        method = build_method(name, game)
+        tx = method.build(tiny_net, LOSS, settings, settings.learning_rate, {})
+        step = jax.jit(method.make_step(tiny_net, LOSS, tx, 0.0))
+        zero = jnp.zeros((), jnp.int32)
+        state = RunState(params, tx.init(params), {}, zero, zero, empty_totals({}))
+        for _ in range(STEPS):
+            result = step(state, batch, jax.random.key(0))
+            state = state._replace(params=result.params, opt_state=result.opt_state)
+        states[name] = state
+    averaged = states["ema_nesterov"]
+    chex.assert_trees_all_close(averaged.opt_state.point, states["nesterov"].params, rtol=1e-6)
+    average = getattr(averaged.opt_state.inner, "base", averaged.opt_state.inner).average
+    chex.assert_trees_all_equal(averaged.params, average)

@@ -15,14 +15,15 @@ import optax
 import pytest
 
 import gtddp_jax as gt
-from gtddp_lab.data import Feed
-from gtddp_lab.networks import flatten
+from gtddp_lab.data import Dataset, Feed
+from gtddp_lab.networks import build_network, flatten
 from gtddp_lab.training.methods import GAMES, build_method
 from gtddp_lab.training.records import TrainProgress
 from gtddp_lab.training.runner import RunPlan, run_unit
 from gtddp_lab.training.settings import TrainSettings
 from gtddp_lab.training.state import RunState, step_key
-from gtddp_lab.training.trainer import SAMPLE_LOSS, Trainer, initial_variables
+from gtddp_lab.training.trainer import Trainer, cross_entropy, initial_variables
+from tests.lab.training.helpers import records
 
 STEPS = 3
 
@@ -52,7 +53,7 @@ def by_optax(tx: Any, net: gt.Network, feed: Feed) -> Any:
 
         def mean_loss(params: Any, images: jax.Array, labels: jax.Array) -> jax.Array:
             outputs: Any = net.apply(params, images)
-            return SAMPLE_LOSS(outputs, labels).mean()
+            return cross_entropy(outputs, labels).mean()
 
         gradient = jax.grad(mean_loss)(params, images, labels)
         updates, state = tx.update(gradient, state, params)
@@ -93,8 +94,8 @@ def test_games_take_the_steps_of_the_library(tiny_net: gt.Network, tiny_feed: Fe
     terminal = gt.terminal.ExactLoss(max_shift=1.0, bounds=(0.02, 10.0))
     optimizers: dict[str, Any] = {
         "none": optax.chain(optax.add_decayed_weights(0.1), optax.adam(rate)),
-        "sequential": gt.adam(tiny_net, SAMPLE_LOSS, rate, terminal=terminal),
-        "implicit": gt.implicit(optax.adam(rate), tiny_net, SAMPLE_LOSS),
+        "sequential": gt.adam(tiny_net, cross_entropy, rate, terminal=terminal),
+        "implicit": gt.implicit(optax.adam(rate), tiny_net, cross_entropy),
     }
     kernels = []
     for game in GAMES:
@@ -164,12 +165,53 @@ def test_statistics_and_dropout(tiny_feed: Feed, game: str) -> None:
         rngs={"dropout": step_key(start)},
     )
     outputs, statistics = result
-    loss = SAMPLE_LOSS(outputs, tiny_feed.train.labels[row]).mean()
+    loss = cross_entropy(outputs, tiny_feed.train.labels[row]).mean()
     after = stepped(trainer, (3,), steps=1)
     close(after.batch_stats, statistics)
     close(after.totals.loss, loss)
     names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(after)]
     assert sum("'mean'" in name for name in names) == 1  # statistics stand once in the state
+
+
+TEXT = np.random.default_rng(0).integers(97, 102, (60, 5)).astype(np.int32)
+TEXTS = Dataset(
+    "texts",
+    *((TEXT[:44, :4] / 255).astype(np.float32)[:, :, None, None], TEXT[:44, 1:]),
+    *((TEXT[44:, :4] / 255).astype(np.float32)[:, :, None, None], TEXT[44:, 1:]),
+    classes=128,
+)
+"""Texts of four characters, from a to e, with four labels each."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("game", GAMES)
+def test_texts_have_a_label_at_every_position(game: str) -> None:
+    """All games train a language model; loss and accuracy are means over all positions."""
+    net = build_network("char-gpt", TEXTS.classes, width=8, blocks=1, heads=2)
+    trainer = Trainer(build_method("adam", game), net, Feed(TEXTS), TrainSettings(0.03), 4)
+    last = records(trainer, seed=0, epochs=3)[-1]
+    state = stepped(trainer, (0,), steps=33)
+    score = trainer.score_validation(state)[0]
+    outputs = np.asarray(net.apply(state.params, TEXTS.validation_images))
+    positions = jax.nn.log_softmax(outputs)[
+        np.arange(16)[:, None], np.arange(4)[None], TEXTS.validation_labels
+    ]
+    np.testing.assert_allclose(score.loss, -positions.mean(), rtol=1e-5)
+    assert score.accuracy == (outputs.argmax(-1) == TEXTS.validation_labels).mean()
+    assert last.train_loss < 0.5 * np.log(128)
+
+
+def test_outputs_must_match_the_labels() -> None:
+    scores = jnp.zeros((3, 4, 5))
+    np.testing.assert_allclose(
+        cross_entropy(scores, jnp.zeros((3, 4), int)), np.log(5) * np.ones(3)
+    )
+    with pytest.raises(
+        ValueError, match=r"outputs of shape \(3, 4, 5\) for labels of shape \(3,\)"
+    ):
+        cross_entropy(scores, jnp.zeros(3, int))
+    with pytest.raises(ValueError, match="Choose char-gpt for data sets of text"):
+        cross_entropy(scores[:, 0], jnp.zeros((3, 4), int))
 
 
 def test_keys_differ_from_step_to_step(base: Trainer) -> None:
