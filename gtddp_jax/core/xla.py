@@ -34,6 +34,13 @@ def materialize(tree: Tree) -> Tree:
     return jax.tree.map(leaf_in_memory, tree)
 
 
+def hold_in_memory(x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
+    """The same numbers, which XLA computes once instead of wherever they are used."""
+    # The position of a block was computed anew in each of the kernels that read the block. A step
+    # of the implicit game with a GPT of two layers: 9400 against 13 200 operations.
+    return jax.lax.optimization_barrier(x)
+
+
 def order_after(done: Shaped[Array, ""], x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
     """The same numbers, which XLA cannot use before the number `done` is known."""
     # Players take turns with this: by default XLA extracts the convolution patches of all of them

@@ -7,15 +7,20 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, UInt32
 
 from gtddp_jax.core.samples import to_varying, varying_axes
 from gtddp_jax.core.trees import upcast
 from gtddp_jax.core.types import PerSample
+from gtddp_jax.core.xla import hold_in_memory
 from gtddp_jax.tracing.adjoint_pass import AdjointPass
-from gtddp_jax.tracing.cuts import Cut
+from gtddp_jax.tracing.cuts import Cut, Partition, block_starts
 from gtddp_jax.tracing.leaf_blocks import LeafPlan, LeafRead, evaluate_read
 from gtddp_jax.tracing.traced_program import TracedEquation, ValueId, read_atom
+
+WHOLE = Partition(units=1, size=1)
+"""Stands for the bands of a leaf that has none."""
 
 
 class LeafBlock(NamedTuple):
@@ -39,10 +44,16 @@ def draw_blocks(plans: Sequence[LeafPlan], bits: UInt32[Array, " leaves"]) -> li
         plans: how the leaves take part.
         bits: random bits, one number for each leaf.
     """
-    numbers = [(bits[i] % jnp.uint32(plan.draws)).astype(jnp.int32) for i, plan in enumerate(plans)]
+    blocks = [plan.blocks for plan in plans]
+    bands = [WHOLE if plan.bands is None else plan.bands.partition for plan in plans]
+    draws = bits % np.array([plan.draws for plan in plans], np.uint32)
+    counts = np.array([partition.count for partition in blocks], np.uint32)
+    starts = hold_in_memory(
+        jnp.stack([block_starts(blocks, draws % counts), block_starts(bands, draws // counts)])
+    )
     return [
-        LeafBlock(plan, plan.cut(number), plan.band(number))
-        for plan, number in zip(plans, numbers, strict=True)
+        LeafBlock(plan, plan.cut(starts[0, i]), plan.band(starts[1, i]))
+        for i, plan in enumerate(plans)
     ]
 
 

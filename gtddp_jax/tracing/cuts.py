@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int32, UInt32
 
 
 class Cut(NamedTuple):
@@ -26,11 +28,17 @@ class Cut(NamedTuple):
         """The entries of an array from `start` on."""
         if self.axis is None:
             return x
-        return jax.lax.dynamic_slice_in_dim(x, self.start, self.size, self.axis)
+        return slice_from(x, self.start, self.size, self.axis)
 
     def shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         """The shape of the part of an array."""
         return tuple(self.size if i == self.axis else size for i, size in enumerate(shape))
+
+
+def slice_from(x: jax.Array, start: Any, size: int, axis: int) -> jax.Array:
+    """`size` entries of an array along an axis, from an entry on that is not negative."""
+    # JAX counts a signed index from the end if it is negative: three more operations each.
+    return jax.lax.dynamic_slice_in_dim(x, jnp.asarray(start).astype(jnp.uint32), size, axis)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,15 +58,16 @@ class Partition:
         """The number of blocks."""
         return math.ceil(self.units / self.size)
 
-    def cut(self, axis: int, number: jax.Array) -> Cut:
-        """The cut of block `number` along an axis that runs over the units."""
-        return Cut(axis, jnp.minimum(number * self.size, self.units - self.size), self.size)
+    @property
+    def last_start(self) -> int:
+        """The first unit of the last block."""
+        return self.units - self.size
 
     def inverse_shares(self) -> list[float]:
         """For each unit, one over the share of blocks that it is in."""
         covers = [0] * self.units
         for number in range(self.count):
-            first = min(number * self.size, self.units - self.size)
+            first = min(number * self.size, self.last_start)
             for unit in range(first, first + self.size):
                 covers[unit] += 1
         return [self.count / cover for cover in covers]
@@ -76,3 +85,19 @@ class Partition:
             return x * inverse[0]
         part = Cut(0, cut.start, cut.size).part(jnp.asarray(inverse, x.dtype))
         return x * part.reshape([cut.size if i == axis else 1 for i in range(x.ndim)])
+
+
+def block_starts(
+    partitions: Sequence[Partition], numbers: UInt32[Array, " partitions"]
+) -> Int32[Array, " partitions"]:
+    """The first unit of a block of each partition.
+
+    Args:
+        partitions: the partitions.
+        numbers: uint32, the number of the block of each.
+    """
+    sizes, last_starts = (
+        np.array(values, np.uint32)
+        for values in zip(*((part.size, part.last_start) for part in partitions), strict=True)
+    )
+    return jnp.minimum(numbers * sizes, last_starts).astype(jnp.int32)

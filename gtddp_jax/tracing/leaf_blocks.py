@@ -101,17 +101,13 @@ class LeafPlan(NamedTuple):
         """The number of multiplications of all reads."""
         return sum(read.work for read in self.reads)
 
-    def cut(self, draw: jax.Array) -> Cut:
-        """The cut of the leaf for a draw."""
-        if self.axis is None:
-            return Cut(None)
-        return self.blocks.cut(self.axis, draw % self.blocks.count)
+    def cut(self, start: jax.Array) -> Cut:
+        """The cut of the leaf for a block from the unit `start` on."""
+        return Cut(self.axis, start, self.blocks.size) if self.axis is not None else Cut(None)
 
-    def band(self, draw: jax.Array) -> Cut:
-        """The cut of the read's output for a draw."""
-        if self.bands is None:
-            return Cut(None)
-        return self.bands.cut(draw // self.blocks.count)
+    def band(self, start: jax.Array) -> Cut:
+        """The cut of the read's output for a band from the position `start` on."""
+        return Cut(None) if self.bands is None else self.bands.cut(start)
 
 
 def plan_leaves(read_fn: ReadFunction, share: float) -> list[LeafPlan]:

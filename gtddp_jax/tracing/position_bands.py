@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from gtddp_jax.tracing.axis_labels import ABSENT, MERGED, AxisLabels
 from gtddp_jax.tracing.axis_rules import output_axes
-from gtddp_jax.tracing.cuts import Cut, Partition
+from gtddp_jax.tracing.cuts import Cut, Partition, slice_from
 from gtddp_jax.tracing.parameter_reads import ReadFunction
 from gtddp_jax.tracing.traced_program import TracedEquation, TracedProgram
 
@@ -52,10 +52,10 @@ class Window(NamedTuple):
         low, high = self.padding
         wanted, entries = start * self.stride - low, self.input_size(size)
         inside = jnp.clip(wanted, 0, x.shape[axis] - entries)
-        part = jax.lax.dynamic_slice_in_dim(x, inside, entries, axis)
+        part = slice_from(x, inside, entries, axis)
         # Only the short part is padded; a band at an edge then begins in the padding.
         padded = jnp.pad(part, [(low, high) if i == axis else (0, 0) for i in range(x.ndim)])
-        return jax.lax.dynamic_slice_in_dim(padded, low + wanted - inside, entries, axis)
+        return slice_from(padded, low + wanted - inside, entries, axis)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,9 +74,9 @@ class PositionBands:
     partition: Partition
     window: Window | None = None
 
-    def cut(self, number: jax.Array) -> Cut:
-        """The cut of the output for band `number`."""
-        return self.partition.cut(self.output_axis, number)
+    def cut(self, start: jax.Array) -> Cut:
+        """The cut of the output for the band from the position `start` on."""
+        return Cut(self.output_axis, start, self.partition.size)
 
     def scale(self, x: jax.Array, cut: Cut) -> jax.Array:
         """The cut of an output, each position over the share of bands that it is in."""
