@@ -1,0 +1,73 @@
+"""The tables of the tuned comparison are those of the study's numbers."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gtddp_lab.core.printing import loss_text
+from gtddp_lab.studies.cells import Cell
+from gtddp_lab.studies.statistics import Estimate
+from gtddp_lab.studies.tuned import BASE_OF, TUNED_PROBLEMS, near_best_rates
+
+DOCS = Path(__file__).parents[2] / "docs"
+PROBLEMS: dict[str, list[dict[str, Any]]] = json.loads(
+    (DOCS / "evidence" / "tuned.json").read_text()
+)
+
+
+def page_table(problem: str) -> list[list[str]]:
+    """The cells of the table that follows a problem's picture."""
+    page = (DOCS / "evidence.md").read_text()
+    section = page.split(f"](evidence/tuned_{problem}.png)")[1].split("\n#")[0]
+    rows = re.findall(r"^\|(.*)\|$", section, re.MULTILINE)
+    return [[cell.strip() for cell in row.split("|")] for row in rows][2:]
+
+
+def expected_row(method: dict[str, Any]) -> list[str]:
+    cell = Cell(**method["cell"])
+    tuning = {
+        float(rate): np.inf if loss is None else loss for rate, loss in method["tuning"].items()
+    }
+    smallest, largest = near_best_rates(tuning)
+    return [
+        cell.label,
+        f"{cell.rate:g}",
+        f"{method['cost']:.2f}",
+        loss_text(float(np.mean(method["train_loss"]))),
+        f"{100 * np.mean(method['validation_accuracy']):.2f}",
+        Estimate(*method["log_ratio_equal_epochs"]).text(),
+        Estimate(*method["log_ratio_equal_time"]).text(),
+        f"{smallest:g}" if smallest == largest else f"{smallest:g} to {largest:g}",
+    ]
+
+
+def test_every_problem_is_there() -> None:
+    assert set(PROBLEMS) == set(TUNED_PROBLEMS)
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_the_table_has_the_numbers_of_the_study(problem: str) -> None:
+    assert page_table(problem) == [expected_row(method) for method in PROBLEMS[problem]]
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_ratios_are_those_to_the_best_baseline(problem: str) -> None:
+    """And each method is at the best of its rates."""
+    methods = PROBLEMS[problem]
+    games = [(m["cell"]["base"], m["cell"]["variant"]) in BASE_OF for m in methods]
+    for losses, ratio in (
+        ("train_loss", "log_ratio_equal_epochs"),
+        ("equal_time_train_loss", "log_ratio_equal_time"),
+    ):
+        baselines = [m[losses] for m, game in zip(methods, games, strict=True) if not game]
+        best = np.array(min(baselines, key=np.mean))
+        for method in methods:
+            mean = np.log(np.array(method[losses]) / best).mean()
+            np.testing.assert_allclose(mean, method[ratio][0], atol=1e-9)
+    for method in methods:
+        known = {float(rate): loss for rate, loss in method["tuning"].items() if loss is not None}
+        assert min(known, key=lambda rate: known[rate]) == method["cell"]["rate"]
