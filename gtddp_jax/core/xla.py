@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Shaped
 
 from gtddp_jax.core.explicit_sharding import is_spread
-from gtddp_jax.core.types import Tree
 
 PACKED_SIZE = 2**14
 """The largest array, in numbers, that `pack_small_arrays` concatenates with others."""
@@ -21,35 +20,11 @@ DEFAULT_CONV_CHUNK_NUMBERS = 2**26
 """The same on other platforms, where it bounds memory only."""
 
 
-def materialize(tree: Tree) -> Tree:
-    """The same numbers, as arrays in memory."""
-
-    # On CPUs XLA fuses elementwise arithmetic into a product that uses its result, and computes it
-    # there more slowly; it does not fuse a selection. A step of the implicit game with `full`
-    # weighting, Adam and an MLP 784-512 of players: 13 against 27 ms (B = 8), 36 against 44 ms
-    # (B = 128). No gain where the product is taken by autodiff of a whole model.
-    def leaf_in_memory(x: jax.Array) -> jax.Array:
-        return jnp.where(jnp.isnan(x), jnp.nan, x).astype(x.dtype)
-
-    return jax.tree.map(leaf_in_memory, tree)
-
-
-def hold_in_memory(x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
+def compute_once(x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
     """The same numbers, which XLA computes once instead of wherever they are used."""
     # The position of a block was computed anew in each of the kernels that read the block. A step
     # of the implicit game with a GPT of two layers: 9400 against 13 200 operations.
     return jax.lax.optimization_barrier(x)
-
-
-def order_after(done: Shaped[Array, ""], x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
-    """The same numbers, which XLA cannot use before the number `done` is known."""
-    # Players take turns with this: by default XLA extracts the convolution patches of all of them
-    # first. The same step on eight residual blocks of convolutions (B = 32): 16 against 97 MB of
-    # temporary memory, 135 against 196 ms.
-    if not jnp.issubdtype(x.dtype, jnp.inexact):
-        return x
-    # The result does not depend on `done` unless that is NaN, which XLA cannot know.
-    return jnp.where(jnp.isnan(done), jnp.nan, x).astype(x.dtype)
 
 
 def pack_small_arrays(arrays: list[jax.Array]) -> list[jax.Array]:

@@ -15,7 +15,6 @@ import optax
 
 from gtddp_jax.core.optax_base import OptaxBase
 from gtddp_jax.core.types import Scalar, Tree
-from gtddp_jax.core.xla import materialize
 
 
 class StepParts(NamedTuple):
@@ -84,6 +83,4 @@ class BaseOptimizer:
             lambda u: jnp.where(jnp.isfinite(u), u, jnp.zeros_like(u)),
             self.predict_update(jax.tree.map(jnp.zeros_like, q)),
         )
-        # Both are operands of products, which XLA would slow down by fusing the update into them;
-        # the selection above keeps the momentum step apart, too.
-        return StepParts(momentum_step, materialize(optax.tree.sub(full_step, momentum_step)))
+        return StepParts(momentum_step, optax.tree.sub(full_step, momentum_step))

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, UInt32
 from gtddp_jax.core.samples import to_varying, varying_axes
 from gtddp_jax.core.trees import upcast
 from gtddp_jax.core.types import PerSample
-from gtddp_jax.core.xla import hold_in_memory
+from gtddp_jax.core.xla import compute_once
 from gtddp_jax.tracing.adjoint_pass import AdjointPass
 from gtddp_jax.tracing.cuts import Cut, Partition, block_starts
 from gtddp_jax.tracing.leaf_blocks import LeafPlan, LeafRead, evaluate_read
@@ -48,7 +48,7 @@ def draw_blocks(plans: Sequence[LeafPlan], bits: UInt32[Array, " leaves"]) -> li
     bands = [WHOLE if plan.bands is None else plan.bands.partition for plan in plans]
     draws = bits % np.array([plan.draws for plan in plans], np.uint32)
     counts = np.array([partition.count for partition in blocks], np.uint32)
-    starts = hold_in_memory(
+    starts = compute_once(
         jnp.stack([block_starts(blocks, draws % counts), block_starts(bands, draws // counts)])
     )
     return [

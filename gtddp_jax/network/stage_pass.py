@@ -7,13 +7,11 @@ from typing_extensions import override
 
 from gtddp_jax.core.samples import SampleReductions
 from gtddp_jax.core.types import Inputs, Outputs, PerSample, PlayerTrees, Tree
-from gtddp_jax.core.xla import order_after
 from gtddp_jax.network import adjoints
 from gtddp_jax.network.modes import BatchNormOp, Statistics
 from gtddp_jax.network.program import Stage
 from gtddp_jax.network.protocol import NetworkPass, PlayerTape
 from gtddp_jax.network.sample_gradients import compute_sample_gradients
-from gtddp_jax.network.sample_gradients.base import StoredGradients
 
 
 class StagePass(NetworkPass):
@@ -47,29 +45,20 @@ class StagePass(NetworkPass):
         self._new_states: tuple[jax.Array, ...] | None = None
 
     @override
-    def player_tapes(
-        self, gradient: Outputs, *, feedback: bool, in_turn: bool = False
-    ) -> list[dict[str, PlayerTape]]:
+    def player_tapes(self, gradient: Outputs, *, feedback: bool) -> list[dict[str, PlayerTape]]:
         """Propagates gradients backward; see `NetworkPass.player_tapes`.
 
         Args:
             gradient: the gradient of each sample's loss by the outputs.
             feedback: whether more than one sum over samples will be computed from a tape.
-            in_turn: whether the players compute their per-sample gradients one after another, the
-                last player first. Convolutions extract patches for them that are larger than the
-                gradients, and by default XLA extracts the patches of all layers first.
         """
         values = self._trajectory.values
         self._gradient = gradient
         self._adjoints = adjoints.backward_pass(self._stages, self._trajectory, self._gradient)
         player_ops = [player_op for stage in self._stages for player_op in stage.player_ops]
         tapes: dict[str, PlayerTape] = {}
-        done: jax.Array | None = None
-        for player_op in reversed(player_ops) if in_turn else player_ops:
+        for player_op in player_ops:
             x, g = values[player_op.source], self._adjoints.player_outputs[player_op.target]
-            # An artificial dependence on the previous player's gradients.
-            if in_turn and done is not None:
-                x, g = order_after(done, x), order_after(done, g)
             gradients = compute_sample_gradients(
                 player_op.module,
                 player_op.apply,
@@ -78,9 +67,6 @@ class StagePass(NetworkPass):
                 g,
                 feedback=feedback,
             )
-            if isinstance(gradients, StoredGradients):
-                # One number is enough: the next player waits for it, and so for the whole array.
-                done = jax.tree.leaves(gradients.gradients)[0].ravel()[0]
             tapes[player_op.name] = PlayerTape(x, g, gradients)
         return [
             {player_op.name: tapes[player_op.name] for player_op in stage.player_ops}
