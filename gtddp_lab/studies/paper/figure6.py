@@ -8,7 +8,7 @@ from gtddp_lab.studies.section import StudyOptions, StudySection
 from gtddp_lab.studies.statistics import Estimate, variance_change
 from gtddp_lab.studies.variants import variant_fits
 
-FIGURE6_VARIANTS = ("base", "sequential-paper", "sequential", "implicit")
+FIGURE6_VARIANTS = ("base", "sequential", "implicit")
 VARIANCE_HEADINGS = {"final training loss": -1, "validation accuracy": -1}
 """Columns of the variance, each with the sign that is better."""
 

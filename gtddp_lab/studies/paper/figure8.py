@@ -10,7 +10,7 @@ from gtddp_lab.studies.paper.setting import PAPER_BASES, QUICK_SETTING, cell_run
 from gtddp_lab.studies.pictures import draw_intervals
 from gtddp_lab.studies.section import StudyOptions, StudySection
 
-FIGURE8_VARIANTS = ("base", "sequential-paper", "sequential", "implicit")
+FIGURE8_VARIANTS = ("base", "sequential", "implicit")
 FIRST_ORDER = PAPER_BASES[:3]
 """The bases without EKFAC, whose runs take ten times as long."""
 

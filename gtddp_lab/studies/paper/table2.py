@@ -57,7 +57,8 @@ def _paper_table(rows: list[Comparison]) -> str:
             (PAPER_ACCURACY, "validation_accuracy", ".2f"),
         ):
             measured = " → ".join(
-                "not finite" if value is None else format(value, form) for value in numbers[key]
+                "not finite" if value is None else format(value, form if value < 1e4 else ".1e")
+                for value in numbers[key]
             )
             paper = ""
             if published and cell.variant == "sequential-paper":
