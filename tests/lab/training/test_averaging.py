@@ -89,7 +89,7 @@ def test_batch_statistics_are_stored_once(
 def test_the_average_of_iterates_is_exponential() -> None:
     """Against the sum over all iterates, with the decay of every step."""
     tx = average_iterates(optax.sgd(0.5), decay=0.4)
-    params = {"w": jnp.array([1.0, -2.0]), "b": jnp.array(3.0)}
+    params: Any = {"w": jnp.array([1.0, -2.0]), "b": jnp.array(3.0)}
     state, iterates = tx.init(params), [params]
     for number in range(6):
         gradient = jax.tree.map(lambda p, n=number: jnp.sin(p + n), params)
