@@ -15,12 +15,9 @@ from gtddp_jax.core.trees import upcast
 from gtddp_jax.core.types import PerSample
 from gtddp_jax.core.xla import compute_once
 from gtddp_jax.tracing.adjoint_pass import AdjointPass
-from gtddp_jax.tracing.cuts import Cut, Partition, block_starts
+from gtddp_jax.tracing.cuts import Cut, block_starts
 from gtddp_jax.tracing.leaf_blocks import LeafPlan, LeafRead, evaluate_read
 from gtddp_jax.tracing.traced_program import TracedEquation, ValueId, read_atom
-
-WHOLE = Partition(units=1, size=1)
-"""Stands for the bands of a leaf that has none."""
 
 
 class LeafBlock(NamedTuple):
@@ -45,7 +42,7 @@ def draw_blocks(plans: Sequence[LeafPlan], bits: UInt32[Array, " leaves"]) -> li
         bits: random bits, one number for each leaf.
     """
     blocks = [plan.blocks for plan in plans]
-    bands = [WHOLE if plan.bands is None else plan.bands.partition for plan in plans]
+    bands = [plan.band_blocks for plan in plans]
     draws = bits % np.array([plan.draws for plan in plans], np.uint32)
     counts = np.array([partition.count for partition in blocks], np.uint32)
     starts = compute_once(

@@ -87,6 +87,10 @@ class Partition:
         return x * part.reshape([cut.size if i == axis else 1 for i in range(x.ndim)])
 
 
+UNCUT = Partition(units=1, size=1)
+"""Stands for the blocks of what is taken as a whole."""
+
+
 def block_starts(
     partitions: Sequence[Partition], numbers: UInt32[Array, " partitions"]
 ) -> Int32[Array, " partitions"]:

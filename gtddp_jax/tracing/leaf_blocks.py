@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from gtddp_jax.tracing.axis_labels import ABSENT, MERGED, AxisLabels
 from gtddp_jax.tracing.axis_rules import output_axes
-from gtddp_jax.tracing.cuts import Cut, Partition
+from gtddp_jax.tracing.cuts import UNCUT, Cut, Partition
 from gtddp_jax.tracing.param_views import RESHAPING, find_view_equations
 from gtddp_jax.tracing.parameter_reads import ReadFunction
 from gtddp_jax.tracing.parameter_uses import ParameterUse
@@ -94,7 +94,12 @@ class LeafPlan(NamedTuple):
     @property
     def draws(self) -> int:
         """The number of pairs of a block and a band."""
-        return self.blocks.count * (1 if self.bands is None else self.bands.partition.count)
+        return self.blocks.count * self.band_blocks.count
+
+    @property
+    def band_blocks(self) -> Partition:
+        """The blocks of positions; one block if there are no bands."""
+        return UNCUT if self.bands is None else self.bands.partition
 
     @property
     def work(self) -> float:
@@ -169,7 +174,7 @@ def _plan_leaf(
     whole = LeafPlan(
         leaf,
         None,
-        Partition(1, 1),
+        UNCUT,
         tuple(_whole_read(read_fn, read, view) for read, view in zip(reads, views, strict=True)),
     )
     if share >= 1 or whole.work < SMALL_READ:

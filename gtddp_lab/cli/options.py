@@ -104,9 +104,9 @@ class TrainOptions:
     optimizer: Annotated[
         OptimizerName | None, _described("schedule_free; nesterov for the sequential game")
     ] = None
-    """Base optimizer, from optax; KFAC, EKFAC and SOAP exist for the sequential game only, Lion,
-    Muon, schedule_free (schedule-free AdamW) and ema_nesterov, which are scored at an average,
-    for the implicit game only. SGD, Nesterov, KFAC and EKFAC use momentum 0.9, KFAC and EKFAC
+    """Base optimizer, from optax; KFAC, EKFAC and SOAP exist for the sequential game only, Lion and
+    Muon for the implicit game only, and so do schedule_free (schedule-free AdamW) and ema_nesterov,
+    which are scored at an average. SGD, Nesterov, KFAC and EKFAC use momentum 0.9, KFAC and EKFAC
     damping 0.03."""
 
     game: Annotated[tuple[GameName, ...], tyro.conf.arg(metavar=f"{{{','.join(GAMES)}}} [...]")] = (

@@ -40,19 +40,22 @@ def pydoc_topics_dataset(data_dir: Path) -> Dataset:
     text = "\n".join(topics[name] for name in sorted(topics))
     codes = np.frombuffer(text.encode("ascii", "ignore"), np.uint8)
     train, validation = np.split(codes, [int(TRAINING_SHARE * len(codes))])
-    return Dataset(
-        name="pydoc_topics",
-        train_images=_windows(train[:-1]),
-        train_labels=_windows(train[1:], as_labels=True),
-        validation_images=_windows(validation[:-1]),
-        validation_labels=_windows(validation[1:], as_labels=True),
-        classes=ASCII_CODES,
+    return Dataset("pydoc_topics", *text_samples(train), *text_samples(validation), ASCII_CODES)
+
+
+def text_samples(codes: np.ndarray, window: int = WINDOW) -> tuple[np.ndarray, np.ndarray]:
+    """Cut a text into windows side by side; what is left at its end is dropped.
+
+    Args:
+        codes: Codes of the characters, integers from 0 to 255, shape [length].
+        window: Characters of a window, T.
+
+    Returns:
+        Images [N, T, 1, 1], the codes divided by 255, and the codes that follow each of them,
+        labels [N, T].
+    """
+    count = (len(codes) - 1) // window
+    inputs, following = (
+        part[: count * window].reshape(count, window) for part in (codes[:-1], codes[1:])
     )
-
-
-def _windows(codes: np.ndarray, *, as_labels: bool = False) -> np.ndarray:
-    """Windows side by side: images [N, 64, 1, 1], or labels [N, 64]; the rest is dropped."""
-    windows = codes[: len(codes) // WINDOW * WINDOW].reshape(-1, WINDOW)
-    if as_labels:
-        return windows.astype(np.int32)
-    return (windows / 255).astype(np.float32)[:, :, None, None]
+    return (inputs / 255).astype(np.float32)[:, :, None, None], following.astype(np.int32)

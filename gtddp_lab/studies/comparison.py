@@ -237,10 +237,18 @@ def comparison_table(comparisons: Sequence[Comparison], *columns: str) -> str:
 
 
 def _loss_text(result: CellResult, epochs: int | None = None) -> str:
-    value = result.final_figure("train_loss", epochs).mean()
-    if not math.isfinite(value):
+    return figure_text(finite_or_none(result.final_figure("train_loss", epochs).mean()), ".4f")
+
+
+def figure_text(value: float | None, form: str) -> str:
+    """Format a figure, or say that it is not finite; large ones with two digits.
+
+    >>> figure_text(0.25, ".4f"), figure_text(3.1e9, ".4f"), figure_text(None, ".4f")
+    ('0.2500', '3.1e+09', 'not finite')
+    """
+    if value is None:
         return "not finite"
-    return f"{value:.4f}" if value < 1e4 else f"{value:.1e}"
+    return format(value, form if value < 1e4 else ".1e")
 
 
 def _losses_text(row: Comparison) -> str:

@@ -49,9 +49,7 @@ def average_iterates(
         steps = state.steps + 1
         weight = jnp.minimum(decay, (1 + steps) / (10 + steps))
         after: Any = optax.apply_updates(params, updates)
-        average = jax.tree.map(
-            lambda old, new: weight * old + (1 - weight) * new, state.average, after
-        )
+        average = optax.tree.update_moment(after, state.average, weight, order=1)
         return updates, IterateAverageState(inner, steps, average)
 
     return optax.GradientTransformation(init, update)

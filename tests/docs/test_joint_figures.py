@@ -1,7 +1,6 @@
 """The figures of the page about the joint game are those of the study's numbers."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import jax
 import numpy as np
 
 from gtddp_lab.studies.joint.problems import CASES
+from tests.docs.tables import table_rows
 
 DOCS = Path(__file__).parents[2] / "docs"
 FAMILIES = ("Adam", "SOAP", "L-BFGS", "optimistix LM", "joint game")
@@ -24,9 +24,7 @@ def study_numbers() -> dict[str, Any]:
 
 def page_rows(start: str, name: str = "scientific_evidence.md") -> list[list[str]]:
     """The cells of the tables from a text of a page on."""
-    page = (DOCS / name).read_text().split(start)[1]
-    rows = re.findall(r"^\|(.*)\|$", page, re.MULTILINE)
-    return [[cell.strip() for cell in row.split("|")] for row in rows]
+    return table_rows((DOCS / name).read_text().split(start)[1])
 
 
 def range_text(errors: np.ndarray) -> str:

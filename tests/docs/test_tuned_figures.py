@@ -1,7 +1,6 @@
 """The tables of the tuned comparison are those of the study's numbers."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from gtddp_lab.core.printing import loss_text
 from gtddp_lab.studies.cells import Cell
 from gtddp_lab.studies.statistics import Estimate
 from gtddp_lab.studies.tuned import BASE_OF, TUNED_PROBLEMS, near_best_rates
+from tests.docs.tables import table_rows
 
 DOCS = Path(__file__).parents[2] / "docs"
 PROBLEMS: dict[str, list[dict[str, Any]]] = json.loads(
@@ -23,8 +23,7 @@ def page_table(problem: str) -> list[list[str]]:
     """The cells of the table that follows a problem's picture."""
     page = (DOCS / "evidence.md").read_text()
     section = page.split(f"](evidence/tuned_{problem}.png)")[1].split("\n#")[0]
-    rows = re.findall(r"^\|(.*)\|$", section, re.MULTILINE)
-    return [[cell.strip() for cell in row.split("|")] for row in rows][2:]
+    return table_rows(section)[2:]
 
 
 def expected_row(method: dict[str, Any]) -> list[str]:

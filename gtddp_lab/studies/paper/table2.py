@@ -1,7 +1,12 @@
 """Table 2: every data set and base optimizer, with and without GT-DDP."""
 
 from gtddp_lab.studies.cells import cell_grid
-from gtddp_lab.studies.comparison import Comparison, compare_with_base, comparison_table
+from gtddp_lab.studies.comparison import (
+    Comparison,
+    compare_with_base,
+    comparison_table,
+    figure_text,
+)
 from gtddp_lab.studies.paper.published import PAPER_ACCURACY, PAPER_LOSS, TABLE_2
 from gtddp_lab.studies.paper.setting import cell_runner, describe_cells, paper_cells, seed_count
 from gtddp_lab.studies.section import StudyOptions, StudySection
@@ -56,10 +61,7 @@ def _paper_table(rows: list[Comparison]) -> str:
             (PAPER_LOSS, "train_loss", ".4f"),
             (PAPER_ACCURACY, "validation_accuracy", ".2f"),
         ):
-            measured = " → ".join(
-                "not finite" if value is None else format(value, form if value < 1e4 else ".1e")
-                for value in numbers[key]
-            )
+            measured = " → ".join(figure_text(value, form) for value in numbers[key])
             paper = ""
             if published and cell.variant == "sequential-paper":
                 paper = " → ".join(format(value, form) for value in published[name])

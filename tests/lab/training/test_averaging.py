@@ -17,7 +17,7 @@ from gtddp_lab.data import Dataset, Feed
 from gtddp_lab.networks import flatten
 from gtddp_lab.training.averaging import AveragingState
 from gtddp_lab.training.iterate_average import average_iterates, averaged_iterates
-from gtddp_lab.training.methods import build_method
+from gtddp_lab.training.methods import TrainingMethod, build_method
 from gtddp_lab.training.settings import TrainSettings
 from gtddp_lab.training.state import RunState
 from gtddp_lab.training.totals import empty_totals
@@ -43,6 +43,20 @@ def optax_average(tx: Any, net: gt.Network, params: Any, batch: Any, *, game: bo
     return np.asarray(ravel_pytree(optax.contrib.schedule_free_eval_params(base, point))[0])
 
 
+def trained(
+    method: TrainingMethod, net: gt.Network, params: Any, batch: Any, settings: TrainSettings
+) -> RunState:
+    """The state of a run after some steps on one batch."""
+    tx = method.build(net, LOSS, settings, settings.scheduled_rate(STEPS), {})
+    step = jax.jit(method.make_step(net, LOSS, tx, 0.0))
+    zero = jnp.zeros((), jnp.int32)
+    state = RunState(params, tx.init(params), {}, zero, zero, empty_totals({}))
+    for _ in range(STEPS):
+        result = step(state, batch, jax.random.key(0))
+        state = state._replace(params=result.params, opt_state=result.opt_state)
+    return state
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("game", ["none", "implicit"])
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
@@ -57,14 +71,7 @@ def test_the_run_is_the_optax_loop(
     literal = base if game == "none" else gt.implicit(base, tiny_net, LOSS, weighting="full")
     want = optax_average(literal, tiny_net, params, batch, game=game != "none")
 
-    method = build_method("schedule_free", game)
-    tx = method.build(tiny_net, LOSS, chosen, chosen.scheduled_rate(STEPS), {})
-    step = jax.jit(method.make_step(tiny_net, LOSS, tx, 0.0))
-    zero = jnp.zeros((), jnp.int32)
-    state = RunState(params, tx.init(params), {}, zero, zero, empty_totals({}))
-    for _ in range(STEPS):
-        result = step(state, batch, jax.random.key(0))
-        state = state._replace(params=result.params, opt_state=result.opt_state)
+    state = trained(build_method("schedule_free", game), tiny_net, params, batch, chosen)
     got = np.asarray(ravel_pytree(state.params)[0])
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-7)
     assert isinstance(state.opt_state, AveragingState)
@@ -110,18 +117,10 @@ def test_averaged_nesterov_steps_like_nesterov(
     """Alone and in a game, the point is that of Nesterov and the run's parameters the average."""
     batch = tiny_dataset.train_images[:8], tiny_dataset.train_labels[:8]
     params: Any = tiny_net.init(jax.random.key(0), batch[0])
-    states = {}
-    for name in ("nesterov", "ema_nesterov"):
-        method = build_method(name, game)
-        tx = method.build(tiny_net, LOSS, settings, settings.learning_rate, {})
-        step = jax.jit(method.make_step(tiny_net, LOSS, tx, 0.0))
-        zero = jnp.zeros((), jnp.int32)
-        state = RunState(params, tx.init(params), {}, zero, zero, empty_totals({}))
-        for _ in range(STEPS):
-            result = step(state, batch, jax.random.key(0))
-            state = state._replace(params=result.params, opt_state=result.opt_state)
-        states[name] = state
-    averaged = states["ema_nesterov"]
-    chex.assert_trees_all_close(averaged.opt_state.point, states["nesterov"].params, rtol=1e-6)
+    plain, averaged = (
+        trained(build_method(name, game), tiny_net, params, batch, settings)
+        for name in ("nesterov", "ema_nesterov")
+    )
+    chex.assert_trees_all_close(averaged.opt_state.point, plain.params, rtol=1e-6)
     average = getattr(averaged.opt_state.inner, "base", averaged.opt_state.inner).average
     chex.assert_trees_all_equal(averaged.params, average)

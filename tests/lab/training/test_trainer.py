@@ -16,6 +16,7 @@ import pytest
 
 import gtddp_jax as gt
 from gtddp_lab.data import Dataset, Feed
+from gtddp_lab.data.pydoc_topics import text_samples
 from gtddp_lab.networks import build_network, flatten
 from gtddp_lab.training.methods import GAMES, build_method
 from gtddp_lab.training.records import TrainProgress
@@ -173,13 +174,8 @@ def test_statistics_and_dropout(tiny_feed: Feed, game: str) -> None:
     assert sum("'mean'" in name for name in names) == 1  # statistics stand once in the state
 
 
-TEXT = np.random.default_rng(0).integers(97, 102, (60, 5)).astype(np.int32)
-TEXTS = Dataset(
-    "texts",
-    *((TEXT[:44, :4] / 255).astype(np.float32)[:, :, None, None], TEXT[:44, 1:]),
-    *((TEXT[44:, :4] / 255).astype(np.float32)[:, :, None, None], TEXT[44:, 1:]),
-    classes=128,
-)
+TEXT = np.random.default_rng(0).integers(97, 102, 242)
+TEXTS = Dataset("texts", *text_samples(TEXT[:177], 4), *text_samples(TEXT[177:], 4), classes=128)
 """Texts of four characters, from a to e, with four labels each."""
 
 
