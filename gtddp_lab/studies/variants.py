@@ -44,25 +44,19 @@ SEQUENTIAL = tuple(name for name, entry in OPTIMIZERS.items() if supports_game(e
 """Bases of the sequential game."""
 
 
-def _sequential(note: str = "", **settings: Any) -> Variant:
-    return Variant(f"GT-DDP-{{}}{note}", _game_method("sequential"), settings, SEQUENTIAL)
-
-
 VARIANTS: dict[str, Variant] = {
     "base": Variant("{}", _game_method("none")),
-    "sequential": _sequential(),
-    "sequential-self-response": _sequential(" (self-response)", self_response=True),
-    "sequential-far": _sequential(" (no maximal shift)", max_shift=float("inf")),
-    "sequential-gradient": _sequential(" (gradient)", terminal="gradient"),
-    "sequential-projected": _sequential(" (projected)", terminal="projected"),
-    "sequential-nonlinear": _sequential(" (nonlinear)", rollout="nonlinear"),
+    "sequential": Variant("GT-DDP-{}", _game_method("sequential"), bases=SEQUENTIAL),
+    "sequential-self-response": Variant(
+        "GT-DDP-{} (self-response)",
+        _game_method("sequential"),
+        {"self_response": True},
+        SEQUENTIAL,
+    ),
     "sequential-paper": Variant(
         "GT-DDP-{} (as published)", paper_method, PAPER_SETTINGS, SEQUENTIAL
     ),
     "implicit": Variant("Implicit-{}", _game_method("implicit"), bases=IMPLICIT),
-    "full": Variant(
-        "Implicit-{} (full)", _game_method("implicit"), {"weighting": "full"}, IMPLICIT
-    ),
     "extragradient": Variant("{} extragradient", competitors.extragradient_method, bases=OPTAX),
     "sam": Variant("{} SAM", competitors.sam_method, bases=OPTAX),
     "momo": Variant("MoMo-Adam", competitors.momo_adam_method, bases=("adam",)),
