@@ -8,7 +8,7 @@ initial parameters on the same batches, with
 - GT-DDP-EKFAC, in which they also respond to the steps of earlier layers,
 - EKFAC with the true Gauss-Newton block of both players.
 
-This is a short version of the study of Fig. 7b in docs/evidence.md.
+This is a short version of the study of Fig. 7b in docs/paper_results.md.
 
     python examples/cooperative_blocks.py [--epochs N] [--seeds N]
 """

@@ -107,7 +107,7 @@ def plan_stages(
             batch normalization; they have no feedback. Normalization couples samples, so a weighted
             sum of their per-sample gradients is not the gradient of any loss. It has a component
             along the weights whose scale the normalization removes, and makes them grow
-            (docs/evidence.md).
+            (docs/ideas.md).
     """
     samples = counted.samples
     # No stage acts after the last one: nothing is predicted, and psi'(0) = 1.

@@ -23,7 +23,7 @@ State = TypeVar("State")
 DEFAULT_MAX_SHIFT = 1.0
 DEFAULT_BOUNDS = (0.02, 10.0)
 """The default bounds of the sample weights. Without bounds, samples whose gradient almost vanishes
-get unlimited weights (docs/evidence.md)."""
+get unlimited weights."""
 
 
 def gtddp(
