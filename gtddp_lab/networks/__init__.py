@@ -33,6 +33,7 @@ NETWORKS: dict[str, Callable[..., gt.Network]] = {
     "four-blocks": four_blocks,
     "resnet18": resnet18,
     "preact-resnet18": preact_resnet18,
+    "narrow-resnet18": partial(resnet18, width=8),
     "cooperative": cooperative_network,
     "residual-mlp": residual_mlp,
     "char-gpt": char_gpt,

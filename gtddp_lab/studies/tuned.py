@@ -26,6 +26,14 @@ from gtddp_lab.studies.pictures import (
 )
 from gtddp_lab.studies.section import StudyOptions, StudySection
 from gtddp_lab.studies.statistics import Estimate, finite_or_none, mean_log_ratio
+from gtddp_lab.studies.time_to_target import (
+    Courses,
+    Problem,
+    SuiteRow,
+    draw_profiles,
+    score_suite,
+    suite_table,
+)
 from gtddp_lab.training.methods import OPTIMIZERS
 from gtddp_lab.training.plots import COLOURS
 
@@ -62,10 +70,14 @@ TUNED_METHODS: dict[tuple[str, str], tuple[float, ...]] = {
 BUDGET = ("schedule_free", "implicit")
 """The method whose time all others get: the game around the best base."""
 
+TARGET = "NAdam"
+"""The method whose final training loss after equal epochs is the target of each problem."""
+
 QUICK_METHODS = {("nesterov", "base"): (0.03, 0.1), ("nesterov", "implicit"): (0.03, 0.1)}
 """The methods of the quick version."""
 
 QUICK_BUDGET = ("nesterov", "implicit")
+QUICK_TARGET = "Nesterov"
 
 TUNED_PROBLEMS: dict[str, dict[str, Any]] = {
     "digits_mlp": {
@@ -79,6 +91,12 @@ TUNED_PROBLEMS: dict[str, dict[str, Any]] = {
         "network": "residual-conv",
         "batch_size": 32,
         "epochs": 10,
+    },
+    "digits_resnet": {
+        "dataset": "digits",
+        "network": "narrow-resnet18",
+        "batch_size": 32,
+        "epochs": 5,
     },
     "mnist1d_mlp": {
         "dataset": "mnist1d",
@@ -96,8 +114,7 @@ TUNED_PROBLEMS: dict[str, dict[str, Any]] = {
         "dataset": "fashion_mnist",
         "network": "residual-mlp",
         "batch_size": 128,
-        "epochs": 8,
-        "subset": 20000,
+        "epochs": 3,
     },
     "fashion_conv": {
         "dataset": "fashion_mnist",
@@ -162,8 +179,11 @@ class TunedMethod(NamedTuple):
 def study_tuned(options: StudyOptions) -> StudySection:
     """Train baselines and the implicit game, each at its own best rate."""
     sections, data, pictures = [], {}, []
+    suite: dict[str, Problem] = {}
+    target = QUICK_TARGET if options.quick else TARGET
     for problem, changes in _problems(options).items():
         methods = tune_methods(options, changes)
+        suite[problem] = suite_problem(methods, target)
         ratios = _log_ratios(methods)
         name = f"tuned_{problem}"
         pictures += draw_intervals(
@@ -175,8 +195,14 @@ def study_tuned(options: StudyOptions) -> StudySection:
         pictures += _draw_courses(methods, options, f"{name}_time")
         sections.append(_problem_text(problem, methods, ratios, options, name))
         data[problem] = list(map(_method_data, methods, ratios))
+    rows = score_suite(suite, target)
+    pictures += draw_profiles(rows, options.out, "tuned_profile")
     return StudySection(
-        "tuned", "Tuned against tuned", "\n\n".join(sections), data, tuple(pictures)
+        "tuned",
+        "Tuned against tuned",
+        "\n\n".join([_suite_text(rows, target), *sections]),
+        {"problems": data, "suite": _suite_data(rows)},
+        tuple(pictures),
     )
 
 
@@ -271,6 +297,46 @@ def _draw_courses(
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
     return save_figure(figure, options.out, name)
+
+
+def suite_problem(methods: Sequence[TunedMethod], target: str) -> Problem:
+    """Return what all methods did in equal time on the reported seeds.
+
+    Args:
+        methods: The methods on one problem.
+        target: The label of the method whose loss after equal epochs is the target.
+    """
+    by_label = {method.cell.label: method for method in methods}
+    courses = {
+        label: Courses(method.equal_time.figures["train_loss"][TUNING_SEEDS:], method.cost)
+        for label, method in by_label.items()
+    }
+    return Problem(courses, _reported(by_label[target].equal_epochs, "train_loss"))
+
+
+def _suite_text(rows: Mapping[str, SuiteRow], target: str) -> str:
+    return "\n\n".join(
+        [
+            "### All problems",
+            f"Time to the training loss of {target} after equal epochs, in the runs of equal time, "
+            "as a multiple of its own: geometric mean with a 95 % interval. The score is the mean "
+            "share of problems that a method solves within a multiple from 1 to 4 of the shortest "
+            "time.",
+            "![Share of problems against time](tuned_profile.png)",
+            suite_table(rows),
+        ]
+    )
+
+
+def _suite_data(rows: Mapping[str, SuiteRow]) -> dict[str, Any]:
+    return {
+        name: {
+            "ratios": {problem: finite_or_none(ratio) for problem, ratio in row.ratios.items()},
+            "mean": row.mean.json_data,
+            "score": row.score,
+        }
+        for name, row in rows.items()
+    }
 
 
 NEAR_BEST = 1.25

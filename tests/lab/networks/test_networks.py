@@ -67,6 +67,7 @@ KNOWN: dict[str, tuple[str, int, tuple[int, ...], dict[str, Any], Expected]] = {
     "cifar-100": ("resnet18", 100, COLOURED, {}, Expected(11_220_132, 9_600, 35, 41)),
     # Published: 11 171 146 without the normalisation after the last block (pytorch-cifar).
     "preact": ("preact-resnet18", 10, COLOURED, {}, Expected(11_171_146 + 1_024, 7_808, 35, 38)),
+    "narrow": ("narrow-resnet18", 10, COLOURED, {}, Expected(176_402, 1_200, 35, 41)),
     "fig 7": (
         "cooperative",
         10,

@@ -41,7 +41,7 @@ def test_methods_are_tuned_and_compared(tmp_path: Path, monkeypatch: pytest.Monk
     runner = FakeRunner()
     monkeypatch.setattr(tuned, "cell_runner", lambda options: runner)
     section = tuned.study_tuned(StudyOptions(tmp_path, quick=True))
-    base, game = section.data["digits"]
+    base, game = section.data["problems"]["digits"]
     assert (base["cell"]["rate"], game["cell"]["rate"]) == (0.03, 0.1)
     assert base["log_ratio_equal_epochs"][0] == base["log_ratio_equal_time"][0] == 0
     assert game["log_ratio_equal_epochs"][0] == pytest.approx(-1.0)
