@@ -10,18 +10,18 @@ import pytest
 from gtddp_lab.core.printing import loss_text
 from gtddp_lab.studies.cells import Cell
 from gtddp_lab.studies.statistics import Estimate
+from gtddp_lab.studies.time_to_target import SuiteRow, suite_table
 from gtddp_lab.studies.tuned import BASE_OF, TUNED_PROBLEMS, near_best_rates
 from tests.docs.tables import table_rows
 
 DOCS = Path(__file__).parents[2] / "docs"
-PROBLEMS: dict[str, list[dict[str, Any]]] = json.loads(
-    (DOCS / "evidence" / "tuned.json").read_text()
-)
+DATA: dict[str, Any] = json.loads((DOCS / "evidence" / "tuned.json").read_text())
+PROBLEMS: dict[str, list[dict[str, Any]]] = DATA["problems"]
 
 
 def page_table(problem: str) -> list[list[str]]:
     """The cells of the table that follows a problem's picture."""
-    page = (DOCS / "evidence.md").read_text()
+    page = (DOCS / "tuned.md").read_text()
     section = page.split(f"](evidence/tuned_{problem}.png)")[1].split("\n#")[0]
     return table_rows(section)[2:]
 
@@ -70,3 +70,23 @@ def test_ratios_are_those_to_the_best_baseline(problem: str) -> None:
     for method in methods:
         known = {float(rate): loss for rate, loss in method["tuning"].items() if loss is not None}
         assert min(known, key=lambda rate: known[rate]) == method["cell"]["rate"]
+
+
+def test_the_suite_has_the_scores_of_the_study() -> None:
+    """The page's table is the one that the study writes."""
+    page = (DOCS / "evidence.md").read_text()
+    rows = {
+        name: SuiteRow(
+            {key: as_ratio(ratio) for key, ratio in row["ratios"].items()},
+            {},
+            Estimate(*map(as_ratio, row["mean"])),
+            row["score"],
+        )
+        for name, row in DATA["suite"].items()
+    }
+    assert suite_table(rows) in page
+
+
+def as_ratio(number: float | None) -> float:
+    """A ratio of the JSON, where infinity is None."""
+    return np.inf if number is None else number
