@@ -10,6 +10,7 @@ from gtddp_lab.studies import tuned
 from gtddp_lab.studies.cell_runner import KEPT_FIGURES, CellResult
 from gtddp_lab.studies.cells import Cell
 from gtddp_lab.studies.section import StudyOptions
+from gtddp_lab.studies.tuned_grid import TUNING_SEEDS
 
 BEST = {"base": 0.03, "implicit": 0.1}
 COST = {"base": 1.0, "implicit": 1.5}
@@ -52,7 +53,7 @@ def test_methods_are_tuned_and_compared(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(game["train_loss"]) == 3
     assert game["train_loss"][0] == pytest.approx(np.exp(-1.2 + 0.02))
     assert "-1.00" in section.text and "| 0.03 |" in section.text
-    assert {count for _, count in runner.seen} == {tuned.TUNING_SEEDS, tuned.TUNING_SEEDS + 3}
+    assert {count for _, count in runner.seen} == {TUNING_SEEDS, TUNING_SEEDS + 3}
     assert all((tmp_path / name).stat().st_size > 1000 for name in section.pictures)
 
 
