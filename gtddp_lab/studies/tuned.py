@@ -27,6 +27,7 @@ from gtddp_lab.studies.pictures import (
 from gtddp_lab.studies.section import StudyOptions, StudySection
 from gtddp_lab.studies.statistics import Estimate, finite_or_none, mean_log_ratio
 from gtddp_lab.studies.time_to_target import (
+    LARGEST_RATIO,
     Courses,
     Problem,
     SuiteRow,
@@ -226,8 +227,8 @@ def _suite_text(rows: Mapping[str, SuiteRow], target: str) -> str:
             "### All problems",
             f"Time to the training loss of {target} after equal epochs, in the runs of equal time, "
             "as a multiple of its own: geometric mean with a 95 % interval. The score is the mean "
-            "share of problems that a method solves within a multiple from 1 to 4 of the shortest "
-            "time.",
+            f"share of problems that a method solves within 1 to {LARGEST_RATIO:g} times "
+            "the shortest time.",
             "![Share of problems against time](tuned_profile.png)",
             suite_table(rows),
         ]
