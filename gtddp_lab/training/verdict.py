@@ -89,7 +89,7 @@ def _loss_phrase(label: str, pairs: Sequence[RunPair]) -> str:
     counted = f"lower in {found.smaller} of {found.seeds} seeds"
     if found.ratio is None:
         return f"a training loss that cannot be divided by that of {label} ({counted})"
-    return f"{found.ratio:.2f} times the training loss of {label} ({counted})"
+    return f"{_multiple(found.ratio)} times the training loss of {label} ({counted})"
 
 
 def _time_phrase(label: str, pairs: Sequence[RunPair]) -> str:
@@ -98,7 +98,12 @@ def _time_phrase(label: str, pairs: Sequence[RunPair]) -> str:
     time = paired_ratio([end for end, _ in ends], [end for _, end in ends]).ratio
     reached = [loss_at_time(game, end) for (game, _), (_, end) in zip(pairs, ends, strict=True)]
     loss = paired_ratio(reached, [base[-1].train_loss for _, base in pairs]).ratio
-    text = "after the same epochs" if time is None else f"it took {time:.2f} times as long"
+    text = "after the same epochs" if time is None else f"it took {_multiple(time)} times as long"
     if loss is not None and not np.isnan(reached).any():  # else a game had no epoch by then
-        text += f", and had {loss:.2f} times the loss of {label} when that had finished"
+        text += f", and had {_multiple(loss)} times the loss of {label} when that had finished"
     return text
+
+
+def _multiple(ratio: float) -> str:
+    """Two decimals, or one digit of what is less than a tenth."""
+    return f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.1g}"

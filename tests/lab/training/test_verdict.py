@@ -51,6 +51,12 @@ def test_the_sentence_has_ratios_to_base_and_rival() -> None:
     )
 
 
+def test_a_small_ratio_has_a_digit() -> None:
+    game = [*run("implicit-sgd", 0, [4.0, 0.004], 1.5), *run("implicit-sgd", 1, [4.0, 0.016], 1.5)]
+    (sentence,) = describe_findings(COMPARISON, [*BASE, *RIVAL, *game])
+    assert "ended with 0.002 times the training loss of SGD" in sentence
+
+
 def test_the_table_has_the_loss_at_equal_time() -> None:
     base, rival, game = summarize_records([*BASE, *RIVAL, *GAME])
     assert (base.equal_time_loss, rival.equal_time_loss) == (pytest.approx(5.0), pytest.approx(2.5))
