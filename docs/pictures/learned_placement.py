@@ -102,7 +102,7 @@ def draw(panels: Sequence[Axes], dataset: str) -> None:
             cells = [
                 log_ratio(course, courses[0], part) for part in (slice(0, None), slice(-100, None))
             ]
-            print(f"| {dataset}, {name} | {at} | {' | '.join(cells)} |", flush=True)
+            print(f"| {dataset} | {name} | {at} | {' | '.join(cells)} |", flush=True)
         probabilities = courses["bandit"].probabilities
         assert probabilities is not None
         print("last probabilities:", probabilities[:, -1].mean(0), probabilities[:, -1].std(0))
@@ -119,7 +119,7 @@ def main(datasets: Sequence[str]) -> None:
     figure = Figure(figsize=(8, 3 * len(datasets)), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(len(datasets), len(BASES), sharex=True, sharey=True, squeeze=False)
-    print("| data, base | placement | run average | last 100 steps |\n|---|---|---|---|")
+    print("| data | base | placement | all steps | last 100 steps |\n|---|---|---|---|---|")
     for panels, dataset in zip(grid, datasets, strict=True):
         draw(panels, dataset)
         panels[0].set_ylabel("probability")

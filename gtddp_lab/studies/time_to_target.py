@@ -74,8 +74,8 @@ class SuiteRow(NamedTuple):
 
     Attributes:
         ratios: Its time to the target over that of the reference, by problem; infinity where it
-            does not get there.
-        to_best: The same over the shortest time of any method.
+            does not get there, NaN where the reference does not.
+        to_best: Its time over the shortest one of any method, by problem.
         mean: The geometric mean of these ratios, with a bootstrap interval over seeds.
         score: Its score, between 0 and 1.
     """
@@ -96,8 +96,12 @@ def score_suite(problems: Mapping[str, Problem], reference: str) -> dict[str, Su
     first, *others = problems.values()
     names = [name for name in first.courses if all(name in other.courses for other in others)]
 
+    def ratio(times: Mapping[str, float], name: str) -> float:
+        unit = times[reference]
+        return times[name] / unit if math.isfinite(unit) else math.nan
+
     def mean_ratios(times: Iterable[Mapping[str, float]]) -> np.ndarray:
-        ratios = [[each[name] / each[reference] for name in names] for each in times]
+        ratios = [[ratio(each, name) for name in names] for each in times]
         return np.exp(np.log(ratios).mean(axis=0))
 
     times = {key: problem.times() for key, problem in problems.items()}
@@ -106,6 +110,7 @@ def score_suite(problems: Mapping[str, Problem], reference: str) -> dict[str, Su
         mean_ratios(problem.resample(rng).times() for problem in problems.values())
         for _ in range(RESAMPLES)
     ]
+    # Percentiles, because ratios may be infinite.
     tail = 50 * (1 - CONFIDENCE_LEVEL)
     low, high = np.percentile(resamples, (tail, 100 - tail), axis=0, method="nearest")
     best = {key: min(each[name] for name in names) for key, each in times.items()}
@@ -113,7 +118,7 @@ def score_suite(problems: Mapping[str, Problem], reference: str) -> dict[str, Su
     for name, *interval in zip(names, mean_ratios(times.values()), low, high, strict=True):
         to_best = {key: each[name] / best[key] for key, each in times.items()}
         rows[name] = SuiteRow(
-            {key: each[name] / each[reference] for key, each in times.items()},
+            {key: ratio(each, name) for key, each in times.items()},
             to_best,
             Estimate(*map(float, interval)),
             float(np.mean([*map(_share, to_best.values())])),

@@ -78,6 +78,11 @@ class TunedMethod(NamedTuple):
         return self.cell.base, self.cell.variant
 
     @property
+    def courses(self) -> Courses:
+        """The training losses at equal time, on the reported seeds."""
+        return Courses(self.equal_time.figures["train_loss"][TUNING_SEEDS:], self.cost)
+
+    @property
     def label(self) -> str:
         """The name with the best rate."""
         return f"{self.cell.label} {self.cell.rate:g}"
@@ -102,12 +107,15 @@ def study_tuned(options: StudyOptions) -> StudySection:
         pictures += _draw_courses(methods, options, f"{name}_time")
         sections.append(_problem_text(problem, methods, ratios, options, name))
         data[problem] = list(map(_method_data, methods, ratios))
-    rows = score_suite(suite, target)
-    pictures += draw_profiles(rows, options.out, "tuned_profile")
+    rows: dict[str, SuiteRow] = {}
+    if suite:  # there are data sets without a problem
+        rows = score_suite(suite, target)
+        pictures += draw_profiles(rows, options.out, "tuned_profile")
+        sections.insert(0, _suite_text(rows, target))
     return StudySection(
         "tuned",
         "Tuned against tuned",
-        "\n\n".join([_suite_text(rows, target), *sections]),
+        "\n\n".join(sections),
         {"problems": data, "suite": _suite_data(rows)},
         tuple(pictures),
     )
@@ -198,8 +206,8 @@ def _draw_courses(
     pairs = [(by_key[game], by_key[base]) for game, base in BASE_OF.items() if game in by_key]
     for colour, pair in zip(COLOURS, pairs, strict=False):
         for method, style in zip(pair, ("-", "--"), strict=True):
-            courses = method.equal_time.figures["train_loss"][TUNING_SEEDS:]
-            draw_training_curve(axes, courses, method.label, colour, method.cost, style)
+            losses, epoch_time = method.courses
+            draw_training_curve(axes, losses, method.label, colour, epoch_time, style)
     axes.set(xlabel="time, in epochs of SGD", ylabel="training loss", yscale="log")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
@@ -214,10 +222,7 @@ def suite_problem(methods: Sequence[TunedMethod], target: str) -> Problem:
         target: The label of the method whose loss after equal epochs is the target.
     """
     by_label = {method.cell.label: method for method in methods}
-    courses = {
-        label: Courses(method.equal_time.figures["train_loss"][TUNING_SEEDS:], method.cost)
-        for label, method in by_label.items()
-    }
+    courses = {label: method.courses for label, method in by_label.items()}
     return Problem(courses, _reported(by_label[target].equal_epochs, "train_loss"))
 
 

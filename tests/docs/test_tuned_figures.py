@@ -27,11 +27,14 @@ def page_table(problem: str) -> list[list[str]]:
     return table_rows(section)[2:]
 
 
+def or_infinity(number: float | None) -> float:
+    """A number of the JSON, where infinity is None."""
+    return np.inf if number is None else number
+
+
 def expected_row(method: dict[str, Any]) -> list[str]:
     cell = Cell(**method["cell"])
-    tuning = {
-        float(rate): np.inf if loss is None else loss for rate, loss in method["tuning"].items()
-    }
+    tuning = {float(rate): or_infinity(loss) for rate, loss in method["tuning"].items()}
     smallest, largest = near_best_rates(tuning)
     return [
         cell.label,
@@ -78,16 +81,11 @@ def test_the_suite_has_the_scores_of_the_study() -> None:
     page = (DOCS / "evidence.md").read_text()
     rows = {
         name: SuiteRow(
-            {key: as_ratio(ratio) for key, ratio in row["ratios"].items()},
+            {key: or_infinity(ratio) for key, ratio in row["ratios"].items()},
             {},
-            Estimate(*map(as_ratio, row["mean"])),
+            Estimate(*map(or_infinity, row["mean"])),
             row["score"],
         )
         for name, row in DATA["suite"].items()
     }
     assert suite_table(rows) in page
-
-
-def as_ratio(number: float | None) -> float:
-    """A ratio of the JSON, where infinity is None."""
-    return np.inf if number is None else number

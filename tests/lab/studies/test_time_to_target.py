@@ -73,6 +73,14 @@ def test_scores_are_means_of_the_profile() -> None:
     assert np.mean(profile) == pytest.approx(rows["NAdam"].score, abs=1e-3)
 
 
+def test_scores_do_not_need_the_reference() -> None:
+    """It may not reach the target itself."""
+    courses = {"NAdam": Courses(FALLING[:, :2], 1.0), "fast": Courses(FALLING, 0.5)}
+    rows = score_suite({"one": Problem(courses, TARGET)}, "NAdam")
+    assert (rows["fast"].score, rows["NAdam"].score) == (1.0, 0.0)
+    assert math.isnan(rows["fast"].ratios["one"]) and math.isnan(rows["fast"].mean.value)
+
+
 def test_intervals_come_from_resampled_seeds() -> None:
     """One seed gets there in two epochs, the other in three; draws of one of them alone differ."""
     losses = np.array([[1.0, 0.1, 0.1], [1.0, 1.0, 0.1]])

@@ -57,6 +57,12 @@ def test_methods_are_tuned_and_compared(tmp_path: Path, monkeypatch: pytest.Monk
     assert all((tmp_path / name).stat().st_size > 1000 for name in section.pictures)
 
 
+def test_a_data_set_may_have_no_problem(tmp_path: Path) -> None:
+    section = tuned.study_tuned(StudyOptions(tmp_path, datasets=("mnist",)))
+    assert section.data == {"problems": {}, "suite": {}}
+    assert section.text == "" and section.pictures == ()
+
+
 def test_rates_near_the_best() -> None:
     losses = {0.01: 1.2, 0.03: 1.0, 0.1: 1.24, 0.3: np.inf}
     assert tuned.near_best_rates(losses) == (0.01, 0.1)
