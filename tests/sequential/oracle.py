@@ -57,17 +57,30 @@ def owned(params: Tree, stage: gt.Stage) -> Facts:
     return Facts(ravel_pytree(own)[0], owner)
 
 
-def dense_step(
-    problem: zoo.Problem, game: Game, params: Tree, memories: list[Memory]
-) -> tuple[Tree, list[Memory]]:
-    """One step of the dense reference, and the memories after it."""
+class Dense(NamedTuple):
+    """One step of the dense reference.
+
+    Attributes:
+        steps: the changes of the parameters.
+        memories: those after the step.
+        diagonals: of each stage, P at the open gradient.
+    """
+
+    steps: Tree
+    memories: list[Memory]
+    diagonals: list[Vector]
+
+
+def dense_step(problem: zoo.Problem, game: Game, params: Tree, memories: list[Memory]) -> Dense:
+    """One step of the dense reference."""
     closed: dict[int, Vector] = {}
+    diagonals: dict[int, Vector] = {}
     method, loss = game.method, game.loss_fn
 
     def gains(t: int, q: Vector, own: Any = None, value: Any = None) -> gt.reference.Gains:
         facts = owned(params, problem.net.stages[t])
         k, diagonal = method.gains(q, memories[t], facts)
-        closed[t] = q
+        closed[t], diagonals[t] = q, diagonal
 
         def closed_loop_step(after: Vector) -> Vector:
             if method.is_open:
@@ -114,7 +127,7 @@ def dense_step(
             rollout=game.rollout,
         ).steps
     after = [method.after(closed[t], memory) for t, memory in enumerate(memories)]
-    return steps, after
+    return Dense(steps, after, [diagonals[t] for t in range(len(memories))])
 
 
 def optimizer(problem: zoo.Problem, game: Game, *, feedback: bool = True) -> Any:
@@ -183,7 +196,7 @@ def compare(
         params = {label: now[0] for label, now in tuples.items()}
         ours, theirs = library(tuples), dense(params, memories)
         for label, (got, state) in ours.items():
-            want, memories[label] = theirs[label]
+            want, memories[label], _ = theirs[label]
             report = state.report
             assert not report.skipped
             figures = (
