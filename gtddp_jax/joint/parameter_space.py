@@ -124,12 +124,12 @@ class ParameterProblem:
         none = jnp.zeros(sum(o.size for o in self.outputs.values()), damping.dtype)
         if not self.rows.objective.is_squared:
             return self._newton(zeros, none, make_solver, damping, newton_steps)
-        solve = make_solver(self.derivatives(none).hessian)
-        solution = solve(-self._gradient(zeros, none, damping))
+        found = self.derivatives(none)
+        solution = make_solver(found.hessian)(-self._gradient(found, zeros, damping))
         return solution.value, self.output_change(solution.value), solution, jnp.int32(1)
 
-    def _gradient(self, change: jax.Array, output_change: jax.Array, damping: Scalar) -> jax.Array:
-        found = self.derivatives(output_change)
+    def _gradient(self, found: LossDerivatives, change: jax.Array, damping: Scalar) -> jax.Array:
+        """The gradient of F by e, [p], from derivatives of the losses at e."""
         pulled = self.rows.pull_back(unflatten_outputs(found.gradient, self.outputs))
         return flatten_tree(pulled, self.rows.dtype) + damping * self.metric * change
 
@@ -143,9 +143,9 @@ class ParameterProblem:
     ) -> tuple[jax.Array, jax.Array, Solution, jax.Array]:
         def improve(search: ParameterSearch) -> ParameterSearch:
             change, output_change = search.change, search.output_change
-            solve = make_solver(self.derivatives(output_change).hessian)
-            gradient = self._gradient(change, output_change, damping)
-            solution = solve(-gradient)
+            found = self.derivatives(output_change)
+            gradient = self._gradient(found, change, damping)
+            solution = make_solver(found.hessian)(-gradient)
             step = solution.value
             step_change = self.output_change(step)
 
