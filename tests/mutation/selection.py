@@ -4,7 +4,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
-FOLDERS = ("implicit", "sequential", "curvature", "terminal", "core", "network", "tracing")
+FOLDERS = (
+    *("implicit", "sequential", "joint", "curvature", "terminal"),
+    *("core", "losses", "network", "tracing"),
+)
 """The folders of `gtddp_jax` that hold the mathematics."""
 
 SEQUENTIAL_STEP = "tests/sequential/test_exact_loss.py::test_network_equals_the_reference"
@@ -30,6 +33,15 @@ QUICK: dict[str, tuple[str, ...]] = {
         "tests/sequential/test_report.py::test_weights_and_feedback",
         "tests/sequential/test_alias.py",
     ),
+    "joint/damping_rules": ("tests/joint/test_behaviour.py",),
+    "joint/step_control": ("tests/joint/test_behaviour.py",),
+    "joint/read_rows": ("tests/joint/test_read_rows.py",),
+    "joint/outer_rows": ("tests/joint/test_read_rows.py",),
+    "joint/leaf_products": ("tests/joint/test_read_rows.py",),
+    "joint/losses_objective": ("tests/joint/test_losses.py",),
+    "joint/acceleration": ("tests/joint/test_acceleration.py::test_chunks_change_nothing",),
+    "joint/rows_step": ("tests/joint/test_rows_step.py",),
+    "joint": ("tests/joint/test_exact.py",),
     "curvature/kronecker/cooperation": (
         f"{KRONECKER}/test_cooperation.py::test_theorem_3_block_by_block[pair]",
         f"{SHARED_INPUT}::test_shared_input_has_the_dense_joint_matrix[dense]",
@@ -61,10 +73,11 @@ QUICK: dict[str, tuple[str, ...]] = {
     "core/samples": ("tests/core/test_samples.py", *STEPS),
     "core/trees": ("tests/core/test_trees.py", *STEPS, "tests/network/test_sample_gradients.py"),
     "core": STEPS,
+    "losses": ("tests/losses/test_constant_leaves.py", "tests/losses/test_games.py"),
     "network": (f"{SEQUENTIAL_STEP}[shortcut_at_1]", "tests/network/test_sample_gradients.py"),
     "tracing": (
         "tests/tracing",
-        "tests/flax_models/test_verify.py::test_models_of_the_zoo_pass[perceptron]",
+        "tests/flax_models/test_verify.py::test_models_of_the_zoo_pass[shared]",
     ),
 }
 """By the longest matching path, the tests that come first."""
@@ -89,6 +102,11 @@ MORE: dict[str, tuple[str, ...]] = {
         "tests/sequential/test_self_response.py",
         "tests/sequential/test_feedback_off.py",
         "tests/sequential/test_batch_norm.py",
+    ),
+    "joint": (
+        "tests/joint",
+        "tests/robustness/composition/test_joint.py",
+        "tests/robustness/devices/test_joint.py",
     ),
     "curvature/kronecker/cooperation": (
         f"{KRONECKER}/test_cooperation.py",
@@ -124,12 +142,14 @@ MORE: dict[str, tuple[str, ...]] = {
         "tests/implicit/test_contract.py::test_a_loss_gradient_as_running_cost_is_noticed",
         "tests/core/test_duplicate_gradient.py",
     ),
+    "core/trees": ("tests/robustness/devices/test_explicit.py",),
     "core": (
         "tests/network/test_sample_gradients.py",
         SAFETY,
         "tests/sequential/test_exact_rules.py",
         "tests/robustness/test_faults.py",
     ),
+    "losses": ("tests/losses", "tests/implicit/test_contract.py"),
     "network": (
         "tests/network",
         "tests/sequential/test_batch_norm.py",

@@ -4,6 +4,7 @@ import ast
 
 import pytest
 
+from tests.conftest import RunPython
 from tests.mutation import selection
 from tests.mutation.mutants import find_mutants
 
@@ -46,3 +47,16 @@ def test_mutants_of_the_library_are_valid_programs() -> None:
         for mutant in find_mutants(source):
             ast.parse(mutant.apply(source))
         assert selection.quick_tests(path) and selection.more_tests(path)
+
+
+@pytest.mark.slow
+def test_the_selected_tests_exist(run_python: RunPython) -> None:
+    chosen = {
+        test
+        for table in (selection.QUICK, selection.MORE)
+        for tests in table.values()
+        for test in tests
+    }
+    pytest_arguments = ("--collect-only", "-q", "-m", "", "-p", "no:cacheprovider")
+    result = run_python("-m", "pytest", *pytest_arguments, *sorted(chosen), timeout=300)
+    assert result.returncode == 0, result.stdout[-2000:]
