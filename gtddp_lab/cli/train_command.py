@@ -4,7 +4,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,16 +84,18 @@ def _run_follower(setup: TrainSetup, processes: ProcessGroup) -> TrainOutcome:
     epochs = 0
     try:
         with deferred_interrupts() as interrupted:
-            events = run_comparison(
+            comparison = run_comparison(
                 setup.experiment,
                 setup.trainers,
                 setup.plan,
                 _checkpoint_opener(setup, folder),
                 stop=processes.any_stops(interrupted),
             )
-            for event in events:  # drives the training; the leader shows and logs the events
-                epochs += len(event.records) if isinstance(event, UnitResumed) else 0
-                epochs += isinstance(event, EpochRecord)
+            # Drives the training; the leader shows and logs the events.
+            with closing(comparison) as events:
+                for event in events:
+                    epochs += len(event.records) if isinstance(event, UnitResumed) else 0
+                    epochs += isinstance(event, EpochRecord)
     except CheckpointError as error:
         raise RunError(str(error)) from error
     return TrainOutcome(folder, epochs < _total_epochs(setup.experiment))
@@ -177,7 +179,7 @@ class _TrainRun:
             for note in logs.notes:
                 print(f"gtddp: {note}", file=sys.stderr)
             show_event = stack.enter_context(progress_display(self._console, setup.experiment))
-            events = run_comparison(
+            comparison = run_comparison(
                 setup.experiment,
                 setup.trainers,
                 setup.plan,
@@ -186,7 +188,8 @@ class _TrainRun:
                 trace=lambda: jax.profiler.trace(os.fspath(folder.path / "profile")),
                 clock=self._clock,
             )
-            for event in events:
+            # Closed here after an error too, which waits for the checkpoint that is being written.
+            for event in stack.enter_context(closing(comparison)):
                 logs.write_event(event)
                 show_event(event)
                 if isinstance(event, UnitResumed):

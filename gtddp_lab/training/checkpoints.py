@@ -123,17 +123,24 @@ class Checkpoints:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        logging.getLogger("absl").setLevel(self._log_level)
-        if is_lost_peer(error):
-            return  # the checkpoint being written cannot be finished without the lost process
         try:
-            with self._folder_errors("write a checkpoint to"):
-                self._manager.wait_until_finished()
-        except CheckpointError:
-            if error is None:
-                raise
+            # Without the lost process the checkpoint being written cannot be finished.
+            if not is_lost_peer(error):
+                self._finish(is_failing=error is not None)
         finally:
-            self._manager.close()
+            logging.getLogger("absl").setLevel(self._log_level)
+
+    def _finish(self, *, is_failing: bool) -> None:
+        """Waits for the checkpoint that is being written; an earlier error hides one of its own."""
+        errors = []
+        for action in (self._manager.wait_until_finished, self._manager.close):
+            try:
+                with self._folder_errors("write a checkpoint to"):
+                    action()
+            except CheckpointError as error:
+                errors.append(error)
+        if errors and not is_failing:
+            raise errors[0]
 
     def _folder_errors(self, action: str) -> "_CheckpointErrors":
         return _CheckpointErrors(f"cannot {action} {self.folder}")

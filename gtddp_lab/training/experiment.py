@@ -1,6 +1,6 @@
 """Paired comparisons: several methods with the same seeds, data, initial parameters and batches."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from itertools import product
@@ -161,7 +161,7 @@ def run_comparison(
     stop: Callable[[], bool] = lambda: False,
     trace: OpenTrace = nullcontext,
     clock: RunClock | None = None,
-) -> Iterator[RunEvent]:
+) -> Generator[RunEvent, None, None]:
     """Runs every trainer with every seed; all methods of one seed run before the next seed.
 
     Args:

@@ -1,11 +1,12 @@
-"""Logs of a run: JSON lines, and TensorBoard event files written without TensorFlow."""
+"""Logs of a run: JSON lines and TensorBoard event files."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from gtddp_lab.training.event_file import EventFile
 from gtddp_lab.training.json_lines import JsonLinesLog
 from gtddp_lab.training.records import (
     EpochRecord,
@@ -56,16 +57,14 @@ class TensorBoardLog:
             folder: Parent of the folders of methods and seeds.
         """
         self._folder = folder
-        self._writers: dict[tuple[str, int], Any] = {}
+        self._writers: dict[tuple[str, int], EventFile] = {}
         self._last_steps: dict[tuple[str, int], int] = {}
 
-    def _writer_for(self, method_seed: tuple[str, int], purge_step: int | None = None) -> Any:
-        from tensorboardX import SummaryWriter  # slow to import, needed by runs only
-
+    def _writer_for(self, method_seed: tuple[str, int], purge_step: int | None = None) -> EventFile:
         if method_seed not in self._writers:
             method, seed = method_seed
             folder = self._folder / f"{method}-seed{seed}"
-            self._writers[method_seed] = SummaryWriter(str(folder), purge_step=purge_step)
+            self._writers[method_seed] = EventFile(folder, purge_step)
         return self._writers[method_seed]
 
     def rewind(self, unit: TrainingUnit, step: int) -> None:
@@ -95,9 +94,10 @@ class TensorBoardLog:
             writer.flush()
 
     def close(self) -> None:
-        """Closes all files."""
-        for writer in self._writers.values():
-            writer.close()
+        """Closes all files, also if one of them cannot be written."""
+        with ExitStack() as stack:
+            for writer in self._writers.values():
+                stack.callback(writer.close)
 
 
 def _named_scalars(figures: Mapping[str, float | list[float]]) -> Iterator[tuple[str, float]]:
@@ -150,9 +150,10 @@ class RunLogs:
             self._tensorboard.rewind(unit, step)
 
     def close(self) -> None:
-        """Closes all files."""
-        self._json_lines.close()
-        self._tensorboard.close()
+        """Closes all files, also if one of them cannot be written."""
+        with ExitStack() as stack:
+            stack.callback(self._tensorboard.close)
+            stack.callback(self._json_lines.close)
 
 
 @contextmanager

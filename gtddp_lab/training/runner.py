@@ -1,7 +1,7 @@
 """Runs one unit from its first step, or from its checkpoint, to its last; yields events."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -93,7 +93,7 @@ def run_unit(
     stop: Callable[[], bool] = lambda: False,
     trace: OpenTrace = nullcontext,
     clock: RunClock | None = None,
-) -> Iterator[RunEvent]:
+) -> Generator[RunEvent, None, None]:
     """Trains a unit to its end, starting from its newest checkpoint if there is one.
 
     Args:

@@ -72,6 +72,16 @@ def scalars(folder: Path) -> dict[tuple[str, int], float]:
     return found
 
 
+def test_a_full_disk_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The event files say so at the latest when their buffers are full; nothing waits."""
+    full = Path("/dev/full")
+    if not full.is_char_device():
+        pytest.skip("this system has no /dev/full")
+    monkeypatch.setattr("tensorboardX.record_writer.open_file", lambda path: full.open("wb"))
+    with pytest.raises(OSError, match="No space left on device"):
+        write(tmp_path, *map(steps, range(1, 1000)))
+
+
 def test_entries_after_the_checkpoint_are_dropped(tmp_path: Path) -> None:
     other = TrainingUnit("adam", (3, 5))
     write(
