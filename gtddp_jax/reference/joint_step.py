@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from gtddp_jax.core.types import Number, Scalar, Tree
+from gtddp_jax.core.types import Count, Number, Scalar, Tree
 
 # Users annotate the arguments more narrowly than `Tree`, see `core/types.py`.
 if TYPE_CHECKING:
@@ -29,7 +29,8 @@ else:
     ]
 """`(residual(params, sample), loss(outputs [R], sample), weight)`."""
 
-NEWTON_STEPS = 40
+NEWTON_STEPS = 200
+"""Far from the minimum of a loss with linear tails, fifty can be too few."""
 
 CLOSE = 1e-9
 """Relative decrease of F from which on full Newton steps are taken."""
@@ -40,7 +41,7 @@ def joint_step(
     params: Tree,
     batch: Mapping[str, Tree],
     *,
-    damping: float,
+    damping: Number,
     momentum_step: Float[Array, " p"] | None = None,
     metric: Float[Array, " p"] | None = None,
 ) -> Float[Array, " p"]:
@@ -79,16 +80,19 @@ def joint_step(
             total += weight * jax.vmap(loss)(linear, batch[name]).mean()
         return total
 
-    gradient, hessian = jax.jit(jax.grad(objective)), jax.jit(jax.hessian(objective))
-    value = jax.jit(objective)
-    step = start
-    for _ in range(NEWTON_STEPS):
-        slope = gradient(step)
-        change = -jnp.linalg.solve(hessian(step), slope)
-        length = 1.0
+    def improve(_: Count, step: jax.Array) -> jax.Array:
+        value, slope = jax.value_and_grad(objective)(step)
+        change = -jnp.linalg.solve(jax.hessian(objective)(step), slope)
         # Near the minimum rounding hides the decrease; Newton's own step is right there.
-        if -slope @ change > CLOSE * abs(value(step)):
-            while not value(step + length * change) <= value(step) and length > 1e-9:
-                length /= 2
-        step = step + length * change
-    return step
+        searches = -slope @ change > CLOSE * jnp.abs(value)
+
+        def is_too_long(length: jax.Array) -> jax.Array:
+            enough = objective(step + length * change) <= value
+            return searches & ~enough & (length > 1e-9)
+
+        length = jax.lax.while_loop(
+            is_too_long, lambda length: 0.5 * length, jnp.ones((), step.dtype)
+        )
+        return step + length * change
+
+    return jax.lax.fori_loop(0, NEWTON_STEPS, improve, start)

@@ -1,4 +1,4 @@
-"""Properties of both games on random networks, batches, options and dtypes.
+"""Properties of all games on random networks, batches, options and dtypes.
 
     python -m tests.properties --cases 10000 --seed 0 --shard 1/8
 

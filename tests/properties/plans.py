@@ -51,7 +51,16 @@ class Network(NamedTuple):
 
 def count(plans: list[Plan]) -> int:
     """The number of parametric stages in a chain of plans."""
-    return sum(1 if kind != "residual" else count(rest[0]) for kind, *rest in plans if kind != "f")
+    return sum(_stages(plan) for plan in plans)
+
+
+def _stages(plan: Plan) -> int:
+    kind, *rest = plan
+    if kind == "f":
+        return 0
+    if kind == "residual":
+        return count(rest[0])
+    return max(map(count, rest[0])) if kind == "parallel" else 1
 
 
 def kinds(plans: list[Plan]) -> set[str]:
@@ -63,6 +72,8 @@ def kinds(plans: list[Plan]) -> set[str]:
             found |= kinds(rest[0]) | kinds(rest[1])
         if kind == "cooperative":
             found |= kinds(rest[0])
+        if kind == "parallel":
+            found |= set().union(*map(kinds, rest[0]))
     return found
 
 
@@ -86,6 +97,9 @@ def layer(plan: Plan) -> Any:
         return nn.BatchNorm(momentum=0.8)
     if kind == "cooperative":
         return gt.Cooperative([layer(player) for player in rest[0]])
+    if kind == "parallel":
+        branches, merge = rest
+        return gt.Parallel([[layer(b) for b in branch] for branch in branches], merge)
     body, shortcut, at = rest
     return gt.Residual([layer(b) for b in body], [layer(s) for s in shortcut] or None, at=at)
 
@@ -114,13 +128,17 @@ def _as_chain(layers: Any) -> Sequence[Any]:
     return layers if isinstance(layers, (list, tuple)) else [layers]
 
 
+def _applied_chain(chain: Any, x: jax.Array) -> jax.Array:
+    return functools.reduce(lambda x, inner: _applied(inner, x), _as_chain(chain), x)
+
+
 def _applied(part: Any, x: jax.Array) -> jax.Array:
     if isinstance(part, gt.Residual):
-        body, shortcut = (
-            functools.reduce(lambda x, inner: _applied(inner, x), chain, x)
-            for chain in (_as_chain(part.body), _as_chain(part.shortcut or ()))
-        )
-        return body + shortcut
+        return _applied_chain(part.body, x) + _applied_chain(part.shortcut or (), x)
+    if isinstance(part, gt.Parallel):
+        outputs = [_applied_chain(branch, x) for branch in part.branches]
+        is_sum = part.merge == "sum"
+        return functools.reduce(jnp.add, outputs) if is_sum else jnp.concatenate(outputs, -1)
     if isinstance(part, gt.Cooperative):
         outputs = [_applied(player, x) for player in part.players]
         return functools.reduce(jnp.add, outputs)
@@ -173,6 +191,8 @@ class Draw:
                 continue
             if depth and self._chance(0.45):
                 found.append(self.block(int(self._rng.integers(1, left + 1)), depth - 1))
+            elif depth and self._chance(0.15):
+                found += self.parallel(left, depth - 1)
             elif self._chance(0.2):
                 players = [self.player() for _ in range(int(self._rng.integers(2, 4)))]
                 found.append(("cooperative", players))
@@ -192,6 +212,16 @@ class Draw:
             shortcut = [self.function()]
         at = int(self._rng.integers(0, count(body) - max(1, count(shortcut)) + 1))
         return ("residual", body, shortcut, at)
+
+    def parallel(self, most: int, depth: int) -> list[Plan]:
+        """Branches as in an inception block; features that were joined are mapped to 3 again."""
+        lengths = self._rng.integers(1, most + 1, size=2)
+        branches = [self.chain(int(length), depth) for length in lengths]
+        if self._chance(0.3):
+            branches.append([])
+        if self._chance(0.5):
+            return [("parallel", branches, "sum")]
+        return [("parallel", branches, "concatenate"), ("dense", self._chance(0.6))]
 
     def network(self, *, most: int, each: bool = False) -> Network:
         """A network of 1 to `most` stages before the last layer."""

@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from tests.properties import implicit, sequential
+from tests.properties import implicit, joint, sequential
 
 GAMES: dict[str, Callable[[int, int], Any]] = {
     "sequential": sequential.World,
     "implicit": implicit.World,
+    "joint": joint.World,
 }
 """The class of worlds of each game, called with a seed and an index."""
 
@@ -23,7 +24,8 @@ class Tally:
     Attributes:
         worlds: compiled networks with their options.
         cases: worlds times parameters and batches.
-        moved: cases in which some sample weight differs from 1 by more than 0.001.
+        moved: cases in which the game differs from its base by more than 0.001: some sample weight
+            from 1, a joint step from that of the gradient.
         checks: how often each property was checked.
         worst: the largest error of each property and dtype.
         failures: descriptions of the properties that failed.
@@ -40,8 +42,8 @@ class Tally:
 
     def __str__(self) -> str:
         lines = [
-            f"{self.worlds} worlds, {self.cases} cases ({self.moved} with weights off 1 by a "
-            f"thousandth), {sum(self.checks.values())} checks, {self.seconds:.0f} s of processor "
+            f"{self.worlds} worlds, {self.cases} cases ({self.moved} in which the game counts), "
+            f"{sum(self.checks.values())} checks, {self.seconds:.0f} s of processor "
             f"time, {len(self.failures)} failures"
         ]
         lines += [

@@ -79,12 +79,15 @@ class World:
         if self.terminal == "exact_loss" and self.kronecker:
             # The formula needs V_x, and the exact loss has no Hessian to compute it from.
             self.terminal, self.max_shift, self.bounds = "projected", None, None
+        has_formula = self.base.method is not None
+        self.self_response = bool(has_formula and rng.random() < 0.15)
         spec = zoo.Spec(lambda: plans.layers(self.plan), plans.INPUTS[inputs])
         dtype = getattr(jnp, self.dtype)
         self.problem = zoo.make(spec, batch=self.batch, seed=index, dtype=dtype)
         self.coupled = self.problem.net.has_batch_stats
-        plain = not (self.coupled or self.kronecker or self.terminal == "exact_loss")
-        # The reference has the exact loss for lists of stages only.
+        collapsed = self.coupled or self.self_response or self.terminal == "exact_loss"
+        plain = not (collapsed or self.kronecker)
+        # The reference of the collapsed recursions is for lists of stages only.
         flax = plain and rng.random() < 0.2
         self.flax = bool(flax)
         self.net: Any = self.problem.net
@@ -105,6 +108,7 @@ class World:
             "bounds",
             "rollout",
             "decay",
+            "self_response",
             "flax",
         )
         options = ", ".join(f"{name}={getattr(self, name)!r}" for name in fields)
@@ -123,6 +127,7 @@ class World:
             max_shift=self.max_shift,
             bounds=self.bounds,
             decay=self.decay,
+            self_response=self.self_response,
             units=units,
         )
 
@@ -405,7 +410,7 @@ class World:
                 yield self._figures("scaled loss, same weights", error)
             elif facts["largest_rho"] >= 1:
                 return
-            elif "dense" in want and not self.coupled:
+            elif "dense" in want and not self.coupled and not self.self_response:
                 name = "scaled loss, scaled gradient model"
                 if self._is_precise(want):
                     yield self._found(name, distance(got["on"], want["dense"]))

@@ -10,7 +10,7 @@ from tests.properties import runner
 from tests.properties.findings import BOUNDS
 
 SEED = 2020
-WORLDS = {"sequential": range(6), "implicit": range(6)}
+WORLDS = {"sequential": range(6), "implicit": range(6), "joint": range(6)}
 DRAWS = 10
 WRONG = 5
 """The index of a small world of the sequential game with a diagonal base."""
@@ -18,19 +18,23 @@ EVERYWHERE = {
     "the step is taken",
     "dtypes stay",
     "fast equals dense",
-    "feedback off equals the base",
     "permuted samples, same step",
-    "scaled loss, same base step",
     "scaled loss, same step",
+}
+WEIGHTED = {
+    "feedback off equals the base",
+    "scaled loss, same base step",
     "scaled loss, same weights",
 }
 OWN = {
-    "sequential": {"permuted samples, same weights", "duplicated batch, same base step"},
-    "implicit": {
+    "sequential": WEIGHTED | {"permuted samples, same weights", "duplicated batch, same base step"},
+    "implicit": WEIGHTED
+    | {
         "permuted samples, permuted weights",
         "duplicated batch, same step",
         "duplicated batch, same weights",
     },
+    "joint": {"duplicated batch, same step", "the direction is remembered"},
 }
 
 
@@ -48,7 +52,7 @@ def test_random_worlds(game: str) -> None:
         pass
     assert not tally.failures, "\n".join(tally.failures)
     assert tally.cases == DRAWS * len(WORLDS[game])
-    assert tally.moved > 0.3 * tally.cases  # otherwise feedback was not tested
+    assert tally.moved > 0.3 * tally.cases  # otherwise the game was not tested
     assert set(tally.checks) >= EVERYWHERE | OWN[game]
 
 
