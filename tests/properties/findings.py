@@ -8,9 +8,10 @@ import numpy as np
 
 Tree = Any
 
-BOUNDS = {"float64": 1e-9, "float32": 2e-3, "bfloat16": 0.25}
+BOUNDS = {"float64": 1e-9, "float32": 5e-3, "bfloat16": 0.25}
 """Bounds of the relative error by dtype. Exactness is claimed in float64; the other bounds allow
-for the rounding of the dtype through up to eight layers."""
+for the rounding of the dtype through up to a dozen layers: the worlds with the largest errors in
+float32, 4e-3, are exact to 1e-12 in float64."""
 
 
 class Finding(NamedTuple):

@@ -361,7 +361,9 @@ class World:
         yield Finding("dtypes stay", float(kinds != {self.dtype}), 0.0)
 
     def _exact(self, steps: Any, *, comparable: bool) -> Iterator[Finding]:
-        if "dense" in steps and comparable and self._is_precise(steps):
+        if not self._is_precise(steps):
+            return
+        if "dense" in steps and comparable:
             yield self._found("fast equals dense", distance(steps["on"], steps["dense"]))
         if "optax" in steps:
             name = "feedback off equals the base"
