@@ -107,9 +107,11 @@ def test_the_gain_ratio_is_judged_on_a_validation_batch() -> None:
 
 
 def test_a_switch_of_rules() -> None:
-    rule = control.SwitchStep(control.LineSearch(), control.FixedRate(0.125), at=2)
+    """The schedule of the second rule starts with the switch."""
+    then = control.FixedRate(lambda count: 0.125 / (1 + count))
+    rule = control.SwitchStep(control.LineSearch(), then, at=2)
     _, reports = train(gt.joint(SQUARED.terms, 1e-3, step=rule), 4)
-    assert (reports.step_length[2:] == 0.125).all()
+    np.testing.assert_array_equal(reports.step_length[2:], [0.125, 0.0625])
 
 
 @pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])

@@ -7,12 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.flatten_util import ravel_pytree
 
 import gtddp_jax as gt
 from tests.default_run import quick_cases
-from tests.joint.problems import PARAMS, Problem, problems
+from tests.joint.problems import PARAMS, Problem, interior, problems
 
 DAMPING = 1e-3
 FULL_STEP = gt.step_control.FixedRate(1.0)
@@ -95,6 +96,35 @@ def test_a_step_is_the_minimizer(name: str, side: str, metric: bool) -> None:
 def test_chunks_change_nothing(side: str, chunk: int) -> None:
     step, _ = joint_step("squared", 0.7, True, side=side, chunk=chunk)
     check(step, dense_step("squared", 0.7, True))
+
+
+@pytest.mark.parametrize("side", quick_cases(["dual", "primal"]))
+def test_losses_that_are_flat_in_places(side: str) -> None:
+    """The tails of Huber's loss have a gradient but no curvature."""
+    p = problem("log cosh")
+
+    def huber(outputs: jax.Array, sample: Any) -> jax.Array:
+        del sample
+        return optax.huber_loss(outputs, delta=3.0).sum()
+
+    terms = {"fit": gt.Term(lambda params, sample: 3 * interior(params, sample[0]), huber)}
+    want = gt.reference.joint_step(
+        {"fit": (terms["fit"].residual, huber, 1.0)}, PARAMS, p.batch, damping=0.1
+    )
+    tx: Any = gt.joint(terms, 0.1, step=FULL_STEP, side=side, newton_steps=100)
+    step, state = jax.jit(tx.update)(None, tx.init(PARAMS), PARAMS, batch=p.batch)
+    check(step, want)
+    outputs = jax.vmap(lambda sample: terms["fit"].residual(PARAMS, sample))(p.batch["fit"])
+    assert (jnp.abs(outputs) > 3.0).any() and (jnp.abs(outputs) < 3.0).any()
+    assert state.report.newton_steps < 100
+
+
+@pytest.mark.parametrize("side", quick_cases(["dual", "primal"]))
+def test_newton_steps_are_limited_and_counted(side: str) -> None:
+    _, state = joint_step("cross entropy", side=side, newton_steps=2)
+    assert state.report.newton_steps == 2
+    _, state = joint_step("cross entropy", side=side)
+    assert 2 < state.report.newton_steps < 30
 
 
 def test_no_momentum_is_a_momentum_of_zero() -> None:
