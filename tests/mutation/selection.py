@@ -94,6 +94,8 @@ MORE: dict[str, tuple[str, ...]] = {
         "tests/implicit/test_sketch.py",
         "tests/implicit/test_devices.py",
     ),
+    "sequential/placement_bandit": ("tests/sequential/test_placement_bandit.py",),
+    "sequential/step_losses": ("tests/losses", "tests/sequential/test_contract.py"),
     "sequential": (
         "tests/sequential/test_stage_plans.py",
         "tests/sequential/test_report.py",
@@ -128,7 +130,9 @@ MORE: dict[str, tuple[str, ...]] = {
         "tests/implicit/test_full.py",
         "tests/sequential/test_exact_terminals.py",
         "tests/robustness/test_faults.py::test_flat_places_of_the_loss",
+        "tests/robustness/losses/test_reverse_rules.py",
     ),
+    "core/call_context": ("tests/robustness/composition",),
     "core/validation": (
         "tests/docs/test_errors_page.py",
         "tests/implicit/test_errors.py",
@@ -155,6 +159,7 @@ MORE: dict[str, tuple[str, ...]] = {
         "tests/sequential/test_batch_norm.py",
         "tests/docs/test_errors_page.py",
     ),
+    "tracing/pure_model": ("tests/robustness/models", "tests/flax_models/test_refusals.py"),
     "tracing": (
         "tests/flax_models/test_players.py",
         "tests/flax_models/test_refusals.py",
