@@ -39,6 +39,9 @@ META_TYPES = {
 }
 """JSON beside the state: layout and checksums by array, records, numbers."""
 
+ORBAX_LOGGERS = ("absl", "asyncio")
+"""Loggers that repeat errors which orbax raises as well; the exceptions suffice."""
+
 META_LIMIT = 256 * MIB
 """Largest file of a checkpoint that is read as a whole; arrays are read by their known sizes."""
 
@@ -112,9 +115,9 @@ class Checkpoints:
             self._manager = checkpoint.CheckpointManager(self.folder, options=options)
 
     def __enter__(self) -> Self:
-        # Orbax logs its errors and raises them as well; the exceptions suffice.
-        self._log_level = logging.getLogger("absl").level
-        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        self._log_levels = {name: logging.getLogger(name).level for name in ORBAX_LOGGERS}
+        for name in ORBAX_LOGGERS:
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         return self
 
     def __exit__(
@@ -123,12 +126,13 @@ class Checkpoints:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        try:
-            # Without the lost process the checkpoint being written cannot be finished.
-            if not is_lost_peer(error):
-                self._finish(is_failing=error is not None)
-        finally:
-            logging.getLogger("absl").setLevel(self._log_level)
+        # Without the lost process the checkpoint being written cannot be finished.
+        if not is_lost_peer(error):
+            self._finish(is_failing=error is not None)
+        # After an error orbax's threads may still fail, and would bury its message.
+        if error is None:
+            for name, level in self._log_levels.items():
+                logging.getLogger(name).setLevel(level)
 
     def _finish(self, *, is_failing: bool) -> None:
         """Waits for the checkpoint that is being written; an earlier error hides one of its own."""
