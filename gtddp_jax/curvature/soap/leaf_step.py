@@ -10,7 +10,6 @@ and then L and R take in G. In each call whose number is a multiple of the perio
 one step of power iteration.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -116,36 +115,12 @@ def step_leaf(
     return LeafStep(direction.astype(mean.dtype), scale, after)
 
 
-def refresh_bases(
-    states: Sequence[LeafState], axes: Sequence[tuple[int, ...]], count: Count, period: int
-) -> tuple[LeafState, ...]:
-    """The states of several arrays after call `count`, with new bases where these are due.
-
-    Args:
-        states: the states after `step_leaf`.
-        axes: the axes with a basis of each array.
-        count: the number of calls before this one.
-        period: the number of calls between new bases.
-    """
-    kept = tuple(states)
-    is_due = (count > 0) & (count % period == 0)
-    # All arrays share one condition, and so one branch of the program.
-    return jax.lax.switch(
-        jnp.where(count == 0, 1, jnp.where(is_due, 2, 0)),
-        [
-            lambda: kept,
-            lambda: tuple(map(_first_bases, kept)),
-            lambda: tuple(map(_next_bases, kept, axes)),
-        ],
-    )
-
-
-def _first_bases(state: LeafState) -> LeafState:
+def first_bases(state: LeafState) -> LeafState:
     """The state with the eigenvectors of its Gram matrices."""
     return state._replace(bases=tuple(map(axis_bases.eigenvector_columns, state.grams)))
 
 
-def _next_bases(state: LeafState, axes: tuple[int, ...]) -> LeafState:
+def next_bases(state: LeafState, axes: tuple[int, ...]) -> LeafState:
     """The state after one step of power iteration."""
     bases, second_moment = [], state.second_moment
     for axis, gram, basis in zip(axes, state.grams, state.bases, strict=True):

@@ -231,7 +231,15 @@ def take_stage_step(
         },
         inputs.stage_index.stage.player_ops,
     )
-    after = leaf_step.refresh_bases(
-        [step.state for step in steps], axes, count, method.precondition_frequency
+    after = tuple(step.state for step in steps)
+    due = (count > 0) & (count % method.precondition_frequency == 0)
+    # All arrays share one condition, and so one branch of the program.
+    with_bases = jax.lax.switch(
+        jnp.where(count == 0, 1, jnp.where(due, 2, 0)),
+        [
+            lambda: after,
+            lambda: tuple(map(leaf_step.first_bases, after)),
+            lambda: tuple(map(leaf_step.next_bases, after, axes)),
+        ],
     )
-    return SOAPStep(updates, operator, SOAPState(count + 1, after))
+    return SOAPStep(updates, operator, SOAPState(count + 1, with_bases))

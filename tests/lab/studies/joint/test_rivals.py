@@ -1,4 +1,4 @@
-"""Rivals that optax does not have: SOAP; and optimistix' Levenberg-Marquardt."""
+"""Methods of the study that are written there: SOAP; and optimistix' Levenberg-Marquardt."""
 
 import dataclasses
 from typing import Any
@@ -30,8 +30,7 @@ def literal_soap(gradients: list[np.ndarray]) -> list[np.ndarray]:
         else:
             mean = B1 * mean + (1 - B1) * g
             square = B2 * square + (1 - B2) * (u.T @ g @ v) ** 2
-            root = (np.sqrt(square) + 1e-8) / np.sqrt(1 - B2**t)
-            scaled = (u.T @ mean @ v / (1 - B1**t)) / root
+            scaled = (u.T @ mean @ v / (1 - B1**t)) / (np.sqrt(square / (1 - B2**t)) + 1e-8)
             steps.append(u @ scaled @ v.T)
         left, right = B2 * left + (1 - B2) * g @ g.T, B2 * right + (1 - B2) * g.T @ g
         if t == 0:
@@ -58,8 +57,7 @@ def test_soap_step_for_step() -> None:
         if t:
             mean = B1 * mean + (1 - B1) * vectors[t]
             square = B2 * square + (1 - B2) * vectors[t] ** 2
-            root = (np.sqrt(square) + 1e-8) / np.sqrt(1 - B2**t)
-            adam = mean / (1 - B1**t) / root
+            adam = mean / (1 - B1**t) / (np.sqrt(square / (1 - B2**t)) + 1e-8)
             np.testing.assert_allclose(bias_step, adam, rtol=1e-10)
 
 
