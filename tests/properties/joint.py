@@ -213,9 +213,9 @@ class World:
         yield self._found("permuted samples, same step", distance(got, steps["on"]))
 
     def _duplicated(self, case: Case, state: Any, steps: Any) -> Iterator[Finding]:
-        twice = case._replace(x=jnp.concatenate([case.x] * 2), y=jnp.concatenate([case.y] * 2))
         if self.edge > self.batch:
             return  # likewise
+        twice = case._replace(x=jnp.concatenate([case.x] * 2), y=jnp.concatenate([case.y] * 2))
         got, _ = self._twice(twice, state, 1.0)
         yield self._found("duplicated batch, same step", distance(got, steps["on"]))
 
