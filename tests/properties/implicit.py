@@ -13,7 +13,7 @@ import gtddp_jax as gt
 from tests.properties import plans
 from tests.properties.bases import Rng
 from tests.properties.findings import BOUNDS, Finding, distance
-from tests.properties.parts import Case
+from tests.properties.parts import Case, draw_case
 from tests.properties.sequential import LOSSES_WITH_POSITIONS
 from tests.sequential import zoo
 
@@ -159,9 +159,7 @@ class World:
         """The findings of each case, and the spread of its weights."""
         fresh = states = self.init(1.0)
         for number in range(draws):
-            seed = (self.seed * 1_000_003 + self.index) * 1_000 + number
-            p = zoo.filled(self.problem, seed=seed, dtype=getattr(jnp, self.dtype))
-            case = Case(p.params, p.x, p.y)
+            case, seed = draw_case(self, number)
             steps, after, weights = self._one(case, states, 1.0)
             findings = list(self._exact(steps, after))
             findings += self._permuted(case, states, steps, weights)
@@ -187,19 +185,18 @@ class World:
     ) -> Iterator[Finding]:
         if self.batch == 1:
             return
-        order = np.roll(np.arange(self.batch), 1)
-        case = case._replace(x=case.x[order], y=case.y[order])
-        got, _, found = self._one(case, states, 1.0)
+        got, _, found = self._one(case.rolled(), states, 1.0)
         yield self._found("permuted samples, same step", distance(got["on"], steps["on"]))
-        yield self._found("permuted samples, permuted weights", distance(found, weights[order]))
+        yield self._found(
+            "permuted samples, permuted weights", distance(found, jnp.roll(weights, 1))
+        )
 
     def _duplicated(
         self, case: Case, states: Any, steps: Any, weights: jax.Array
     ) -> Iterator[Finding]:
         if self.batch == 1 and isinstance(self.weighting, gt.weighting.Sketch):
             return  # all parameters predict a single sample, those that can be read several
-        twice = case._replace(x=jnp.concatenate([case.x] * 2), y=jnp.concatenate([case.y] * 2))
-        got, _, found = self._twice(twice, states, 1.0)
+        got, _, found = self._twice(case.doubled(), states, 1.0)
         yield self._found("duplicated batch, same step", distance(got, steps["on"]))
         want = jnp.concatenate([weights] * 2)
         yield self._found("duplicated batch, same weights", distance(found, want))

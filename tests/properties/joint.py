@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 import gtddp_jax as gt
 from tests.properties import plans
 from tests.properties.findings import BOUNDS, Finding, distance, upcast
-from tests.properties.parts import Case
+from tests.properties.parts import Case, draw_case
 from tests.properties.sequential import LOSSES_WITH_POSITIONS
 from tests.sequential import zoo
 
@@ -181,9 +181,7 @@ class World:
         state, moments = self._game(1.0).init(self.problem.params), jnp.zeros(size)
         start = state, moments
         for number in range(draws):
-            seed = (self.seed * 1_000_003 + self.index) * 1_000 + number
-            p = zoo.filled(self.problem, seed=seed, dtype=getattr(jnp, self.dtype))
-            case = Case(p.params, p.x, p.y)
+            case, seed = draw_case(self, number)
             steps, after, moved = self._one(case, state, moments, 1.0)
             findings = list(self._exact(steps, after))
             findings += self._permuted(case, state, steps)
@@ -207,16 +205,13 @@ class World:
     def _permuted(self, case: Case, state: Any, steps: Any) -> Iterator[Finding]:
         if self.batch == 1 or self.edge:
             return  # the samples of the second term are made from the first ones of the batch
-        order = np.roll(np.arange(self.batch), 1)
-        case = case._replace(x=case.x[order], y=case.y[order])
-        got, _ = self._twice(case, state, 1.0)
+        got, _ = self._twice(case.rolled(), state, 1.0)
         yield self._found("permuted samples, same step", distance(got, steps["on"]))
 
     def _duplicated(self, case: Case, state: Any, steps: Any) -> Iterator[Finding]:
         if self.edge > self.batch:
             return  # likewise
-        twice = case._replace(x=jnp.concatenate([case.x] * 2), y=jnp.concatenate([case.y] * 2))
-        got, _ = self._twice(twice, state, 1.0)
+        got, _ = self._twice(case.doubled(), state, 1.0)
         yield self._found("duplicated batch, same step", distance(got, steps["on"]))
 
     def _scaled(self, case: Case, state: Any, moments: Any, seed: int) -> Iterator[Finding]:

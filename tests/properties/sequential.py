@@ -15,7 +15,7 @@ from gtddp_jax.sequential.rollout import ROLLOUTS
 from tests.curvature.kronecker import formulas
 from tests.properties import bases, plans
 from tests.properties.findings import BOUNDS, Finding, distance, figures, upcast
-from tests.properties.parts import Case, Shim, Wrapped
+from tests.properties.parts import Case, Shim, Wrapped, draw_case
 from tests.sequential import oracle, zoo
 
 Tree = Any
@@ -314,9 +314,7 @@ class World:
         hyper = dict(self.base.hyper)
         start = states = self.init(hyper)
         for number in range(draws):
-            seed = (self.seed * 1_000_003 + self.index) * 1_000 + number
-            p = zoo.filled(self.problem, seed=seed, dtype=getattr(jnp, self.dtype))
-            case = Case(p.params, p.x, p.y)
+            case, seed = draw_case(self, number)
             fresh = start if self.kronecker else states
             hyper = self._with_safe_rate(case, fresh, hyper)
             steps, after, facts = self._one(case, fresh, hyper, 1.0, 1.0)
@@ -374,9 +372,7 @@ class World:
     ) -> Iterator[Finding]:
         if self.batch == 1:
             return
-        order = np.roll(np.arange(self.batch), 1)
-        case = case._replace(x=case.x[order], y=case.y[order])
-        got, now, _ = self._one(case, states, hyper, 1.0, 1.0)
+        got, now, _ = self._one(case.rolled(), states, hyper, 1.0, 1.0)
         yield self._found("permuted samples, same step", distance(got["on"], steps["on"]))
         error = distance(figures(now["on"].report), figures(after["on"].report))
         yield self._figures("permuted samples, same weights", error)
@@ -388,8 +384,7 @@ class World:
         """The base's step only: V_xx is stored per sample, so duplicated samples halve rho."""
         if "running" in self.base.label:
             return  # its second moments are those of the batch mean, times B
-        twice = case._replace(x=jnp.concatenate([case.x] * 2), y=jnp.concatenate([case.y] * 2))
-        step = self._twice(twice, states, hyper)
+        step = self._twice(case.doubled(), states, hyper)
         yield self._found("duplicated batch, same base step", distance(step, steps["off"]))
 
     def _scaled(self, case: Case, start: Any, hyper: Hyper, seed: int) -> Iterator[Finding]:
