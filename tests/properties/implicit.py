@@ -125,7 +125,7 @@ class World:
         running = jax.tree.map(lambda u: (scale * self.decay * u).astype(u.dtype), case.params)
         batch = (case.x, case.y)
         look = gt.implicit_weights(*arguments, **options)
-        weights = look(states["on"], case.params, batch)
+        weights = look(states["on"], case.params, batch, running)
         tx: Any = gt.implicit(*arguments, **options)
         step, state = tx.update(running, states["on"], case.params, batch=batch)
         return step, state, weights
@@ -148,10 +148,10 @@ class World:
         gradient = jax.grad(lambda u: losses(u).mean())(params)
         gradient = jax.tree.map(jnp.add, gradient, running)
         steps["optax"], after["optax"] = base.update(gradient, states["optax"], params)
-        if self.dtype == "float64" and self.decay == 0:
+        if self.dtype == "float64":
             flat, unravel = ravel_pytree(params)
             big = jax.jacrev(lambda u: losses(unravel(u)))(flat)
-            weighted = unravel(weights @ big / self.batch)
+            weighted = jax.tree.map(jnp.add, unravel(weights @ big / self.batch), running)
             steps["dense"], _ = base.update(weighted, states["on"].base, params)
         return steps, after, weights
 
