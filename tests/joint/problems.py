@@ -62,6 +62,14 @@ class Problem(NamedTuple):
             for name, term in self.terms.items()
         }
 
+    def objective(self, params: Any) -> jax.Array:
+        """The sum of the mean losses of the terms, with their weights."""
+        losses = []
+        for key, (residual, loss, weight) in self.definitions().items():
+            one = jax.vmap(lambda s, r=residual, f=loss: f(jnp.ravel(r(params, s)), s))
+            losses.append(weight * one(self.batch[key]).mean())
+        return jnp.stack(losses).sum()
+
 
 def points(count: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(count, 2))

@@ -27,16 +27,7 @@ def problem(name: str) -> Problem:
 
 @functools.cache
 def gradient(name: str) -> Any:
-    p = problem(name)
-
-    def objective(params: Any) -> jax.Array:
-        losses = []
-        for key, (residual, loss, weight) in p.definitions().items():
-            one = jax.vmap(lambda s, r=residual, f=loss: f(jnp.ravel(r(params, s)), s))
-            losses.append(weight * one(p.batch[key]).mean())
-        return jnp.stack(losses).sum()
-
-    return jax.jit(jax.grad(objective))(PARAMS)
+    return jax.jit(jax.grad(problem(name).objective))(PARAMS)
 
 
 @functools.cache
@@ -101,20 +92,18 @@ def test_chunks_change_nothing(side: str, chunk: int) -> None:
 @pytest.mark.parametrize("side", quick_cases(["dual", "primal"]))
 def test_losses_that_are_flat_in_places(side: str) -> None:
     """The tails of Huber's loss have a gradient but no curvature."""
-    p = problem("log cosh")
 
     def huber(outputs: jax.Array, sample: Any) -> jax.Array:
         del sample
         return optax.huber_loss(outputs, delta=3.0).sum()
 
-    terms = {"fit": gt.Term(lambda params, sample: 3 * interior(params, sample[0]), huber)}
-    want = gt.reference.joint_step(
-        {"fit": (terms["fit"].residual, huber, 1.0)}, PARAMS, p.batch, damping=0.1
-    )
-    tx: Any = gt.joint(terms, 0.1, step=FULL_STEP, side=side, newton_steps=100)
+    term = gt.Term(lambda params, sample: 3 * interior(params, sample[0]), huber)
+    p = Problem({"fit": term}, problem("log cosh").batch)
+    want = gt.reference.joint_step(p.definitions(), PARAMS, p.batch, damping=0.1)
+    tx: Any = gt.joint(p.terms, 0.1, step=FULL_STEP, side=side, newton_steps=100)
     step, state = jax.jit(tx.update)(None, tx.init(PARAMS), PARAMS, batch=p.batch)
     check(step, want)
-    outputs = jax.vmap(lambda sample: terms["fit"].residual(PARAMS, sample))(p.batch["fit"])
+    outputs = jax.vmap(lambda sample: term.residual(PARAMS, sample))(p.batch["fit"])
     assert (jnp.abs(outputs) > 3.0).any() and (jnp.abs(outputs) < 3.0).any()
     assert state.report.newton_steps < 100
 

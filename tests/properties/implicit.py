@@ -10,10 +10,10 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 import gtddp_jax as gt
-from tests.properties import plans
+from tests.properties import parts, plans
 from tests.properties.bases import Rng
-from tests.properties.findings import BOUNDS, Finding, distance
-from tests.properties.parts import Case, draw_case
+from tests.properties.findings import Finding, distance
+from tests.properties.parts import Case
 from tests.properties.sequential import LOSSES_WITH_POSITIONS
 from tests.sequential import zoo
 
@@ -49,17 +49,12 @@ WEIGHTINGS: dict[str, Callable[[Rng], Any]] = {
 }
 
 
-class World:
-    """A network, a base and options of `gt.implicit`; see `__init__.py`.
-
-    Args:
-        seed: the seed of all worlds.
-        index: the index of this world.
-    """
+class World(parts.World):
+    """A network, a base and options of `gt.implicit`; see `__init__.py`."""
 
     def __init__(self, seed: int, index: int) -> None:
-        rng = np.random.default_rng([seed, index])
-        self.seed, self.index = seed, index
+        super().__init__(seed, index)
+        rng = self.rng
         self.name = str(rng.choice(list(BASES)))
         self.weighting = WEIGHTINGS[str(rng.choice(list(WEIGHTINGS)))](rng)
         self.dtype = str(rng.choice(["float64", "float32", "bfloat16"], p=[0.75, 0.15, 0.1]))
@@ -83,16 +78,13 @@ class World:
         }
         self.decay = float(rng.choice([0.0, 0.1]))
         self.by_players = bool(rng.random() < 0.6)
-        spec = zoo.Spec(lambda: plans.layers(self.plan), plans.INPUTS[inputs])
-        dtype = getattr(jnp, self.dtype)
-        self.problem = zoo.make(spec, batch=self.batch, seed=index, dtype=dtype)
+        self.problem = self.make_problem()
         self._one = jax.jit(self._program)
         self._twice = jax.jit(self._step)
 
     def __str__(self) -> str:
         fields = ("dtype", "batch", "loss", "terminal", "decay", "by_players", "options")
-        options = ", ".join(f"{name}={getattr(self, name)!r}" for name in fields)
-        return f"implicit, {self.name}, {self.weighting}, {options}, {self.plan}"
+        return f"implicit, {self.name}, {self.weighting}, {self.describe(*fields)}"
 
     def _arguments(self, scale: Any, strength: float | None) -> tuple[tuple[Any, ...], Any]:
         net, plain = self.problem.net, zoo.LOSSES[self.loss]
@@ -122,7 +114,7 @@ class World:
 
     def _step(self, case: Case, states: Any, scale: Any) -> tuple[Tree, Any, jax.Array]:
         arguments, options = self._arguments(scale, None)
-        running = jax.tree.map(lambda u: (scale * self.decay * u).astype(u.dtype), case.params)
+        running = self.running(case.params, scale)
         batch = (case.x, case.y)
         look = gt.implicit_weights(*arguments, **options)
         weights = look(states["on"], case.params, batch, running)
@@ -134,7 +126,7 @@ class World:
         self, case: Case, states: Any, scale: Any
     ) -> tuple[dict[str, Tree], dict[str, Any], jax.Array]:
         params, x, y = case
-        running = jax.tree.map(lambda u: (scale * self.decay * u).astype(u.dtype), params)
+        running = self.running(params, scale)
         steps, after = {}, {}
         steps["on"], after["on"], weights = self._step(case, states, scale)
         off: Any = self.optimizer(scale, 0.0)
@@ -159,7 +151,7 @@ class World:
         """The findings of each case, and the spread of its weights."""
         fresh = states = self.init(1.0)
         for number in range(draws):
-            case, seed = draw_case(self, number)
+            case, seed = self.draw_case(number)
             steps, after, weights = self._one(case, states, 1.0)
             findings = list(self._exact(steps, after))
             findings += self._permuted(case, states, steps, weights)
@@ -168,17 +160,12 @@ class World:
             yield findings, float(jnp.abs(weights - 1).max())
             states = after
 
-    def _found(self, name: str, error: float) -> Finding:
-        return Finding(name, error, BOUNDS[self.dtype])
-
     def _exact(self, steps: Any, after: Any) -> Iterator[Finding]:
-        yield Finding("the step is taken", float(after["on"].report.skipped), 0.0)
-        kinds = {leaf.dtype.name for leaf in jax.tree.leaves(steps["on"])}
-        yield Finding("dtypes stay", float(kinds != {self.dtype}), 0.0)
+        yield from self.taken(steps["on"], after["on"].report)
         name = "feedback off equals the base"
-        yield self._found(name, distance(steps["off"], steps["optax"]))
+        yield self.found(name, distance(steps["off"], steps["optax"]))
         if "dense" in steps:
-            yield self._found("fast equals dense", distance(steps["on"], steps["dense"]))
+            yield self.found("fast equals dense", distance(steps["on"], steps["dense"]))
 
     def _permuted(
         self, case: Case, states: Any, steps: Any, weights: jax.Array
@@ -186,8 +173,8 @@ class World:
         if self.batch == 1:
             return
         got, _, found = self._one(case.rolled(), states, 1.0)
-        yield self._found("permuted samples, same step", distance(got["on"], steps["on"]))
-        yield self._found(
+        yield self.found("permuted samples, same step", distance(got["on"], steps["on"]))
+        yield self.found(
             "permuted samples, permuted weights", distance(found, jnp.roll(weights, 1))
         )
 
@@ -197,9 +184,9 @@ class World:
         if self.batch == 1 and isinstance(self.weighting, gt.weighting.Sketch):
             return  # all parameters predict a single sample, those that can be read several
         got, _, found = self._twice(case.doubled(), states, 1.0)
-        yield self._found("duplicated batch, same step", distance(got, steps["on"]))
+        yield self.found("duplicated batch, same step", distance(got, steps["on"]))
         want = jnp.concatenate([weights] * 2)
-        yield self._found("duplicated batch, same weights", distance(found, want))
+        yield self.found("duplicated batch, same weights", distance(found, want))
 
     def _scaled(self, case: Case, fresh: Any, seed: int) -> Iterator[Finding]:
         """Two steps from the start, with the loss in other units."""
@@ -210,6 +197,6 @@ class World:
         for _ in range(2):
             want, now, weights = self._one(case, now, 1.0)
             got, then, found = self._one(case, then, s)
-            yield self._found("scaled loss, same base step", distance(got["off"], want["off"]))
-            yield self._found("scaled loss, same step", distance(got["on"], want["on"]))
-            yield self._found("scaled loss, same weights", distance(found, weights))
+            yield self.found("scaled loss, same base step", distance(got["off"], want["off"]))
+            yield self.found("scaled loss, same step", distance(got["on"], want["on"]))
+            yield self.found("scaled loss, same weights", distance(found, weights))

@@ -9,9 +9,10 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 import gtddp_jax as gt
-from tests.properties import plans
-from tests.properties.findings import BOUNDS, Finding, distance, upcast
-from tests.properties.parts import Case, draw_case
+from tests.joint.problems import Problem
+from tests.properties import parts, plans
+from tests.properties.findings import Finding, distance, upcast
+from tests.properties.parts import Case
 from tests.properties.sequential import LOSSES_WITH_POSITIONS
 from tests.sequential import zoo
 
@@ -23,17 +24,12 @@ B2, EPS = 0.9, 1e-3
 """Of the metric. Its eps is large, so that rounding decides nothing."""
 
 
-class World:
-    """A network, a convex loss and options of `gt.joint`; see `__init__.py`.
-
-    Args:
-        seed: the seed of all worlds.
-        index: the index of this world.
-    """
+class World(parts.World):
+    """A network, a convex loss and options of `gt.joint`; see `__init__.py`."""
 
     def __init__(self, seed: int, index: int) -> None:
-        rng = np.random.default_rng([seed, index])
-        self.seed, self.index = seed, index
+        super().__init__(seed, index)
+        rng = self.rng
         self.dtype = str(rng.choice(["float64", "float32"], p=[0.8, 0.2]))
         self.batch = int(rng.integers(1, 5))
         self.form = str(rng.choice(FORMS))
@@ -54,17 +50,14 @@ class World:
             "chunk": [None, 1, 2][rng.integers(3)],
             "newton_steps": 200,  # far from the minimum, losses with linear tails need many
         }
-        spec = zoo.Spec(lambda: plans.layers(self.plan), plans.INPUTS[inputs])
-        dtype = getattr(jnp, self.dtype)
-        self.problem = zoo.make(spec, batch=self.batch, seed=index, dtype=dtype)
+        self.problem = self.make_problem()
         self._one = jax.jit(self._program)
         self._twice = jax.jit(self._step)
 
     def __str__(self) -> str:
         fields = ("dtype", "batch", "form", "loss", "edge", "damping", "decay", "momentum")
         fields += ("has_metric", "rate", "options")
-        options = ", ".join(f"{name}={getattr(self, name)!r}" for name in fields)
-        return f"joint, {options}, {self.plan}"
+        return f"joint, {self.describe(*fields)}"
 
     def _outputs(self, params: Tree, sample: Any) -> jax.Array:
         return self.problem.net.apply(params, sample[0][None])[0]
@@ -110,11 +103,8 @@ class World:
             **self.options,
         )
 
-    def _running(self, params: Tree, scale: Any) -> Tree:
-        return jax.tree.map(lambda u: (scale * self.decay * u).astype(u.dtype), params)
-
     def _step(self, case: Case, state: Any, scale: Any) -> tuple[Tree, Any]:
-        game, running = self._game(scale), self._running(case.params, scale)
+        game, running = self._game(scale), self.running(case.params, scale)
         if self.form != "losses":
             return game.update(running, state, case.params, batch=self._samples(case))
         plain, net = zoo.LOSSES[self.loss], self.problem.net
@@ -133,25 +123,11 @@ class World:
         steps["on"], after = self._step(case, state, scale)
         steps["previous"] = after.previous_step
         wide = Case(*upcast(tuple(case)))
-        definitions = {
-            name: (term.residual, term.loss or _half_square, term.weight)
-            for name, term in self._terms(scale).items()
-        }
-        samples = self._samples(wide)
+        problem = Problem(self._terms(scale), self._samples(wide))
         flat, unravel = ravel_pytree(wide.params)
-        running = ravel_pytree(self._running(wide.params, scale))[0]
+        running = ravel_pytree(self.running(wide.params, scale))[0]
 
-        def objective(vector: jax.Array) -> jax.Array:
-            parts = []
-            for name, (residual, loss, weight) in definitions.items():
-
-                def one(sample: Any, residual: Any = residual, loss: Any = loss) -> jax.Array:
-                    return loss(jnp.ravel(residual(unravel(vector), sample)), sample)
-
-                parts.append(weight * jax.vmap(one)(samples[name]).mean())
-            return jnp.stack(parts).sum()
-
-        gradient = jax.grad(objective)(flat) + running
+        gradient = ravel_pytree(jax.grad(problem.objective)(wide.params))[0] + running
         moments = B2 * moments + (1 - B2) * gradient**2
         metric, damping = jnp.ones_like(flat), self.damping * scale
         if self.has_metric:
@@ -163,9 +139,9 @@ class World:
         # A linear cost moves the centre of the proximal term.
         centre = start - running / (damping * metric)
         direction = gt.reference.joint_step(
-            definitions,
+            problem.definitions(),
             wide.params,
-            samples,
+            problem.batch,
             damping=damping,
             momentum_step=centre,
             metric=metric,
@@ -181,7 +157,7 @@ class World:
         state, moments = self._game(1.0).init(self.problem.params), jnp.zeros(size)
         start = state, moments
         for number in range(draws):
-            case, seed = draw_case(self, number)
+            case, seed = self.draw_case(number)
             steps, after, moved = self._one(case, state, moments, 1.0)
             findings = list(self._exact(steps, after))
             findings += self._permuted(case, state, steps)
@@ -190,29 +166,24 @@ class World:
             yield findings, distance(steps["plain"], steps["dense"])
             state, moments = after, moved
 
-    def _found(self, name: str, error: float) -> Finding:
-        return Finding(name, error, BOUNDS[self.dtype])
-
     def _exact(self, steps: Any, after: Any) -> Iterator[Finding]:
-        yield Finding("the step is taken", float(after.report.skipped), 0.0)
-        kinds = {leaf.dtype.name for leaf in jax.tree.leaves(steps["on"])}
-        yield Finding("dtypes stay", float(kinds != {self.dtype}), 0.0)
-        yield self._found("fast equals dense", distance(steps["on"], steps["dense"]))
+        yield from self.taken(steps["on"], after.report)
+        yield self.found("fast equals dense", distance(steps["on"], steps["dense"]))
         if self.momentum:
             name = "the direction is remembered"
-            yield self._found(name, distance(steps["previous"], steps["direction"]))
+            yield self.found(name, distance(steps["previous"], steps["direction"]))
 
     def _permuted(self, case: Case, state: Any, steps: Any) -> Iterator[Finding]:
         if self.batch == 1 or self.edge:
             return  # the samples of the second term are made from the first ones of the batch
         got, _ = self._twice(case.rolled(), state, 1.0)
-        yield self._found("permuted samples, same step", distance(got, steps["on"]))
+        yield self.found("permuted samples, same step", distance(got, steps["on"]))
 
     def _duplicated(self, case: Case, state: Any, steps: Any) -> Iterator[Finding]:
         if self.edge > self.batch:
             return  # likewise
         got, _ = self._twice(case.doubled(), state, 1.0)
-        yield self._found("duplicated batch, same step", distance(got, steps["on"]))
+        yield self.found("duplicated batch, same step", distance(got, steps["on"]))
 
     def _scaled(self, case: Case, state: Any, moments: Any, seed: int) -> Iterator[Finding]:
         """Two steps from the start, with the loss in other units."""
@@ -221,9 +192,4 @@ class World:
         for _ in range(2):
             want, now = self._twice(case, now, 1.0)
             got, then = self._twice(case, then, s)
-            yield self._found("scaled loss, same step", distance(got, want))
-
-
-def _half_square(outputs: jax.Array, sample: Any) -> jax.Array:
-    del sample
-    return 0.5 * jnp.vdot(outputs, outputs)
+            yield self.found("scaled loss, same step", distance(got, want))

@@ -1,11 +1,15 @@
 """Building blocks that the worlds of all games share."""
 
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import gtddp_jax as gt
+from tests.properties import plans
+from tests.properties.findings import BOUNDS, Finding
 from tests.sequential import zoo
 
 Tree = Any
@@ -40,27 +44,61 @@ class Case(NamedTuple):
         return self._replace(x=jnp.concatenate([self.x] * 2), y=jnp.concatenate([self.y] * 2))
 
 
-class World(Protocol):
-    """What a case is drawn for.
+class World:
+    """What the worlds of all games share; see `__init__.py`.
 
-    Attributes:
+    Args:
         seed: the seed of all worlds.
         index: the index of this world.
-        problem: its network.
+
+    Attributes:
+        rng: the random numbers of this world.
         dtype: the name of its dtype.
+        batch: the number of samples.
+        plan: its network.
+        decay: the running cost is `decay / 2 |u|^2`.
+        problem: the network, made by `make_problem`.
     """
 
-    seed: int
-    index: int
-    problem: zoo.Problem
     dtype: str
+    batch: int
+    plan: plans.Network
+    decay: float
+    problem: zoo.Problem
 
+    def __init__(self, seed: int, index: int) -> None:
+        self.seed, self.index = seed, index
+        self.rng = np.random.default_rng([seed, index])
 
-def draw_case(world: World, number: int) -> tuple[Case, int]:
-    """The case of a world with this number, and its seed."""
-    seed = (world.seed * 1_000_003 + world.index) * 1_000 + number
-    p = zoo.filled(world.problem, seed=seed, dtype=getattr(jnp, world.dtype))
-    return Case(p.params, p.x, p.y), seed
+    def describe(self, *fields: str) -> str:
+        """The attributes of these names, and the network."""
+        options = ", ".join(f"{name}={getattr(self, name)!r}" for name in fields)
+        return f"{options}, {self.plan}"
+
+    def make_problem(self) -> zoo.Problem:
+        """The network of the plan."""
+        spec = zoo.Spec(lambda: plans.layers(self.plan), plans.INPUTS[self.plan.inputs])
+        return zoo.make(spec, batch=self.batch, seed=self.index, dtype=getattr(jnp, self.dtype))
+
+    def draw_case(self, number: int) -> tuple[Case, int]:
+        """The case with this number, and its seed."""
+        seed = (self.seed * 1_000_003 + self.index) * 1_000 + number
+        p = zoo.filled(self.problem, seed=seed, dtype=getattr(jnp, self.dtype))
+        return Case(p.params, p.x, p.y), seed
+
+    def running(self, params: Tree, scale: Any) -> Tree:
+        """The gradient of the running cost, for a loss multiplied by `scale`."""
+        return jax.tree.map(lambda u: (scale * self.decay * u).astype(u.dtype), params)
+
+    def found(self, name: str, error: float) -> Finding:
+        """A property and its error, with the bound of the dtype."""
+        return Finding(name, error, BOUNDS[self.dtype])
+
+    def taken(self, step: Tree, report: Any) -> Iterator[Finding]:
+        """Whether a step was taken, in the dtype of the parameters."""
+        yield Finding("the step is taken", float(report.skipped), 0.0)
+        kinds = {leaf.dtype.name for leaf in jax.tree.leaves(step)}
+        yield Finding("dtypes stay", float(kinds != {self.dtype}), 0.0)
 
 
 class Wrapped(NamedTuple):

@@ -1,7 +1,7 @@
 """Worlds of the sequential game."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -13,9 +13,9 @@ import gtddp_jax as gt
 from gtddp_jax.reference.collapsed import reference_sample_gradients
 from gtddp_jax.sequential.rollout import ROLLOUTS
 from tests.curvature.kronecker import formulas
-from tests.properties import bases, plans
+from tests.properties import bases, parts, plans
 from tests.properties.findings import BOUNDS, Finding, distance, figures, upcast
-from tests.properties.parts import Case, Shim, Wrapped, draw_case
+from tests.properties.parts import Case, Shim, Wrapped
 from tests.sequential import oracle, zoo
 
 Tree = Any
@@ -42,17 +42,12 @@ LOSSES_WITH_POSITIONS = ("squared", "pseudo_huber", "welsch")
 """Losses that accept outputs with positions."""
 
 
-class World:
-    """A network, a base method and options (see `__init__.py`).
-
-    Args:
-        seed: the seed of all worlds.
-        index: the index of this world.
-    """
+class World(parts.World):
+    """A network, a base method and options (see `__init__.py`)."""
 
     def __init__(self, seed: int, index: int) -> None:
-        rng = np.random.default_rng([seed, index])
-        self.seed, self.index = seed, index
+        super().__init__(seed, index)
+        rng = self.rng
         self.base = bases.draw(rng)
         self.kronecker = self.base.formula is not None
         self.eigenbases = "running" in self.base.label or "per_example" in self.base.label
@@ -81,9 +76,7 @@ class World:
             self.terminal, self.max_shift, self.bounds = "projected", None, None
         has_formula = self.base.method is not None
         self.self_response = bool(has_formula and rng.random() < 0.15)
-        spec = zoo.Spec(lambda: plans.layers(self.plan), plans.INPUTS[inputs])
-        dtype = getattr(jnp, self.dtype)
-        self.problem = zoo.make(spec, batch=self.batch, seed=index, dtype=dtype)
+        self.problem = self.make_problem()
         self.coupled = self.problem.net.has_batch_stats
         collapsed = self.coupled or self.self_response or self.terminal == "exact_loss"
         plain = not (collapsed or self.kronecker)
@@ -111,8 +104,7 @@ class World:
             "self_response",
             "flax",
         )
-        options = ", ".join(f"{name}={getattr(self, name)!r}" for name in fields)
-        return f"sequential, {self.base.label}, {options}, {self.plan}"
+        return f"sequential, {self.base.label}, {self.describe(*fields)}"
 
     def game(self, hyper: Hyper, scale: Any, units: Any) -> oracle.Game:
         """The settings for a loss multiplied by `scale`."""
@@ -154,12 +146,9 @@ class World:
     def _off(self, case: Case, states: Any, hyper: Hyper) -> Tree:
         """The step without feedback."""
         tx = self.optimizer(hyper, feedback=False)
-        running = self._running(case.params, 1.0)
+        running = self.running(case.params, 1.0)
         step, _ = tx.update(running, states["off"], case.params, batch=(case.x, case.y))
         return self.net.split(step)
-
-    def _running(self, params: Tree, scale: Any) -> Tree:
-        return jax.tree.map(lambda u: (scale * self.decay * u).astype(u.dtype), params)
 
     def _program(
         self, case: Case, states: Any, hyper: Hyper, scale: Any, units: Any
@@ -167,7 +156,7 @@ class World:
         """Steps, next states and figures of a case, for a loss multiplied by `scale`."""
         params, x, y = case
         wide = Case(*upcast(tuple(case)))
-        running = self._running(params, scale)
+        running = self.running(params, scale)
         steps, after = {}, {}
         for label in ("on", "off"):
             tx = self.optimizer(hyper, scale, feedback=label == "on")
@@ -179,20 +168,17 @@ class World:
                 steps[label] = self.net.split(step)
         game = self.game(hyper, scale, units)._replace(decay=scale * self.decay)
 
-        def plain_diagonal(t: int, stage: Any, gradient: jax.Array) -> Any:
-            if self.base.method is None:
-                return hyper[self.base.rate] * (1 + 1 / hyper.get("gamma", jnp.inf))
-            owned = oracle.owned(self.net.split(wide.params), stage)
-            return self.base.method(hyper).gains(gradient, states["dense"][t], owned)[1]
-
-        facts = {"rho": self._rho(wide, plain_diagonal), "gap": jnp.ones(())}
+        curvature, gradients = self._stage_gradients(wide)
+        plain = self._plain_diagonals(wide, gradients, states, hyper)
+        facts = {"rho": self._largest_rho(curvature, gradients, plain), "gap": jnp.ones(())}
         facts["largest_rho"] = facts["rho"]
         if self.base.method is not None:
             p = zoo.Problem(self.stages, wide.params, wide.x, wide.y, self.problem.batch_stats)
             own = self.net.split(wide.params)
             dense = oracle.dense_step(p, game, own, states["dense"])
             steps["dense"], after["dense"] = dense.steps, dense.memories
-            facts["largest_rho"] = units * self._rho(wide, lambda t, *_: dense.diagonals[t])
+            largest = self._largest_rho(curvature, gradients, dense.diagonals)
+            facts["largest_rho"] = units * largest
         if self.kronecker:
             steps["dense"] = self._kronecker(wide, hyper, game, feedback=True)
             steps["optax"] = self._kronecker(wide, hyper, game, feedback=False)
@@ -205,7 +191,7 @@ class World:
         assert self.base.plain is not None
         loss = functools.partial(self._mean_loss, x=case.x, y=case.y, scale=scale)
         gradient = jax.grad(loss)(case.params)
-        gradient = jax.tree.map(jnp.add, gradient, self._running(case.params, scale))
+        gradient = jax.tree.map(jnp.add, gradient, self.running(case.params, scale))
         return self.base.plain(hyper).update(gradient, state, case.params)
 
     def _mean_loss(self, params: Tree, x: jax.Array, y: jax.Array, scale: Any) -> jax.Array:
@@ -214,14 +200,8 @@ class World:
         outputs, _ = self.net.apply(params, x, batch_stats=self.problem.batch_stats, train=True)
         return scale * zoo.LOSSES[self.loss](outputs, y).mean()
 
-    def _rho(self, case: Case, diagonal: Callable[[int, Any, jax.Array], Any]) -> jax.Array:
-        """The largest `h_i G_i^T P G_i / B` of any stage.
-
-        Args:
-            case: the parameters and the batch.
-            diagonal: gives P, a number or a vector, for the index of a stage, the stage, and the
-                gradient of the mean loss.
-        """
+    def _stage_gradients(self, case: Case) -> tuple[jax.Array, list[jax.Array]]:
+        """H [B], and G of each stage [B, m]."""
 
         def losses(outputs: jax.Array) -> jax.Array:
             return zoo.LOSSES[self.loss](outputs, case.y)
@@ -238,12 +218,31 @@ class World:
         else:
             gradients, _ = reference_sample_gradients(stages, own, now, losses)
         end = gt.terminal.TERMINALS[self.terminal]().expand(losses, now[-1][0])
-        found = [jnp.zeros(())]
-        for t, (stage, big) in enumerate(zip(stages, gradients, strict=True)):
-            p = jnp.broadcast_to(diagonal(t, stage, big.mean(0)), big.shape[1])
-            size = jnp.square(big) @ p
-            found.append((end.curvature * size).max() / self.batch)
-        return jnp.stack(found).max()
+        return end.curvature, gradients
+
+    def _plain_diagonals(
+        self, case: Case, gradients: list[jax.Array], states: Any, hyper: Hyper
+    ) -> list[Any]:
+        """P of each stage, a number or a vector [m], at the gradient of the mean loss."""
+        if self.base.method is None:
+            return [hyper[self.base.rate] * (1 + 1 / hyper.get("gamma", jnp.inf))] * len(gradients)
+        method, own = self.base.method(hyper), self.net.split(case.params)
+        return [
+            method.gains(big.mean(0), memory, oracle.owned(own, stage))[1]
+            for big, memory, stage in zip(
+                gradients, states["dense"], self.stages.stages, strict=True
+            )
+        ]
+
+    def _largest_rho(
+        self, curvature: jax.Array, gradients: list[jax.Array], diagonals: list[Any]
+    ) -> jax.Array:
+        """The largest `h_i G_i^T P G_i / B` of any stage, for the diagonals of P."""
+        found = [
+            curvature * (jnp.square(big) @ jnp.broadcast_to(p, big.shape[1:]))
+            for big, p in zip(gradients, diagonals, strict=True)
+        ]
+        return jnp.stack(found).max(initial=0.0) / self.batch
 
     def _sample_gradient(self, params: Tree, x: jax.Array, y: jax.Array) -> Tree:
         def loss(params: Tree) -> jax.Array:
@@ -314,12 +313,12 @@ class World:
         hyper = dict(self.base.hyper)
         start = states = self.init(hyper)
         for number in range(draws):
-            case, seed = draw_case(self, number)
+            case, seed = self.draw_case(number)
             fresh = start if self.kronecker else states
             hyper = self._with_safe_rate(case, fresh, hyper)
             steps, after, facts = self._one(case, fresh, hyper, 1.0, 1.0)
             comparable = float(facts["largest_rho"]) < 1
-            findings = list(self._taken(steps, after))
+            findings = list(self.taken(steps["on"], after["on"].report))
             if float(facts["gap"]) >= MIN_EIGENVALUE_GAP:
                 findings += self._exact(steps, comparable=comparable)
                 if self._is_precise(steps):
@@ -343,29 +342,20 @@ class World:
         most = 10.0 if self.dtype == "float64" else 1.0
         return hyper | {rate: min(hyper[rate] * factor, most)}
 
-    def _found(self, name: str, error: float, *, factor: float = 1.0) -> Finding:
-        return Finding(name, error, factor * BOUNDS[self.dtype])
-
     def _is_precise(self, steps: Any) -> bool:
         """Whether optax's own step is accurate enough in the dtype to compare other steps."""
         if "wide" not in steps:
             return True
         return distance(steps["optax"], steps["wide"]) <= MAX_ROUNDING * BOUNDS[self.dtype]
 
-    def _taken(self, steps: Any, after: Any) -> Iterator[Finding]:
-        report = after["on"].report
-        yield Finding("the step is taken", float(report.skipped), 0.0)
-        kinds = {leaf.dtype.name for leaf in jax.tree.leaves(steps["on"])}
-        yield Finding("dtypes stay", float(kinds != {self.dtype}), 0.0)
-
     def _exact(self, steps: Any, *, comparable: bool) -> Iterator[Finding]:
         if not self._is_precise(steps):
             return
         if "dense" in steps and comparable:
-            yield self._found("fast equals dense", distance(steps["on"], steps["dense"]))
+            yield self.found("fast equals dense", distance(steps["on"], steps["dense"]))
         if "optax" in steps:
             name = "feedback off equals the base"
-            yield self._found(name, distance(steps["off"], steps["optax"]))
+            yield self.found(name, distance(steps["off"], steps["optax"]))
 
     def _permuted(
         self, case: Case, states: Any, hyper: Hyper, steps: Any, after: Any
@@ -373,7 +363,7 @@ class World:
         if self.batch == 1:
             return
         got, now, _ = self._one(case.rolled(), states, hyper, 1.0, 1.0)
-        yield self._found("permuted samples, same step", distance(got["on"], steps["on"]))
+        yield self.found("permuted samples, same step", distance(got["on"], steps["on"]))
         error = distance(figures(now["on"].report), figures(after["on"].report))
         yield self._figures("permuted samples, same weights", error)
 
@@ -385,7 +375,7 @@ class World:
         if "running" in self.base.label:
             return  # its second moments are those of the batch mean, times B
         step = self._twice(case.doubled(), states, hyper)
-        yield self._found("duplicated batch, same base step", distance(step, steps["off"]))
+        yield self.found("duplicated batch, same base step", distance(step, steps["off"]))
 
     def _scaled(self, case: Case, start: Any, hyper: Hyper, seed: int) -> Iterator[Finding]:
         """Two steps from the start, with the loss in other units."""
@@ -400,9 +390,9 @@ class World:
         for _ in range(1 if self.kronecker else 2):
             want, now, facts = self._one(case, now, hyper, 1.0, 1.0 if model else s)
             got, then, _ = self._one(case, then, other, s, 1.0)
-            yield self._found("scaled loss, same base step", distance(got["off"], want["off"]))
+            yield self.found("scaled loss, same base step", distance(got["off"], want["off"]))
             if model:
-                yield self._found("scaled loss, same step", distance(got["on"], want["on"]))
+                yield self.found("scaled loss, same step", distance(got["on"], want["on"]))
                 error = distance(figures(then["on"].report), figures(now["on"].report))
                 yield self._figures("scaled loss, same weights", error)
             elif facts["largest_rho"] >= 1:
@@ -410,6 +400,6 @@ class World:
             elif "dense" in want and not self.coupled and not self.self_response:
                 name = "scaled loss, scaled gradient model"
                 if self._is_precise(want):
-                    yield self._found(name, distance(got["on"], want["dense"]))
+                    yield self.found(name, distance(got["on"], want["dense"]))
                 if self.base.method is not None:
                     then["dense"] = now["dense"]
