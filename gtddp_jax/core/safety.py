@@ -4,12 +4,14 @@ The sequential game computes a step first and then selects between the new and t
 implicit game selects while its base computes the state (`implicit/guarded_step.py`).
 """
 
+from collections.abc import Mapping, Sequence
+
 import jax
 import jax.numpy as jnp
 
 from gtddp_jax.core.explicit_sharding import is_spread
 from gtddp_jax.core.trees import upcast
-from gtddp_jax.core.types import Flag, Tree
+from gtddp_jax.core.types import Flag, Scalar, Tree
 from gtddp_jax.core.xla import PACKED_SIZE, pack_small_arrays
 
 
@@ -24,14 +26,38 @@ def all_finite(*trees: Tree) -> Flag:
     return jnp.isfinite(jnp.stack([total.astype(jnp.float32) for total in sums])).all()
 
 
-def squares_finite(tree: Tree) -> Flag:
+BOUND_MARGIN = 1e-3
+"""Share of the largest number with a finite square that a bound may reach, for rounding and sums
+over devices."""
+
+
+def squares_finite(tree: Tree, bounds: Mapping[int, Scalar] | None = None) -> Flag:
     """Whether the squares of all numbers in a tree of gradients are finite; a scalar boolean.
 
     An optimizer with second moments stores them. Each row of a matrix is summed up after scaling by
     the root of the largest number: an infinity, a NaN or a number too large for a square makes the
     sum infinite or NaN.
+
+    Args:
+        tree: the gradients.
+        bounds: bounds on the magnitudes of some leaves, by position. These leaves are read only if
+            a bound is not small enough to answer the question.
     """
-    leaves = [upcast(leaf) for leaf in jax.tree.leaves(tree)]
+    leaves = jax.tree.leaves(tree)
+    if not bounds:
+        return _squares_finite(leaves)
+    bounded = [leaf for i, leaf in enumerate(leaves) if i in bounds]
+    limits = [BOUND_MARGIN * _root_of_largest(leaves[i]) for i in bounds]
+    is_small = (jnp.stack(list(bounds.values())) < jnp.array(limits)).all()
+    # Both branches vary over mapped axes as `is_small` does.
+    found = jax.lax.cond(
+        is_small, lambda _: is_small, lambda leaves: is_small | _squares_finite(leaves), bounded
+    )
+    return found & _squares_finite([leaf for i, leaf in enumerate(leaves) if i not in bounds])
+
+
+def _squares_finite(leaves: Sequence[jax.Array]) -> Flag:
+    leaves = [upcast(leaf) for leaf in leaves]
     # On CPUs a product with a vector takes half the time of a reduction. It does not tell JAX how
     # to spread its result.
     are_multiplied = [

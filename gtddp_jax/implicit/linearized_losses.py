@@ -10,7 +10,7 @@ Batch coupling (BatchNorm) and weight sharing need no special case: G_i is the g
 number, the loss of sample i, by all parameters.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 import jax
@@ -21,7 +21,7 @@ from gtddp_jax.core.explicit_sharding import reshard_like
 from gtddp_jax.core.outputs import check_per_sample_outputs, join_outputs, split_forward
 from gtddp_jax.core.samples import SampleReductions, to_varying, varying_axes
 from gtddp_jax.core.trees import upcast
-from gtddp_jax.core.types import AxisName, Outputs, PerSample, Tree
+from gtddp_jax.core.types import AxisName, Outputs, PerSample, Scalar, Tree
 from gtddp_jax.terminal import TerminalExpansion, TerminalModel
 from gtddp_jax.terminal.coupling import expand_terminal
 from gtddp_jax.tracing.separate_losses import losses_are_separate
@@ -108,6 +108,15 @@ class LinearizedLosses:
         """q(w) for weights [B], `None` for ones; in the dtypes of the parameters."""
         weights = self.uniform_weights if w is None else w
         return self.samples.sum_over_devices(self._pull_back(weights / self.samples.count))
+
+    def gradient_bounds(self, w: PerSample) -> Mapping[int, Scalar]:
+        """Bounds on the magnitudes of some leaves of q(w), by position, if they cost less than q.
+
+        Args:
+            w: the weights that `weighted_gradient` had.
+        """
+        del w
+        return {}
 
     def linearize_gradient(self) -> tuple[Tree, JvpFn]:
         """The gradient q(1), and `jvp_fn`, which maps a parameter change to that of each loss."""

@@ -1,13 +1,17 @@
 """Losses of a model whose reads of parameters are known: adjoints serve predictions."""
 
+from collections.abc import Mapping
+
 import jax
 from typing_extensions import override
 
 from gtddp_jax.core.explicit_sharding import explicit_mesh
 from gtddp_jax.core.samples import SampleReductions
-from gtddp_jax.core.types import Outputs, PerSample, Tree
+from gtddp_jax.core.types import Outputs, PerSample, Scalar, Tree
+from gtddp_jax.core.xla import BRANCHES_ARE_CHEAP
 from gtddp_jax.implicit.linearized_losses import LinearizedLosses
 from gtddp_jax.tracing.adjoint_pass import AdjointPass
+from gtddp_jax.tracing.gradient_bounds import bound_gradients
 from gtddp_jax.tracing.parameter_reads import read_function
 
 
@@ -54,6 +58,19 @@ class ReadLosses(LinearizedLosses):
         gradient = jax.tree.leaves(self._output_gradient(cotangent))
         leaves = self.adjoint_pass.weighted_gradient(gradient, cotangent)
         return jax.tree.unflatten(jax.tree.structure(self._params), leaves)
+
+    @override
+    def gradient_bounds(self, w: PerSample) -> Mapping[int, Scalar]:
+        if not self._has_adjoints or jax.default_backend() not in BRANCHES_ARE_CHEAP:
+            return {}
+        assert self.adjoint_pass is not None, "without a pass there are no adjoints"
+        return bound_gradients(self.adjoint_pass, w / self.samples.count)
+
+    @property
+    def _has_adjoints(self) -> bool:
+        """Whether the weighted gradient follows from adjoints."""
+        found = self.adjoint_pass
+        return found is not None and found.read_fn.reuses_adjoints and bool(found.adjoints)
 
 
 def _is_array(leaf: object) -> bool:

@@ -137,7 +137,9 @@ class ImplicitGame:
             observe(w[None])
         q = losses.weighted_gradient(w)
         gradient = base.total_gradient(q)
-        is_finite = all_finite(exact_loss.value, loss, w, aux) & squares_finite(gradient)
+        has_running_cost = updates is not None or regularizer_gradient is not None
+        bounds = {} if has_running_cost else losses.gradient_bounds(w)
+        is_finite = all_finite(exact_loss.value, loss, w, aux) & squares_finite(gradient, bounds)
         taken = take_guarded_step(base, q, losses.samples.all(is_finite))
         report = shared_report_fields(
             state.report,

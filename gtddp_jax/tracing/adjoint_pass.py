@@ -1,6 +1,7 @@
 """One pass of a read function: its outputs, the adjoints of its reads, and weighted gradients."""
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -140,16 +141,23 @@ class AdjointPass:
     def _scaled_data(self, w: PerSample) -> dict[int, dict[ValueId, jax.Array]]:
         """Data times one weight per sample, by the position of the products that read them.
 
-        Those products whose data are not larger than their output: the cheaper side to scale.
+        Those data that are smaller than the outputs of all products that read them: the cheaper
+        side to scale. Where both are equal, data that are not scaled serve other sums as well.
         """
         program, samples = self.read_fn.program, self.read_fn.samples
-        smaller: dict[int, ValueId] = {}
+        data_of: dict[int, ValueId] = {}
+        output_sizes: Counter[ValueId] = Counter()
         for read in self.read_fn.reads:
             data = self.read_fn.product_data(read)
-            (output, *_) = program.equations[read.equation_index].outputs
-            if data is not None and program.shapes[data].size <= program.shapes[output].size:
-                smaller[read.equation_index] = data
-        # Several products may read the same data.
+            if data is not None:
+                (output, *_) = program.equations[read.equation_index].outputs
+                data_of[read.equation_index] = data
+                output_sizes[data] += program.shapes[output].size
+        smaller = {
+            index: data
+            for index, data in data_of.items()
+            if program.shapes[data].size < output_sizes[data]
+        }
         scaled = {
             data: samples.scale_samples(data, self.data[data], w) for data in set(smaller.values())
         }

@@ -130,8 +130,8 @@ def _changes_of_blocks(
     influences: Sequence[BlockInfluence],
     blocks: Sequence[LeafBlock],
     base: BaseOptimizer,
-) -> list[jax.Array]:
-    """The momentum step and the gradient response of each block, [2, ...]."""
+) -> list[list[jax.Array]]:
+    """The momentum step and the gradient response of each block."""
     leaves, structure = jax.tree.flatten(base.params)
     # A leaf that takes no part is as short as it can be.
     cuts = [Cut(0, 0, 1) if jnp.ndim(leaf) else Cut(None) for leaf in leaves]
@@ -151,4 +151,4 @@ def _changes_of_blocks(
             gradients[block.plan.leaf] = total / losses.samples.count
         split = base_on_blocks.split_update(jax.tree.unflatten(structure, gradients))
         parts = [jax.tree.leaves(tree) for tree in split]
-    return [jnp.stack([part[block.plan.leaf] for part in parts]) for block in blocks]
+    return [[part[block.plan.leaf] for part in parts] for block in blocks]
