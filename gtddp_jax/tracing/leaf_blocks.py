@@ -6,9 +6,13 @@ arrays beside it are cut along the axes that run over the same units:
 | operation   | cut along           | beside it                     |
 |-------------|---------------------|-------------------------------|
 | product     | the contracted axis | the data                      |
-| convolution | its output channels | the adjoints                  |
+| convolution | its input channels  | the data                      |
 | bias, scale | the features        | the adjoints, and data if any |
 | lookup      | the features        | the adjoints                  |
+
+A convolution of one input channel is cut along its output channels instead. Where both are
+possible, blocks of inputs vary less from draw to draw: on networks of 16 and 32 channels the
+estimates had half the error, or less.
 """
 
 import dataclasses
@@ -23,7 +27,7 @@ from gtddp_jax.tracing.axis_labels import ABSENT, MERGED, AxisLabels
 from gtddp_jax.tracing.axis_rules import output_axes
 from gtddp_jax.tracing.cuts import UNCUT, Cut, Partition
 from gtddp_jax.tracing.param_views import RESHAPING, find_view_equations
-from gtddp_jax.tracing.parameter_reads import ReadFunction
+from gtddp_jax.tracing.parameter_reads import PRODUCTS, ReadFunction
 from gtddp_jax.tracing.parameter_uses import ParameterUse
 from gtddp_jax.tracing.position_bands import PositionBands, find_bands
 from gtddp_jax.tracing.traced_program import TracedEquation, ValueId
@@ -209,7 +213,7 @@ def _bands(read_fn: ReadFunction, plan: LeafPlan, share: float) -> PositionBands
 
 def _preference(read_fn: ReadFunction, leaf_read: LeafRead) -> int:
     """Products are best cut along the contracted axis, anything else along that of the output."""
-    is_product = read_fn.program.equations[leaf_read.read.equation_index].name == "dot_general"
+    is_product = read_fn.program.equations[leaf_read.read.equation_index].name in PRODUCTS
     return 2 if is_product == (leaf_read.output_axis is None) else 1
 
 

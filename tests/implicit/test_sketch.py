@@ -139,7 +139,7 @@ def test_positions_make_up_for_blocks_larger_than_the_share() -> None:
         "holes": (1, Partition(6, 3)),
         "bias": (1, Partition(6, 3)),
         "mix": (2, Partition(6, 5)),  # one of two columns and five of six rows
-        "row": (3, Partition(6, 4)),  # two of three channels
+        "row": (3, Partition(6, 5)),  # one of two input channels
         "head": None,  # no positions
     }
 
