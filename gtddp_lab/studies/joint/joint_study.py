@@ -130,7 +130,12 @@ def _draw_results(
         }
         for name, families in results.items()
     }
-    gridded = {name: problem for name, problem in problems.items() if problem.grid is not None}
+    # The runs of a number of steps have the answers of other problems.
+    gridded = {
+        name: problem
+        for name, problem in problems.items()
+        if problem.grid is not None and len(results[name]) > 1
+    }
     answers = {
         problem.title: (*problem.answer(), _longest(results[name][JOINT]).prediction)
         for name, problem in gridded.items()

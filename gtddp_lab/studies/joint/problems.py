@@ -202,7 +202,10 @@ IMAGE = (
         acceleration=BEND,
     ),
     joint_method(
-        "damping 1e-5, momentum 0.9, acceleration", damping=1e-5, momentum=0.9, acceleration=BEND
+        "damping 0.1 of the loss, momentum 0.95, acceleration",
+        damping=damping.LossDamping(0.1),
+        momentum=0.95,
+        acceleration=BEND,
     ),
 )
 """Settings of the joint game for an image."""
