@@ -61,16 +61,13 @@ class ReadLosses(LinearizedLosses):
 
     @override
     def gradient_bounds(self, w: PerSample) -> Mapping[int, Scalar]:
-        if not self._has_adjoints or jax.default_backend() not in BRANCHES_ARE_CHEAP:
-            return {}
-        assert self.adjoint_pass is not None, "without a pass there are no adjoints"
-        return bound_gradients(self.adjoint_pass, w / self.samples.count)
-
-    @property
-    def _has_adjoints(self) -> bool:
-        """Whether the weighted gradient follows from adjoints."""
         found = self.adjoint_pass
-        return found is not None and found.read_fn.reuses_adjoints and bool(found.adjoints)
+        # Without adjoints another pass made the gradient.
+        if found is None or not found.read_fn.reuses_adjoints or not found.adjoints:
+            return {}
+        if jax.default_backend() not in BRANCHES_ARE_CHEAP:
+            return {}
+        return bound_gradients(found, w / self.samples.count)
 
 
 def _is_array(leaf: object) -> bool:
