@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from gtddp_jax.core.trees import upcast
+from gtddp_jax.core.trees import tree_vdot
 from gtddp_jax.core.types import PerSample, Scalar
 from gtddp_jax.tracing.adjoint_pass import AdjointPass
 from gtddp_jax.tracing.parameter_reads import ReadFunction
@@ -35,18 +35,8 @@ def bound_gradients(adjoints: AdjointPass, w: PerSample) -> Mapping[int, Scalar]
         adjoints: a pass with adjoints, of a function that reuses them.
         w: the weights.
     """
-    data_of = _data_of_products(adjoints.read_fn)
-    norms: dict[tuple[ValueId, bool], Scalar] = {}
-
-    def norm(value: ValueId, array: jax.Array, is_adjoint: bool) -> Scalar:
-        # Several products may read the same data.
-        if (value, is_adjoint) not in norms:
-            vector = upcast(array).ravel()
-            norms[value, is_adjoint] = jnp.sqrt(jnp.vdot(vector, vector))
-        return norms[value, is_adjoint]
-
     largest, bounds = jnp.abs(w).max(), {}
-    for leaf, products in data_of.items():
+    for leaf, products in _data_of_products(adjoints.read_fn).items():
         size = sum(
             adjoints.data[data].size + adjoints.adjoints[position][0].size
             for position, data in products.items()
@@ -55,12 +45,15 @@ def bound_gradients(adjoints: AdjointPass, w: PerSample) -> Mapping[int, Scalar]
             continue
         total = jnp.zeros((), largest.dtype)
         for position, data in products.items():
-            x = norm(data, adjoints.data[data], False)
-            g = norm(position, adjoints.adjoints[position][0], True)
+            x, g = _norm(adjoints.data[data]), _norm(adjoints.adjoints[position][0])
             # Either of both is multiplied by the weights first.
             total += largest * jnp.maximum(jnp.maximum(x, g), x * g)
         bounds[leaf] = total
     return bounds
+
+
+def _norm(x: jax.Array) -> Scalar:
+    return jnp.sqrt(tree_vdot(x, x))
 
 
 def _data_of_products(read_fn: ReadFunction) -> dict[int, dict[int, ValueId]]:
