@@ -38,6 +38,7 @@ class Base(NamedTuple):
         method: the formula on flat vectors, or None.
         plain: the optax optimizer of that name, or None.
         formula: the Kronecker formula, or None.
+        cooperative: how the players of a stage cooperate under Kronecker curvature.
     """
 
     label: str
@@ -47,6 +48,7 @@ class Base(NamedTuple):
     method: Callable[[Hyper], methods.Method] | None = None
     plain: Callable[[Hyper], optax.GradientTransformation] | None = None
     formula: Callable[[Hyper], formulas.Formula] | None = None
+    cooperative: str = "none"
 
     @property
     def rate(self) -> str:
@@ -56,6 +58,16 @@ class Base(NamedTuple):
     def scaled(self, hyper: Hyper, s: float) -> Hyper:
         """The options for a loss that is multiplied by s."""
         return {name: value * s ** self.powers[name] for name, value in hyper.items()}
+
+    def cooperating(self, mode: str) -> "Base":
+        """The base with cooperating players; it has a Kronecker formula."""
+        formula = self.formula
+        assert formula is not None
+        return self._replace(
+            label=f"{self.label}, cooperative={mode}",
+            curvature=lambda h: formulas.curvature(formula(h), cooperative=mode),
+            cooperative=mode,
+        )
 
 
 def _number(rng: Rng, low: float, high: float) -> float:

@@ -153,10 +153,14 @@ class Draw:
         inputs: a key of `INPUTS`.
         generic: whether players without a Kronecker form may occur.
         coupled: whether `nn.BatchNorm` may occur.
+        apart: whether branches stand side by side, without grouped convolutions and
+            `gt.Cooperative`, so that players of a stage may have joint Kronecker factors.
     """
 
-    def __init__(self, rng: Rng, inputs: str, *, generic: bool, coupled: bool) -> None:
-        self._rng, self._inputs, self._coupled = rng, inputs, coupled
+    def __init__(
+        self, rng: Rng, inputs: str, *, generic: bool, coupled: bool, apart: bool = False
+    ) -> None:
+        self._rng, self._inputs, self._coupled, self._apart = rng, inputs, coupled, apart
         self._kinds = ["dense"] * 3 + (["conv"] * 3 if inputs != "flat" else [])
         if generic:
             self._kinds += list(GENERIC)
@@ -172,7 +176,12 @@ class Draw:
         if kind == "conv":
             rank = len(INPUTS[self._inputs]) - 1
             size = tuple(int(n) for n in self._rng.integers(1, 4, size=rank))
-            return ("conv", size, self._chance(0.6), int(self._rng.choice([1, 1, WIDTH])))
+            return (
+                "conv",
+                size,
+                self._chance(0.6),
+                1 if self._apart else int(self._rng.choice([1, 1, WIDTH])),
+            )
         return (kind,)
 
     def function(self) -> Plan:
@@ -193,7 +202,7 @@ class Draw:
                 found.append(self.block(int(self._rng.integers(1, left + 1)), depth - 1))
             elif depth and self._chance(0.15):
                 found += self.parallel(left, depth - 1)
-            elif self._chance(0.2):
+            elif self._chance(0.2) and not self._apart:
                 players = [self.player() for _ in range(int(self._rng.integers(2, 4)))]
                 found.append(("cooperative", players))
             else:
@@ -226,5 +235,6 @@ class Draw:
     def network(self, *, most: int, each: bool = False) -> Network:
         """A network of 1 to `most` stages before the last layer."""
         head = "each" if each else str(self._rng.choice(["pool", "flatten"]))
-        plans = self.chain(int(self._rng.integers(1, most + 1)), depth=2)
+        stages = int(self._rng.integers(1, most + 1))
+        plans = self.parallel(stages, 0) if self._apart else self.chain(stages, depth=2)
         return Network(self._inputs, plans, head, int(self._rng.integers(2, 4)))

@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 import gtddp_jax as gt
 from gtddp_jax.reference.collapsed import reference_sample_gradients
 from gtddp_jax.sequential.rollout import ROLLOUTS
-from tests.curvature.kronecker import formulas
+from tests.curvature.kronecker import formulas, joint
 from tests.properties import bases, parts, plans
 from tests.properties.findings import BOUNDS, Finding, distance, figures, upcast
 from tests.properties.parts import Case, Shim, Wrapped
@@ -58,7 +58,8 @@ class World(parts.World):
         inputs = str(rng.choice(list(plans.INPUTS)))
         plain = self.kronecker or self.base.label == "from_optax(lion)"
         coupled = not plain and self.batch > 1 and rng.random() < 0.15
-        draw = plans.Draw(rng, inputs, generic=not plain, coupled=coupled)
+        apart = self.kronecker and rng.random() < 0.5
+        draw = plans.Draw(rng, inputs, generic=not plain, coupled=coupled, apart=apart)
         each = inputs != "flat" and not self.kronecker and rng.random() < 0.2
         self.plan = draw.network(most=3 if self.kronecker else 5, each=each)
         self.loss = str(rng.choice(LOSSES_WITH_POSITIONS if each else list(zoo.LOSSES)))
@@ -77,6 +78,8 @@ class World(parts.World):
         has_formula = self.base.method is not None
         self.self_response = bool(has_formula and rng.random() < 0.15)
         self.problem = self.make_problem()
+        if self._can_cooperate():
+            self.base = self.base.cooperating(str(rng.choice(joint.MODES)))
         self.coupled = self.problem.net.has_batch_stats
         collapsed = self.coupled or self.self_response or self.terminal == "exact_loss"
         plain = not (collapsed or self.kronecker)
@@ -105,6 +108,19 @@ class World(parts.World):
             "flax",
         )
         return f"sequential, {self.base.label}, {self.describe(*fields)}"
+
+    def _can_cooperate(self) -> bool:
+        """Whether some stage has several players, and the dense joint matrices cover all."""
+        if "per_example" in self.base.label or "reduce" in self.base.label:
+            return False
+        net = self.problem.net
+        players = [player_op for stage in net.stages for player_op in stage.player_ops]
+        groups = [getattr(player_op.module, "feature_group_count", 1) for player_op in players]
+        # Players with one input and kernels of one shape may have a rule of their own.
+        shapes = jax.tree.map(jnp.shape, self.problem.params)
+        kinds = {(player_op.source, str(shapes[player_op.name])) for player_op in players}
+        apart = len(kinds) == len(players) > len(net.stages)
+        return self.kronecker and apart and max(groups) == 1
 
     def game(self, hyper: Hyper, scale: Any, units: Any) -> oracle.Game:
         """The settings for a loss multiplied by `scale`."""
@@ -268,6 +284,9 @@ class World(parts.World):
             u = self._flat(own, stages[t])
             memory = formulas.start(stages[t], own)
             k, inverse, _ = formulas.policy(formula, memory, found, q, u)
+            if self.base.cooperative != "none":
+                inverse = self._joint_inverse(formula, stages[t], states[t], own, found, inverse)
+                k = -inverse @ q
             return gt.reference.Gains(k, inverse, lambda closed: k - inverse @ (closed - q))
 
         def hessian(losses: Any, outputs: jax.Array) -> jax.Array:
@@ -284,6 +303,27 @@ class World(parts.World):
             running_gradient=jax.tree.map(lambda u: game.decay * u, own),
             rollout=self.rollout,
         ).steps
+
+    def _joint_inverse(
+        self,
+        formula: formulas.Formula,
+        stage: gt.Stage,
+        states: tuple[jax.Array, ...],
+        params: Tree,
+        found: list[formulas.Block],
+        inverse: jax.Array,
+    ) -> jax.Array:
+        """P of a stage whose players cooperate; `inverse` is theirs, each on its own."""
+        values = stage.run(params, states)
+        players = [
+            joint.Vectors(block.a, block.b, values[player_op.target].shape[1:-1])
+            for block, player_op in zip(found, stage.player_ops, strict=True)
+        ]
+        places = [block.entries.ravel() for block in found]
+        own = [joint.Own(jnp.zeros(()), inverse[at][:, at] / formula.rate) for at in places]
+        p = formula.rate * joint.inverse(self.base.cooperative, players, own, formula.gamma)
+        at = jnp.concatenate(places)
+        return jnp.zeros_like(inverse).at[at[:, None], at[None]].set(p)
 
     def _gap(self, case: Case, game: oracle.Game) -> jax.Array:
         """The smallest relative distance of two eigenvalues of any factor of the first step."""

@@ -272,11 +272,13 @@ def corrections(d: Joint, own: Sequence[Own]) -> list[Matrix]:
     return [root(player.inverse @ block) for player, block in zip(own, blocks, strict=True)]
 
 
-def inverse(mode: str, players: Sequence[Vectors], own: Sequence[Own]) -> Matrix:
+def inverse(
+    mode: str, players: Sequence[Vectors], own: Sequence[Own], gamma: Any = GAMMA
+) -> Matrix:
     """P of a stage whose players do not share their input."""
     if mode == "none" or len(players) == 1:
         return block_diag(*[player.inverse for player in own])
-    d = damped(joint(players))
+    d = damped(joint(players), gamma)
     if mode == "joint":
         p = jnp.linalg.inv(restricted(d.a, d.b, d.sizes))
     else:
