@@ -36,8 +36,8 @@ from gtddp_lab.studies.time_to_target import (
     suite_table,
 )
 from gtddp_lab.studies.tuned_grid import (
-    BASE_OF,
     BUDGET,
+    GAMES,
     QUICK_BUDGET,
     QUICK_METHODS,
     QUICK_TARGET,
@@ -70,7 +70,7 @@ class TunedMethod(NamedTuple):
     @property
     def is_game(self) -> bool:
         """Whether the layers act together."""
-        return self.key in BASE_OF
+        return self.key in GAMES
 
     @property
     def key(self) -> tuple[str, str]:
@@ -199,11 +199,15 @@ def _against_best(methods: Sequence[TunedMethod], results: Sequence[CellResult])
 def _draw_courses(
     methods: Sequence[TunedMethod], options: StudyOptions, name: str
 ) -> tuple[str, ...]:
-    """Draw training loss against time: each game, and its base as a dashed line."""
+    """Draw training loss against time: each implicit game, and its base as a dashed line."""
     figure = new_figure(1, width=6.0, height=4.0)
     axes = figure.subplots()
     by_key = {method.key: method for method in methods}
-    pairs = [(by_key[game], by_key[base]) for game, base in BASE_OF.items() if game in by_key]
+    pairs = [
+        (by_key[base, "implicit"], by_key[base, "base"])
+        for base, variant in by_key
+        if variant == "implicit"
+    ]
     for colour, pair in zip(COLOURS, pairs, strict=False):
         for method, style in zip(pair, ("-", "--"), strict=True):
             losses, epoch_time = method.courses

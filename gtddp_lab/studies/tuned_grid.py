@@ -8,7 +8,7 @@ TUNING_SEEDS = 2
 GRADIENT_RATES = (0.003, 0.01, 0.03, 0.1, 0.3)
 ADAPTIVE_RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 SIGN_RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
-ORTHOGONAL_RATES = (1e-3, 3e-3, 1e-2, 3e-2, 0.1)
+MATRIX_RATES = (1e-3, 3e-3, 1e-2, 3e-2, 0.1)
 
 TUNED_METHODS: dict[tuple[str, str], tuple[float, ...]] = {
     ("sgd", "base"): GRADIENT_RATES,
@@ -24,11 +24,16 @@ TUNED_METHODS: dict[tuple[str, str], tuple[float, ...]] = {
     ("adam", "sam"): ADAPTIVE_RATES,
     ("schedule_free", "base"): ADAPTIVE_RATES,
     ("lion", "base"): SIGN_RATES,
-    ("muon", "base"): ORTHOGONAL_RATES,
+    ("muon", "base"): MATRIX_RATES,
     ("soap", "base"): ADAPTIVE_RATES,
+    ("ekfac", "base"): MATRIX_RATES,
+    ("sgd", "sequential"): GRADIENT_RATES,
+    ("adam", "sequential"): ADAPTIVE_RATES,
+    ("adam", "sequential-paper"): ADAPTIVE_RATES,
+    ("ekfac", "sequential"): MATRIX_RATES,
     ("nadam", "implicit"): ADAPTIVE_RATES,
     ("lion", "implicit"): SIGN_RATES,
-    ("muon", "implicit"): ORTHOGONAL_RATES,
+    ("muon", "implicit"): MATRIX_RATES,
     ("schedule_free", "implicit"): ADAPTIVE_RATES,
 }
 """Base and variant of each method, with its rates, half a decade apart."""
@@ -99,11 +104,5 @@ TUNED_PROBLEMS: dict[str, dict[str, Any]] = {
 }
 """Fields of `Cell` by problem."""
 
-BASE_OF = {
-    ("nesterov", "implicit"): ("nesterov", "base"),
-    ("nadam", "implicit"): ("nadam", "base"),
-    ("lion", "implicit"): ("lion", "base"),
-    ("muon", "implicit"): ("muon", "base"),
-    ("schedule_free", "implicit"): ("schedule_free", "base"),
-}
-"""The methods in which the layers act together, each with the method that it is put around."""
+GAMES = tuple(key for key in TUNED_METHODS if key[1].startswith(("sequential", "implicit")))
+"""The methods in which the layers act together, by base and variant."""

@@ -12,7 +12,7 @@ from gtddp_lab.studies.cells import Cell
 from gtddp_lab.studies.statistics import Estimate
 from gtddp_lab.studies.time_to_target import SuiteRow, suite_table
 from gtddp_lab.studies.tuned import near_best_rates
-from gtddp_lab.studies.tuned_grid import BASE_OF, TUNED_PROBLEMS
+from gtddp_lab.studies.tuned_grid import GAMES, TUNED_PROBLEMS
 from tests.docs.tables import table_rows
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -61,7 +61,7 @@ def test_the_table_has_the_numbers_of_the_study(problem: str) -> None:
 def test_ratios_are_those_to_the_best_baseline(problem: str) -> None:
     """And each method is at the best of its rates."""
     methods = PROBLEMS[problem]
-    games = [(m["cell"]["base"], m["cell"]["variant"]) in BASE_OF for m in methods]
+    games = [(m["cell"]["base"], m["cell"]["variant"]) in GAMES for m in methods]
     for losses, ratio in (
         ("train_loss", "log_ratio_equal_epochs"),
         ("equal_time_train_loss", "log_ratio_equal_time"),
