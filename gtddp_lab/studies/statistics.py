@@ -9,6 +9,9 @@ import numpy as np
 CONFIDENCE_LEVEL = 0.95
 BOOTSTRAP_RESAMPLES = 9999
 
+LEAST_LOSS = 1e-9
+"""Smaller losses count as this one: in single precision they may be 0, without a logarithm."""
+
 
 def finite_or_none(value: Any) -> float | None:
     """Return a number ready for JSON: None if it is not finite."""
@@ -74,9 +77,16 @@ def bootstrap_mean(values: np.ndarray) -> Estimate:
 
 
 def mean_log_ratio(variant: np.ndarray, base: np.ndarray) -> Estimate:
-    """Return the mean of log(variant / base), paired by seed; negative means smaller."""
+    """Return the mean of log(variant / base), paired by seed; negative means smaller.
+
+    Args:
+        variant: Losses [seeds]; those below `LEAST_LOSS` count as that.
+        base: Losses [seeds], for the same seeds.
+    """
     with np.errstate(all="ignore"):
-        return bootstrap_mean(np.log(variant / base))
+        return bootstrap_mean(
+            np.log(np.maximum(variant, LEAST_LOSS) / np.maximum(base, LEAST_LOSS))
+        )
 
 
 def variance_change(variant: np.ndarray, base: np.ndarray) -> Estimate:

@@ -9,7 +9,7 @@ import pytest
 
 from gtddp_lab.core.printing import loss_text
 from gtddp_lab.studies.cells import Cell
-from gtddp_lab.studies.statistics import Estimate
+from gtddp_lab.studies.statistics import LEAST_LOSS, Estimate
 from gtddp_lab.studies.time_to_target import SuiteRow, suite_table
 from gtddp_lab.studies.tuned import near_best_rates
 from gtddp_lab.studies.tuned_grid import GAMES, TUNED_PROBLEMS
@@ -69,7 +69,7 @@ def test_ratios_are_those_to_the_best_baseline(problem: str) -> None:
         baselines = [m[losses] for m, game in zip(methods, games, strict=True) if not game]
         best = np.array(min(baselines, key=np.mean))
         for method in methods:
-            mean = np.log(np.array(method[losses]) / best).mean()
+            mean = np.log(np.maximum(method[losses], LEAST_LOSS) / best).mean()
             np.testing.assert_allclose(mean, method[ratio][0], atol=1e-9)
     for method in methods:
         known = {float(rate): loss for rate, loss in method["tuning"].items() if loss is not None}

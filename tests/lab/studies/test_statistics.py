@@ -32,6 +32,13 @@ def test_log_ratio_is_paired() -> None:
     assert found.sign == -1 and found.high < math.log(0.52)
 
 
+def test_a_loss_of_zero_has_a_log_ratio() -> None:
+    base = np.full(4, 1e-4)
+    found = statistics.mean_log_ratio(np.array([1e-4, 1e-4, 1e-4, 0.0]), base)
+    assert found.value == pytest.approx(math.log(statistics.LEAST_LOSS / 1e-4) / 4)
+    assert not statistics.mean_log_ratio(np.array([1.0, math.inf, 0.0, 1.0]), base).known
+
+
 def test_variance_change_of_half_the_spread_is_three_quarters_less() -> None:
     base = np.random.default_rng(2).normal(size=30)
     found = statistics.variance_change(0.5 * base, base)
