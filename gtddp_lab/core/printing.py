@@ -16,9 +16,9 @@ def printable_text(text: str, limit: int = 200) -> str:
 
 
 def loss_text(loss: float) -> str:
-    """Return a loss with four decimals, or with two digits if it is smaller than 0.001.
+    """Return a loss with four decimals, or with two digits if it is very small or large.
 
-    >>> loss_text(0.25), loss_text(0.000034)
-    ('0.2500', '3.4e-05')
+    >>> loss_text(0.25), loss_text(0.000034), loss_text(1.9e17)
+    ('0.2500', '3.4e-05', '1.9e+17')
     """
-    return f"{loss:.1e}" if 0 < loss < 1e-3 else f"{loss:.4f}"
+    return f"{loss:.1e}" if 0 < loss < 1e-3 or loss >= 1e4 else f"{loss:.4f}"
