@@ -2,8 +2,8 @@
 
 python docs/screenshots/report.py RUN     (needs the extra `browser` and a Chromium on the PATH)
 
-The run of the pictures: gtddp train --game sequential implicit --epochs 8 --optimizer adam
-    --rival none --schedule constant --weighting sketch
+The run of the pictures: gtddp train --game sequential implicit --epochs 8 --batch-size 8
+    --optimizer adam --rival none --schedule constant --weighting sketch
 """
 
 import io

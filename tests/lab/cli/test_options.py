@@ -116,7 +116,7 @@ def test_rates_of_a_data_set_precede_those_of_the_optimizer() -> None:
         for optimizer in ("nesterov", "adam", "schedule_free")
     }
     assert rates == {
-        ("digits", "nesterov"): 0.05,
+        ("digits", "nesterov"): 0.1,
         ("digits", "adam"): 0.001,
         ("digits", "schedule_free"): 0.01,
         ("mnist", "nesterov"): 0.01,
