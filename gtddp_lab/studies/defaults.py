@@ -13,9 +13,8 @@ from gtddp_lab.studies.comparison import (
 )
 from gtddp_lab.studies.markdown import markdown_table
 from gtddp_lab.studies.paper.setting import (
-    EPOCHS_BY_DATASET,
+    DATASET_SETTINGS,
     QUICK_SETTING,
-    SUBSET_SIZES,
     cell_runner,
     seed_count,
 )
@@ -54,19 +53,14 @@ GRID_PROBLEMS: dict[str, tuple[GridProblem, ...]] = {
     "digits": (
         GridProblem({"network": "residual-mlp", "batch_size": 32, "epochs": 12}, GRID_RATES),
         GridProblem(
-            {"network": "residual-conv", "epochs": EPOCHS_BY_DATASET["digits"]},
+            {"network": "residual-conv", **DATASET_SETTINGS["digits"]},
             MIDDLE_RATES,
             ("implicit",),
         ),
     ),
     "fashion_mnist": (
         GridProblem(
-            {
-                "network": "residual-conv-stride",
-                "batch_size": 128,
-                "epochs": EPOCHS_BY_DATASET["fashion_mnist"],
-                "subset": SUBSET_SIZES["fashion_mnist"],
-            },
+            {"network": "residual-conv-stride", **DATASET_SETTINGS["fashion_mnist"]},
             MIDDLE_RATES,
             ("implicit", "sequential"),
         ),
