@@ -1,6 +1,5 @@
 """Curves over epochs: each method of each run, aggregated over its seeds."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
@@ -8,6 +7,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from gtddp_lab.report.collect import ReportedRun
+from gtddp_lab.training.bounded_loss import bounded_loss
 from gtddp_lab.training.differences import paired_difference
 from gtddp_lab.training.methods import TrainingMethod
 from gtddp_lab.training.plots import values_by_seed
@@ -129,9 +129,8 @@ def difference_to_base(series: MethodSeries, value: RecordValue) -> Curve | None
 
 
 def log_train_loss(record: EpochRecord) -> float:
-    """Natural logarithm of the training loss, bounded below as in ``gtddp plot``."""
-    loss = record.train_loss
-    return math.nan if math.isnan(loss) else math.log(max(loss, 1e-12))
+    """Natural logarithm of the training loss."""
+    return float(np.log(bounded_loss(record.train_loss)))
 
 
 def accuracy_percent(record: EpochRecord) -> float:

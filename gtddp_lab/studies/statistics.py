@@ -6,11 +6,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gtddp_lab.training.bounded_loss import bounded_loss
+
 CONFIDENCE_LEVEL = 0.95
 BOOTSTRAP_RESAMPLES = 9999
-
-LEAST_LOSS = 1e-9
-"""Smaller losses count as this one: in single precision they may be 0, without a logarithm."""
 
 
 def finite_or_none(value: Any) -> float | None:
@@ -80,13 +79,11 @@ def mean_log_ratio(variant: np.ndarray, base: np.ndarray) -> Estimate:
     """Return the mean of log(variant / base), paired by seed; negative means smaller.
 
     Args:
-        variant: Losses [seeds]; those below `LEAST_LOSS` count as that.
+        variant: Losses [seeds]; those below `bounded_loss.LEAST_LOSS` count as that.
         base: Losses [seeds], for the same seeds.
     """
     with np.errstate(all="ignore"):
-        return bootstrap_mean(
-            np.log(np.maximum(variant, LEAST_LOSS) / np.maximum(base, LEAST_LOSS))
-        )
+        return bootstrap_mean(np.log(bounded_loss(variant) / bounded_loss(base)))
 
 
 def variance_change(variant: np.ndarray, base: np.ndarray) -> Estimate:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from gtddp_lab.core.drawing import literal_label, load_matplotlib
+from gtddp_lab.training.bounded_loss import bounded_loss
 from gtddp_lab.training.differences import paired_difference
 from gtddp_lab.training.experiment import Experiment
 from gtddp_lab.training.records import EpochRecord
@@ -216,7 +217,7 @@ PANELS = (
     PlotPanel(
         "log training loss, minus base's",
         False,
-        _draw_difference(lambda record: float(np.log(max(record.train_loss, 1e-12)))),
+        _draw_difference(lambda record: float(np.log(bounded_loss(record.train_loss)))),
     ),
     PlotPanel("sample weights: smallest, mean, largest", False, _draw_weights),
     PlotPanel(

@@ -9,10 +9,11 @@ import pytest
 
 from gtddp_lab.core.printing import loss_text
 from gtddp_lab.studies.cells import Cell
-from gtddp_lab.studies.statistics import LEAST_LOSS, Estimate
+from gtddp_lab.studies.statistics import Estimate
 from gtddp_lab.studies.time_to_target import SuiteRow, suite_table
 from gtddp_lab.studies.tuned import near_best_rates
 from gtddp_lab.studies.tuned_grid import GAMES, TUNED_PROBLEMS
+from gtddp_lab.training.bounded_loss import LEAST_LOSS
 from tests.docs.tables import table_rows
 
 DOCS = Path(__file__).parents[2] / "docs"

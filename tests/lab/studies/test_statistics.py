@@ -7,6 +7,7 @@ import pytest
 
 from gtddp_lab.studies import statistics
 from gtddp_lab.studies.statistics import Estimate
+from gtddp_lab.training.bounded_loss import LEAST_LOSS
 
 
 def test_mean_has_its_interval_around_it() -> None:
@@ -35,7 +36,7 @@ def test_log_ratio_is_paired() -> None:
 def test_a_loss_of_zero_has_a_log_ratio() -> None:
     base = np.full(4, 1e-4)
     found = statistics.mean_log_ratio(np.array([1e-4, 1e-4, 1e-4, 0.0]), base)
-    assert found.value == pytest.approx(math.log(statistics.LEAST_LOSS / 1e-4) / 4)
+    assert found.value == pytest.approx(math.log(LEAST_LOSS / 1e-4) / 4)
     assert not statistics.mean_log_ratio(np.array([1.0, math.inf, 0.0, 1.0]), base).known
 
 
