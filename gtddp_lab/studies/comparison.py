@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gtddp_lab.core.printing import figure_text
 from gtddp_lab.studies.cell_runner import CellResult, CellRunner
 from gtddp_lab.studies.cells import Cell
 from gtddp_lab.studies.markdown import markdown_table
@@ -238,17 +239,6 @@ def comparison_table(comparisons: Sequence[Comparison], *columns: str) -> str:
 
 def _loss_text(result: CellResult, epochs: int | None = None) -> str:
     return figure_text(finite_or_none(result.final_figure("train_loss", epochs).mean()), ".4f")
-
-
-def figure_text(value: float | None, form: str) -> str:
-    """Format a figure, or say that it is not finite; large ones with two digits.
-
-    >>> figure_text(0.25, ".4f"), figure_text(3.1e9, ".4f"), figure_text(None, ".4f")
-    ('0.2500', '3.1e+09', 'not finite')
-    """
-    if value is None:
-        return "not finite"
-    return format(value, form if value < 1e4 else ".1e")
 
 
 def _losses_text(row: Comparison) -> str:

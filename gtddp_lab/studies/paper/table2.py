@@ -1,12 +1,8 @@
 """Table 2: every data set and base optimizer, with and without GT-DDP."""
 
+from gtddp_lab.core.printing import figure_text
 from gtddp_lab.studies.cells import cell_grid
-from gtddp_lab.studies.comparison import (
-    Comparison,
-    compare_with_base,
-    comparison_table,
-    figure_text,
-)
+from gtddp_lab.studies.comparison import Comparison, compare_with_base, comparison_table
 from gtddp_lab.studies.paper.published import PAPER_ACCURACY, PAPER_LOSS, TABLE_2
 from gtddp_lab.studies.paper.setting import cell_runner, describe_cells, paper_cells, seed_count
 from gtddp_lab.studies.section import StudyOptions, StudySection
