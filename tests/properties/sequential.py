@@ -111,7 +111,10 @@ class World(parts.World):
 
     def _can_cooperate(self) -> bool:
         """Whether some stage has several players, and the dense joint matrices cover all."""
-        if "per_example" in self.base.label or "reduce" in self.base.label:
+        if self.base.formula is None:
+            return False
+        formula = self.base.formula(self.base.hyper)
+        if formula.kind == "per_example" or formula.positions != "expand":
             return False
         net = self.problem.net
         players = [player_op for stage in net.stages for player_op in stage.player_ops]
@@ -119,8 +122,7 @@ class World(parts.World):
         # Players with one input and kernels of one shape may have a rule of their own.
         shapes = jax.tree.map(jnp.shape, self.problem.params)
         kinds = {(player_op.source, str(shapes[player_op.name])) for player_op in players}
-        apart = len(kinds) == len(players) > len(net.stages)
-        return self.kronecker and apart and max(groups) == 1
+        return len(kinds) == len(players) > len(net.stages) and max(groups) == 1
 
     def game(self, hyper: Hyper, scale: Any, units: Any) -> oracle.Game:
         """The settings for a loss multiplied by `scale`."""
